@@ -1,0 +1,38 @@
+"""SCTNet: real-time semantic segmentation. The public names load when they are first used."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sctnet.conversion import convert_checkpoint as convert_checkpoint
+    from sctnet.errors import SctnetError as SctnetError
+    from sctnet.inference.segmenter import Segmentation as Segmentation
+    from sctnet.inference.segmenter import Segmenter as Segmenter
+    from sctnet.models import create_model as create_model
+    from sctnet.weights import load_model as load_model
+    from sctnet.weights import save_model as save_model
+
+_HOMES = {
+    "Segmentation": "sctnet.inference.segmenter",
+    "Segmenter": "sctnet.inference.segmenter",
+    "SctnetError": "sctnet.errors",
+    "convert_checkpoint": "sctnet.conversion",
+    "create_model": "sctnet.models",
+    "load_model": "sctnet.weights",
+    "save_model": "sctnet.weights",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("sctnet")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sctnet' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

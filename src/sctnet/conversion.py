@@ -1,0 +1,282 @@
+"""From a checkpoint of the released code to a model folder, strictly."""
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sctnet.errors import SctnetError
+from sctnet.models import SCTNet, create_model
+from sctnet.weights import Colour, Source, check_shape, save_backbone, save_model
+
+_MAXIMAL_BYTES = 2 * 2**30
+"""The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
+
+_RESIDUAL = {
+    "conv1": "conv1",
+    "bn1": "norm1",
+    "conv2": "conv2",
+    "bn2": "norm2",
+    "downsample": "shortcut",
+}
+_HEAD = {"bn1": "norm1", "conv1": "conv", "bn2": "norm2", "conv_seg": "classifier"}
+_CFBLOCK = {
+    "attn_l.kv": "attention.stripes.0.kernels",
+    "attn_l.kv3": "attention.stripes.1.kernels",
+    "attn_l.norm": "attention_norm",
+    "mlp_l.norm": "feed_forward_norm",
+    "mlp_l.conv1": "feed_forward.conv1",
+    "mlp_l.conv2": "feed_forward.conv2",
+}
+_STAGE_BLOCKS = ("layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1")
+
+
+def released_names() -> dict[str, str]:
+    """Return the table of module names: the released code's, then ours.
+
+    A tensor's key is a module's name, then ``.weight``, ``.bias`` and so on (the attention's
+    kernels are tensors themselves). It covers the inference network and the auxiliary head.
+    """
+    names = {f"backbone.conv1.{index}": f"stem.{index}" for index in (0, 1, 3, 4)}
+    for block in _STAGE_BLOCKS:
+        stage = block.replace("layer", "stage")
+        for theirs, ours in _RESIDUAL.items():
+            names[f"backbone.{block}.{theirs}"] = f"{stage}.{ours}"
+    names |= {f"backbone.convdown4.{index}": f"stage4.{index}" for index in (0, 1)}
+    for block, place in (("layer3_2", "stage3.3"), ("layer4", "stage4.3"), ("layer5", "stage4.5")):
+        for theirs, ours in _CFBLOCK.items():
+            names[f"backbone.{block}.{theirs}"] = f"{place}.{ours}"
+    names |= {f"backbone.spp.scale0.{index}": f"dappm.scales.0.{index}" for index in (0, 2)}
+    for scale in range(1, 5):
+        # Their pooling is the first entry of the sequence; ours stands apart.
+        for index in (0, 2):
+            names[f"backbone.spp.scale{scale}.{index + 1}"] = f"dappm.scales.{scale}.{index}"
+            names[f"backbone.spp.process{scale}.{index}"] = f"dappm.processes.{scale - 1}.{index}"
+    for part in ("compression", "shortcut"):
+        names |= {f"backbone.spp.{part}.{index}": f"dappm.{part}.{index}" for index in (0, 2)}
+    for theirs, ours in _HEAD.items():
+        names[f"decode_head.{theirs}"] = f"head.{ours}"
+        names[f"auxiliary_head.0.{theirs}"] = f"auxiliary_head.{ours}"
+    return names
+
+
+_IGNORED = {
+    "teacher": ("auxiliary_head.1.teacher_backbone.", "auxiliary_head.1.teacher_head."),
+    "projections": ("auxiliary_head.1.",),
+    "classifier of the pre-training": ("head.", "fc.", "backbone.head.", "backbone.fc."),
+}
+"""What a checkpoint may hold beyond the network; the first group whose prefix fits takes a key."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What became of every key of a checkpoint; keys are the file's, ``missing`` and ``new`` ours."""
+
+    used: tuple[str, ...]
+    ignored: dict[str, tuple[str, ...]]
+    """By group: teacher, projections, classifier of the pre-training."""
+    missing: tuple[str, ...]
+    """Of a backbone file: the tensors that it does not hold and that a network starts anew."""
+    sha256: str
+    variant: str
+    num_classes: int
+    backbone_only: bool
+
+    def __str__(self) -> str:
+        kind = "ImageNet backbone" if self.backbone_only else "segmentation network"
+        lines = [
+            f"{self.variant}, {kind}, {self.num_classes} classes, sha256 {self.sha256}",
+            f"{len(self.used)} tensors used",
+        ]
+        lines += [f"{len(keys)} ignored: {group}" for group, keys in self.ignored.items()]
+        if self.missing:
+            parts = ", ".join(_parts(self.missing))
+            lines.append(f"{len(self.missing)} not in the file, new in a network: {parts}")
+        return "\n".join(lines)
+
+
+def convert_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    variant: str | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    colours: Sequence[Colour] | None = None,
+) -> ConversionReport:
+    """Turn a released checkpoint into a model folder and report what became of every key.
+
+    Keys may stand bare, under ``state_dict`` (or ``model``), with or without ``module.``; a file
+    without heads is taken as an ImageNet backbone, which must fill stem to stage 4 wholly and may
+    hold a DAPPM; what is written then is a start for training, not a model. ``variant`` is found from the widths where it is not given. Nothing is executed:
+    the file is read with ``weights_only=True``. Raises :class:`SctnetError` for a file that cannot
+    be read, holds unknown keys, lacks keys or has another variant's shapes; nothing is then written.
+    """
+    path = Path(checkpoint)
+    found = _with_released_prefix(_state_dict(_read(path), path))
+    tensors, ignored = _renamed(found, path)
+    backbone_only = not any(key.startswith("head.") for key in tensors)
+    model = _matching_network(tensors, variant, classes, path)
+    expected = model.state_dict()
+    for key, tensor in tensors.items():
+        if key not in expected:
+            raise SctnetError(f"{path}: {key} does not exist in {model.config.variant}")
+        check_shape(key, tensor, expected[key], str(path))
+    missing = tuple(key for key in expected if key not in tensors)
+    needed = [key for key in missing if not (backbone_only and _is_new_in_segmentation(key))]
+    if needed:
+        raise SctnetError(
+            f"{path}: lacks {len(needed)} tensors of {model.config.variant}, the first is "
+            f"{_released_key(needed[0])}; the file is incomplete or another network's"
+        )
+    _refuse_partial_dappm(tensors, expected, path)
+    model.load_state_dict({**expected, **tensors})
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    source = Source(file=path.name, sha256=sha256)
+    if backbone_only:
+        save_backbone(model, folder, with_dappm="dappm" not in _parts(missing), source=source)
+    else:
+        save_model(model, folder, classes, colours=colours, source=source)
+    return ConversionReport(
+        used=tuple(key for key in found if _our_key(key) in tensors),
+        ignored=ignored,
+        missing=missing,
+        sha256=sha256,
+        variant=model.config.variant,
+        num_classes=model.config.num_classes,
+        backbone_only=backbone_only,
+    )
+
+
+def _read(path: Path) -> object:
+    try:
+        if path.stat().st_size > _MAXIMAL_BYTES:
+            raise SctnetError(
+                f"{path}: larger than {_MAXIMAL_BYTES >> 30} GiB, no SCTNet is so large"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SctnetError(f"{path}: cannot be read ({error.strerror})") from error
+    except pickle.UnpicklingError as error:
+        raise SctnetError(
+            f"{path}: holds code or objects besides tensors and was not opened; "
+            "save its state_dict alone with torch.save"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise SctnetError(f"{path}: not a whole PyTorch checkpoint") from error
+
+
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, wherever it keeps them."""
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise SctnetError(f"{path}: holds no state dict")
+    wrong = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise SctnetError(f"{path}: {wrong[0]} is not a tensor, this is not a state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _with_released_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name keys as the segmentation checkpoints do.
+
+    Backbone files come without ``backbone.``; the release's timing script calls the head
+    ``decoder``.
+    """
+    if any(key.startswith(("backbone.", "decode_head.")) for key in tensors):
+        return tensors
+    renamed = {}
+    for key, value in tensors.items():
+        head = re.sub(r"^decoder\.", "decode_head.", key)
+        outside = head.startswith(("decode_head.", "auxiliary_head.", "head.", "fc."))
+        renamed[head if outside else f"backbone.{head}"] = value
+    return renamed
+
+
+def _renamed(
+    found: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    tensors: dict[str, Tensor] = {}
+    ignored: dict[str, list[str]] = {}
+    for key, tensor in found.items():
+        ours = _our_key(key)
+        group = next((name for name, heads in _IGNORED.items() if key.startswith(heads)), None)
+        if ours is not None:
+            tensors[ours] = tensor
+        elif group is not None:
+            ignored.setdefault(group, []).append(key)
+        else:
+            raise SctnetError(f"{path}: {key} belongs to no released SCTNet")
+    return tensors, {group: tuple(keys) for group, keys in ignored.items()}
+
+
+_NAMES = released_names()
+_OUR_NAMES = {ours: theirs for theirs, ours in _NAMES.items()}
+
+
+def _our_key(key: str) -> str | None:
+    return _translated(key, _NAMES)
+
+
+def _released_key(key: str) -> str:
+    return _translated(key, _OUR_NAMES) or key
+
+
+def _translated(key: str, names: Mapping[str, str]) -> str | None:
+    if key in names:
+        return names[key]
+    module, _, last = key.rpartition(".")
+    # The shortcut is a sequence of a convolution (0) and a norm (1) in both codes.
+    parent, _, index = module.rpartition(".")
+    if parent in names and index in {"0", "1"} and parent.endswith(("downsample", "shortcut")):
+        return f"{names[parent]}.{index}.{last}"
+    return f"{names[module]}.{last}" if module in names else None
+
+
+def _matching_network(
+    tensors: Mapping[str, Tensor],
+    variant: str | None,
+    classes: Sequence[str] | None,
+    path: Path,
+) -> SCTNet:
+    stem = tensors.get("stem.0.weight")
+    if stem is None:
+        raise SctnetError(f"{path}: lacks backbone.conv1.0.weight; it is not a released SCTNet")
+    found = {32: "sctnet-s", 64: "sctnet-b"}.get(stem.shape[0])
+    if variant is None and found is None:
+        raise SctnetError(f"{path}: {stem.shape[0]} channels in the stem fit neither S nor B")
+    classifier = tensors.get("head.classifier.weight", tensors.get("head.classifier.bias"))
+    # A backbone has no classes; the heads of the network built here are not written then.
+    num_classes = 2 if classifier is None else classifier.shape[0]
+    if classes is not None and len(classes) != num_classes:
+        raise SctnetError(f"{path}: {len(classes)} class names given, the file has {num_classes}")
+    auxiliary = any(key.startswith("auxiliary_head.") for key in tensors)
+    return create_model(variant or found or "", num_classes, auxiliary_head=auxiliary)
+
+
+def _parts(keys: Sequence[str]) -> list[str]:
+    return sorted({key.split(".")[0] for key in keys})
+
+
+def _is_new_in_segmentation(key: str) -> bool:
+    return key.startswith(("dappm.", "head.", "auxiliary_head."))
+
+
+def _refuse_partial_dappm(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
+) -> None:
+    wanted = [key for key in expected if key.startswith("dappm.")]
+    absent = [key for key in wanted if key not in tensors]
+    if absent and len(absent) < len(wanted):
+        raise SctnetError(
+            f"{path}: holds a part of the DAPPM only, {_released_key(absent[0])} is missing"
+        )

@@ -1,0 +1,24 @@
+"""Parameters and multiply-adds, counted and not estimated."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of learned values; buffers are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Return the multiply-adds of all convolutions and products of matrices, for one image.
+
+    Taken from the operator calls of one forward pass on the meta device: nothing is computed.
+    Biases, norms, activations, pooling and resizing are not counted.
+    """
+    abstract = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        abstract(torch.empty(1, 3, height, width, device="meta"))
+    return int(counter.get_total_flops()) // 2

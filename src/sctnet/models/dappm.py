@@ -1,0 +1,50 @@
+"""The deep aggregation pyramid pooling module of DDRNet (Pan et al. 2022)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sctnet.models.layers import BatchNorm, resize
+
+
+def norm_relu_conv(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
+    """Build the module's one building block: batch norm, ReLU, convolution of the same size."""
+    return nn.Sequential(
+        BatchNorm(in_channels),
+        nn.ReLU(),
+        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2),
+    )
+
+
+class DAPPM(nn.Module):
+    """Context at five scales, from a pixel to the whole image, merged in a cascade.
+
+    Zero padding counts in the average pools, as released.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        pools: list[nn.Module] = [
+            nn.Identity(),
+            nn.AvgPool2d(5, stride=2, padding=2),
+            nn.AvgPool2d(9, stride=4, padding=4),
+            nn.AvgPool2d(17, stride=8, padding=8),
+            nn.AdaptiveAvgPool2d(1),
+        ]
+        self.pools = nn.ModuleList(pools)
+        self.scales = nn.ModuleList(norm_relu_conv(in_channels, channels, 1) for _ in pools)
+        self.processes = nn.ModuleList(norm_relu_conv(channels, channels, 3) for _ in pools[1:])
+        self.compression = norm_relu_conv(len(pools) * channels, out_channels, 1)
+        self.shortcut = norm_relu_conv(in_channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c h w"]:
+        """Return the aggregated context."""
+        height, width = x.shape[-2:]
+        outputs = [self.scales[0](x)]
+        for pool, scale, process in zip(
+            self.pools[1:], self.scales[1:], self.processes, strict=True
+        ):
+            context = resize(scale(pool(x)), (height, width))
+            outputs.append(process(context + outputs[-1]))
+        aggregated: Tensor = self.compression(torch.cat(outputs, dim=1)) + self.shortcut(x)
+        return aggregated

@@ -1,0 +1,40 @@
+"""The GPU-friendly attention block of RTFormer (Wang et al. 2022), a row of Table 4."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sctnet.models.cfblock import FeedForward, TransformerBlock, grouped_double_normalisation
+from sctnet.models.configuration import SCTNetConfig
+
+
+class GPUFriendlyAttention(nn.Module):
+    """External attention with grouped double normalisation: learned keys and values per pixel.
+
+    Keys and values are separate matrices of N vectors, as in RTFormer; the CFBlock enlarged them
+    to kernels and shares them.
+    """
+
+    def __init__(self, channels: int, config: SCTNetConfig) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(config.attention_kernels, channels, 1, 1))
+        self.values = nn.Parameter(torch.empty(channels, config.attention_kernels, 1, 1))
+        self.groups = config.attention_groups
+        self.norm = config.attention_norm
+        nn.init.trunc_normal_(self.keys, std=config.attention_init_std)
+        nn.init.trunc_normal_(self.values, std=config.attention_init_std)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Attend to the learned vectors at every pixel."""
+        similarity = F.conv2d(x, self.keys)
+        return F.conv2d(
+            grouped_double_normalisation(similarity, self.groups, self.norm), self.values
+        )
+
+
+def gfa_block(channels: int, config: SCTNetConfig) -> TransformerBlock:
+    """Build RTFormer's block: GPU-friendly attention, then two 3x3 convolutions."""
+    return TransformerBlock(
+        GPUFriendlyAttention(channels, config), FeedForward(channels), channels, config
+    )

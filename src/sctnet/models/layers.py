@@ -1,0 +1,79 @@
+"""The small parts that every network here is built from."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that falls back on its running statistics for a single value.
+
+    One value per channel (the DAPPM's global branch with one image per process, any 1x1 map) has
+    no variance: PyTorch refuses such a training step, and the released code needs two images.
+    """
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalise each channel."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a whole residual branch is dropped for some of the images.
+
+    The branches that stay are scaled by 1 / (1 - rate), so that the expectation is unchanged.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Drop the branch for each image with probability ``rate``."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = branch.new_empty(branch.shape[0], 1, 1, 1).bernoulli_(1 - self.rate)
+        return branch * (kept / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        """Show the rate when the module is printed."""
+        return f"rate={self.rate}"
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016).
+
+    A stride above 1 or a change of width makes the shortcut a 1x1 convolution. Without
+    ``final_relu`` the sum leaves unrectified.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int = 1, final_relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.norm1 = BatchNorm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = BatchNorm(channels)
+        self.relu = nn.ReLU()
+        self.final_relu = nn.ReLU() if final_relu else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride), BatchNorm(channels)
+            )
+
+    def forward(self, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:
+        """Return shortcut + residual."""
+        residual = self.relu(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual))
+        y: Tensor = self.final_relu(residual + self.shortcut(x))
+        return y
+
+
+def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+    """Resize maps to (height, width), bilinear with align_corners=False as everywhere here."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,172 @@
+"""SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sctnet.errors import SctnetError
+from sctnet.models.cfblock import cfblock
+from sctnet.models.configuration import SCTNetConfig
+from sctnet.models.dappm import DAPPM
+from sctnet.models.fusing import fuse
+from sctnet.models.gfa import gfa_block
+from sctnet.models.layers import BatchNorm, ResidualBlock, resize
+from sctnet.models.msca import MSCABlock
+from sctnet.models.segformer_block import SegFormerBlock
+
+
+class Features(NamedTuple):
+    """What the network computes on the way; all unrectified, strides in brackets."""
+
+    stage2: Float[Tensor, "n c2 h8 w8"]
+    """2C channels (8)."""
+    stage3: Float[Tensor, "n c4 h16 w16"]
+    """4C channels (16)."""
+    stage4: Float[Tensor, "n c8 h32 w32"]
+    """8C channels (32)."""
+    decoder_input: Float[Tensor, "n c4 h8 w8"]
+    """Stage 2 concatenated with the resized DAPPM output, 4C channels (8)."""
+    decoder_feature: Float[Tensor, "n c4 h8 w8"]
+    """Output of the head's 3x3 convolution (8); of a fused network, after its norm."""
+    logits: Float[Tensor, "n k h8 w8"]
+    """(8)."""
+    auxiliary_logits: Float[Tensor, "n k h8 w8"] | None
+    """From stage 2 (8); None where there is no auxiliary head."""
+
+
+class SegmentationHead(nn.Module):
+    """BN, ReLU, 3x3 convolution, BN, ReLU, 1x1 classifier."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm1 = BatchNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = BatchNorm(channels)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(
+        self, x: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature (before its norm) and the logits."""
+        feature = self.conv(F.relu(self.norm1(x)))
+        return feature, self.classifier(F.relu(self.norm2(feature)))
+
+
+class SCTNet(nn.Module):
+    """The single-branch network of the paper, as the released code computes it.
+
+    Stages 1 to 4 have 1, 2, 4 and 8 times ``config.base_channels`` channels at strides 4, 8, 16
+    and 32. ``model(images)`` returns logits at the size of the images; ``model.features(images)``
+    what the losses need.
+    """
+
+    def __init__(self, config: SCTNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.base_channels
+        self.stem = nn.Sequential(*_conv_norm_relu(3, c), *_conv_norm_relu(c, c))
+        self.stage1 = nn.Sequential(*_residual_pair(c, c, stride=1))
+        self.stage2 = nn.Sequential(*_residual_pair(c, 2 * c, stride=2))
+        self.stage3 = nn.Sequential(
+            *_residual_pair(2 * c, 4 * c, stride=2),
+            nn.ReLU(),
+            *_context_blocks(config.stage3_block, config.stage3_depth, 4 * c, config),
+        )
+        self.stage4 = nn.Sequential(
+            *_conv_norm_relu(4 * c, 8 * c),
+            *_context_blocks(config.stage4_block, config.stage4_depth, 8 * c, config),
+        )
+        self.dappm = DAPPM(8 * c, config.dappm_channels, 2 * c)
+        self.head = SegmentationHead(4 * c, config.num_classes)
+        self.auxiliary_head = (
+            SegmentationHead(2 * c, config.num_classes) if config.auxiliary_head else None
+        )
+        self._initialise()
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Map normalised RGB images of any size to logits of that size."""
+        stage2, _, stage4 = self._stages(images)
+        _, logits = self.head(self._decoder_input(stage2, stage4))
+        return resize(logits, (images.shape[2], images.shape[3]))
+
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
+        """Map normalised RGB images to all features; logits stay at stride 8."""
+        stage2, stage3, stage4 = self._stages(images)
+        decoder_input = self._decoder_input(stage2, stage4)
+        decoder_feature, logits = self.head(decoder_input)
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(stage2)[1]
+        return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
+
+    def fuse(self) -> "SCTNet":
+        """Return a new inference network: norms folded into convolutions, no auxiliary head.
+
+        Same logits up to rounding; ``self`` is left as it was.
+        """
+        return fuse(self)
+
+    def backbone_modules(self) -> tuple[nn.Module, ...]:
+        """Return what learns at the base rate: stem to stage 4 and, as released, the DAPPM."""
+        return (self.stem, self.stage1, self.stage2, self.stage3, self.stage4, self.dappm)
+
+    def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        stage1 = self.stage1(self.stem(images))
+        stage2 = self.stage2(F.relu(stage1))
+        stage3 = self.stage3(F.relu(stage2))
+        stage4 = self.stage4(stage3)
+        return stage2, stage3, stage4
+
+    def _decoder_input(self, stage2: Tensor, stage4: Tensor) -> Tensor:
+        context = resize(self.dappm(stage4), (stage2.shape[2], stage2.shape[3]))
+        return torch.cat([stage2, context], dim=1)
+
+    def _initialise(self) -> None:
+        """Initialise as the authors meant it; the attention kernels have already been drawn."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Kaiming, fan-out, ReLU; PyTorch's own helper forgets the groups of depthwise ones.
+                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for head in (self.head, self.auxiliary_head):
+            if head is not None:
+                nn.init.normal_(head.classifier.weight, std=0.01)
+
+
+def _conv_norm_relu(in_channels: int, channels: int) -> list[nn.Module]:
+    return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), BatchNorm(channels), nn.ReLU()]
+
+
+def _residual_pair(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
+    return [
+        ResidualBlock(in_channels, channels, stride),
+        ResidualBlock(channels, channels, final_relu=False),
+    ]
+
+
+def _context_blocks(kind: str, depth: int, channels: int, config: SCTNetConfig) -> list[nn.Module]:
+    """Return ``depth`` blocks of the kind, with a ReLU between two of them."""
+    modules: list[nn.Module] = []
+    for index in range(depth):
+        modules += [nn.ReLU()] if index else []
+        modules.append(_context_block(kind, channels, config))
+    return modules
+
+
+def _context_block(kind: str, channels: int, config: SCTNetConfig) -> nn.Module:
+    match kind:
+        case "cfblock":
+            return cfblock(channels, config)
+        case "residual":
+            return ResidualBlock(channels, channels, final_relu=False)
+        case "segformer":
+            return SegFormerBlock(channels, config)
+        case "gfa":
+            return gfa_block(channels, config)
+        case "msca":
+            return MSCABlock(channels, config)
+    raise SctnetError(f"unknown block kind {kind!r}")

@@ -1,0 +1,134 @@
+"""From an image's bytes to the network's input, and from its logits back to the image's size.
+
+This is the only room in which pictures are resized and normalised: training, evaluation,
+prediction and export all pass through it, so that they cannot differ.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WorkingSize(BaseModel):
+    """The size at which a network sees a picture, as a rule; the ratio of the sides is kept.
+
+    ``as-is`` leaves every picture as it is. ``shorter-side`` and ``longer-side`` scale it until
+    that side has ``pixels`` pixels. ``fixed`` scales it to ``height`` x ``width``, whatever its
+    ratio.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["as-is", "shorter-side", "longer-side", "fixed"] = "as-is"
+    pixels: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_fit_rule(self) -> "WorkingSize":
+        given = {name for name in ("pixels", "height", "width") if getattr(self, name) is not None}
+        needed = {"as-is": set[str](), "fixed": {"height", "width"}}.get(self.rule, {"pixels"})
+        if given != needed:
+            wanted = " and ".join(sorted(needed)) or "no size"
+            raise ValueError(f"the rule {self.rule!r} takes {wanted}")
+        return self
+
+    def apply(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) at which a picture of this size is processed."""
+        if self.rule == "fixed":
+            assert self.height is not None and self.width is not None
+            return self.height, self.width
+        if self.pixels is None:
+            return height, width
+        side = min(height, width) if self.rule == "shorter-side" else max(height, width)
+        scale = self.pixels / side
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class PreparationConfig(BaseModel):
+    """Normalisation (in units of 0-255, RGB) and working size; a part of a model's config.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    working_size: WorkingSize = WorkingSize()
+
+
+class Preparation(nn.Module):
+    """Resize to the working size and normalise.
+
+    Bilinear, align_corners=False; with anti-aliasing, so that a 4K photo brought down to the
+    working size keeps its thin structures instead of sampling every eighth pixel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PreparationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 hw ww"]:
+        """Map RGB bytes to the network's input at the working size."""
+        height, width = images.shape[-2:]
+        size = self.config.working_size.apply(height, width)
+        pixels = images.to(self.mean.dtype)
+        if size != (height, width):
+            pixels = F.interpolate(
+                pixels, size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return (pixels - self.mean) / self.std
+
+    def normalise_crops(
+        self, crops: UInt8[Tensor, "n 3 h w"], sizes: Int[Tensor, "n 2"]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Normalise training crops without resizing them.
+
+        ``sizes`` holds the height and width of the real pixels of each crop; what lies to their
+        right and below is padding, and 0 after normalisation.
+        """
+        rows = (
+            torch.arange(crops.shape[2], device=crops.device)[None, :, None]
+            < sizes[:, 0, None, None]
+        )
+        columns = (
+            torch.arange(crops.shape[3], device=crops.device)[None, None, :]
+            < sizes[:, 1, None, None]
+        )
+        pixels = (crops.to(self.mean.dtype) - self.mean) / self.std
+        return pixels * (rows & columns)[:, None]
+
+
+class ImageToLabels(nn.Module):
+    """A whole prediction: bytes in, a label for every pixel of the same picture out.
+
+    As in the released protocol, the logits are resized to the working size by the network and
+    from there to the picture's size; where the two are equal that is one step. Ties go to the
+    lowest class index.
+    """
+
+    def __init__(self, network: nn.Module, config: PreparationConfig) -> None:
+        super().__init__()
+        self.preparation = Preparation(config)
+        self.network = network
+
+    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n h w"]:
+        """Label RGB images; classes above 255 need more than a byte and come as int32."""
+        logits = self.logits(images)
+        kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+        return logits.argmax(dim=1).to(kind)
+
+    def logits(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Return the logits at the images' size."""
+        logits: Tensor = self.network(self.preparation(images)).float()
+        size = (images.shape[2], images.shape[3])
+        if logits.shape[2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits

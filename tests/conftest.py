@@ -1,0 +1,31 @@
+"""Shapes are checked in every test: jaxtyping's annotations are enforced by beartype."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent / "reference"))
+install_import_hook(
+    [
+        "sctnet.models",
+        "sctnet.preparation",
+        "sctnet.training.losses",
+        "sctnet.evaluation",
+        "sctnet.inference",
+    ],
+    "beartype.beartype",
+)
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real data, or skip."""
+    folder = os.environ.get("SCTNET_TEST_DATA")
+    if not folder:
+        pytest.skip("SCTNET_TEST_DATA does not name the folder of real data")
+    return Path(folder)
