@@ -1,0 +1,35 @@
+"""The command line: one small file a command, that parses, calls and prints."""
+
+import sys
+
+import typer
+
+from sctnet.cli import convert, evaluate, models, predict, recipes, train
+from sctnet.errors import SctnetError
+
+app = typer.Typer(
+    name="sctnet",
+    help="Real-time semantic segmentation: train, score and use SCTNet.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("convert")(convert.convert)
+app.command("models")(models.models)
+app.add_typer(recipes.app, name="recipes")
+
+
+def main() -> None:
+    """Run the program; a mistake of the user is one sentence and exit status 2."""
+    try:
+        app()
+    except SctnetError as error:
+        print(f"sctnet: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("sctnet: interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)

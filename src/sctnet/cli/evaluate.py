@@ -1,0 +1,45 @@
+"""``sctnet eval``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    data: Annotated[
+        str, typer.Option(help="A data set's root or YAML, or the word synthetic.")
+    ] = ...,  # type: ignore[assignment]
+    split: Annotated[str, typer.Option(help="Which pictures.")] = "val",
+    out: Annotated[
+        Path | None, typer.Option(help="Default: evaluation/SPLIT in the model folder.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
+    sheet: Annotated[
+        int, typer.Option(min=0, help="Draw this many pictures with truth and prediction.")
+    ] = 0,
+) -> None:
+    """Score a model: mIoU, IoU by class, pixel and mean accuracy, speed.
+
+    Labels are compared at their original size, in one scale. Writes scores.json, confusion.png and,
+    with --sheet, sheet.png.
+    """
+    from rich.console import Console
+
+    from sctnet.cli.progress import counting_progress
+    from sctnet.cli.tables import scores_table
+    from sctnet.data.opening import open_dataset
+    from sctnet.inference.scoring import score
+    from sctnet.inference.segmenter import Segmenter
+
+    segmenter = Segmenter(model, device, precision)  # type: ignore[arg-type]
+    print(f"{model}: {segmenter}")  # noqa: T201
+    dataset = open_dataset(data, [split])
+    target = out or Path(model) / "evaluation" / split
+    with counting_progress("scoring", len(dataset)) as progress:
+        evaluation = score(segmenter, dataset, target, batch, sheet, progress)
+    Console().print(scores_table(evaluation))
+    print(f"Written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}")  # noqa: T201

@@ -1,0 +1,1 @@
+"""Data sets, augmentation and loading: from files on disk to the bytes a training step takes."""

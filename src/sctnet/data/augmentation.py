@@ -1,0 +1,193 @@
+"""The paper's augmentations: random scale, crop, flip and photometric distortion.
+
+The conventions are mmsegmentation 0.26's (Resize, RandomCrop, RandomFlip, PhotoMetricDistortion),
+in which the paper's runs are described. Pixels stay bytes; normalisation happens on the device.
+"""
+
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from sctnet.data.dataset import IGNORE, Labels, Picture
+
+_BRIGHTNESS = 32.0  # levels of 0-255
+_CONTRAST = _SATURATION = (0.5, 1.5)
+_HUE = 18  # of OpenCV's 180 steps
+_LEVELS = np.arange(256, dtype=np.float64)
+
+
+class AugmentationConfig(BaseModel):
+    """What happens to a training picture.
+
+    With a ratio r drawn from ``scale``, the picture is resized, its own ratio kept, to fit into
+    r times ``scaled_from`` (width, height; the long side belongs to the longer of the two);
+    None stands for the picture's own size. A crop in which one class has ``max_class_share`` of
+    the labelled pixels or more is drawn again, ``crop_tries`` times at most.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop: tuple[int, int] = Field(description="height, width in pixels")
+    scale: tuple[float, float] = (0.5, 2.0)
+    scaled_from: tuple[int, int] | None = Field(default=None, description="width, height")
+    max_class_share: float = Field(default=0.75, gt=0, le=1)
+    crop_tries: int = Field(default=10, ge=1)
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability")
+    photometric: bool = True
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError("scale must be two positive ratios, the smaller first")
+        if min(self.crop) < 1 or (self.scaled_from and min(self.scaled_from) < 1):
+            raise ValueError("crop and scaled_from must be at least 1 pixel a side")
+        return self
+
+
+class Sample(NamedTuple):
+    """One training crop; ``size`` is the height and width of its real pixels, without padding."""
+
+    image: UInt8[Tensor, "3 h w"]
+    labels: UInt8[Tensor, "h w"]
+    size: Int64[Tensor, "2"]
+
+
+def augment(
+    image: Picture, labels: Labels, config: AugmentationConfig, generator: np.random.Generator
+) -> tuple[Picture, Labels]:
+    """Scale, crop, flip and distort a picture and its labels, at random.
+
+    The result is ``config.crop`` pixels large, or smaller where the scaled picture is smaller.
+    """
+    scaled = _scaled_size(image.shape[0], image.shape[1], config, generator)
+    window, labels = _choose_crop(labels, scaled, config, generator)
+    image = _resize_window(image, scaled, window)
+    if generator.random() < config.flip:
+        image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
+    if config.photometric:
+        image = distort(image, generator)
+    return image, labels
+
+
+def to_sample(image: Picture, labels: Labels, crop: tuple[int, int]) -> Sample:
+    """Pad right and below to ``crop`` (height, width): pixels with 0, labels with 255."""
+    height, width = labels.shape
+    padded_image = np.zeros((3, *crop), np.uint8)
+    padded_image[:, :height, :width] = image.transpose(2, 0, 1)
+    padded_labels = np.full(crop, IGNORE, np.uint8)
+    padded_labels[:height, :width] = labels
+    return Sample(
+        torch.from_numpy(padded_image),
+        torch.from_numpy(padded_labels),
+        torch.tensor([height, width]),
+    )
+
+
+class _Window(NamedTuple):
+    """A rectangle of the scaled picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _scaled_size(
+    height: int, width: int, config: AugmentationConfig, generator: np.random.Generator
+) -> tuple[int, int]:
+    """Return the (height, width) of the scaled picture; the rounding is mmcv's ``imrescale``."""
+    ratio = generator.uniform(*config.scale)
+    target = [int(side * ratio) for side in config.scaled_from or (width, height)]
+    factor = min(max(target) / max(height, width), min(target) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def _choose_crop(
+    labels: Labels,
+    scaled: tuple[int, int],
+    config: AugmentationConfig,
+    generator: np.random.Generator,
+) -> tuple[_Window, Labels]:
+    """Draw a crop of the scaled picture; return it and its labels (nearest neighbour)."""
+    height, width = min(config.crop[0], scaled[0]), min(config.crop[1], scaled[1])
+    for _ in range(config.crop_tries):
+        top = int(generator.integers(scaled[0] - height + 1))
+        left = int(generator.integers(scaled[1] - width + 1))
+        # The source of each pixel as cv2.INTER_NEAREST has it, for the crop's pixels alone.
+        rows = np.arange(top, top + height) * labels.shape[0] // scaled[0]
+        columns = np.arange(left, left + width) * labels.shape[1] // scaled[1]
+        crop = labels.take(rows, axis=0).take(columns, axis=1)
+        if _is_varied(crop, config.max_class_share):
+            break
+    return _Window(top, left, height, width), crop
+
+
+def _is_varied(labels: Labels, max_class_share: float) -> bool:
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()[:IGNORE]
+    return bool(np.count_nonzero(counts) > 1 and counts.max() < max_class_share * counts.sum())
+
+
+def _resize_window(image: Picture, scaled: tuple[int, int], window: _Window) -> Picture:
+    """Return a window of the bilinearly resized picture, computing that window alone.
+
+    Equal to resizing the whole and cropping, but that OpenCV places samples at multiples of
+    1/32 pixel here.
+    """
+    top, left, height, width = window
+    if scaled == image.shape[:2]:
+        return np.ascontiguousarray(image[top : top + height, left : left + width])
+    if (height, width) == scaled:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    step_y, step_x = image.shape[0] / scaled[0], image.shape[1] / scaled[1]
+    # Pixel centres: x of the window lies at (left + x + 0.5) * step - 0.5 of the source.
+    source_of_window = np.array(
+        [
+            [step_x, 0, (left + 0.5) * step_x - 0.5],
+            [0, step_y, (top + 0.5) * step_y - 0.5],
+        ]
+    )
+    warped = cv2.warpAffine(
+        image,
+        source_of_window,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(warped)
+
+
+def distort(image: Picture, generator: np.random.Generator) -> Picture:
+    """Change brightness, contrast, saturation and hue, each with probability one half.
+
+    Contrast comes before or after saturation and hue, by a coin. Brightness and contrast are one
+    look-up table; saturation and hue are one in HSV.
+    """
+    brightness, contrast, saturation, hue, contrast_first = generator.random(5) < 0.5
+    before, after = _LEVELS, _LEVELS
+    if brightness:
+        before = _to_bytes(before + generator.uniform(-_BRIGHTNESS, _BRIGHTNESS))
+    if contrast:
+        factor = generator.uniform(*_CONTRAST)
+        if contrast_first:
+            before = _to_bytes(before * factor)
+        else:
+            after = _to_bytes(_LEVELS * factor)
+    factor = generator.uniform(*_SATURATION) if saturation else 1.0
+    turn = int(generator.integers(-_HUE, _HUE)) if hue else 0
+
+    if before is not _LEVELS:
+        image = cv2.LUT(image, before)
+    if saturation or hue:
+        tables = np.stack([(_LEVELS + turn) % 180, _to_bytes(_LEVELS * factor), _LEVELS], axis=1)
+        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables.astype(np.uint8)[None])
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return cv2.LUT(image, after) if after is not _LEVELS else image
+
+
+def _to_bytes(levels: np.ndarray) -> np.ndarray:
+    return levels.clip(0, 255).astype(np.uint8)

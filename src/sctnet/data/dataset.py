@@ -1,0 +1,160 @@
+"""What a segmentation data set is: pictures and label maps by number, whatever their files."""
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from typing_extensions import override
+
+from sctnet.data.images import read_image
+from sctnet.errors import SctnetError
+
+IGNORE = 255
+"""The label of pixels that count neither in a loss nor in a score; the same everywhere."""
+
+Colour = tuple[int, int, int]
+Labels = UInt8[np.ndarray, "h w"]
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+class SegmentationDataset(ABC):
+    """Pictures with a class for every pixel.
+
+    ``classes`` are the names by label, ``colours`` their RGB colours where the data set has
+    customary ones.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[Colour, ...] | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    @abstractmethod
+    def item_name(self, index: int) -> str:
+        """Return the picture's name: a relative path, unique in this data set."""
+
+    @abstractmethod
+    def image(self, index: int) -> Picture:
+        """Return the picture, RGB, upright."""
+
+    @abstractmethod
+    def labels(self, index: int) -> Labels:
+        """Return the label map: 0 to the number of classes - 1, or :data:`IGNORE`."""
+
+    def pair(self, index: int) -> tuple[Picture, Labels]:
+        """Return the picture and its label map, which are of one size."""
+        return self.image(index), self.labels(index)
+
+
+class Files(NamedTuple):
+    """One picture of a data set on disk."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class FileDataset(SegmentationDataset):
+    """Pictures and masks in files; ``read_labels`` turns a mask file into a label map."""
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        colours: tuple[Colour, ...] | None,
+        files: Sequence[Files],
+        read_labels: Callable[[Path], Labels],
+    ) -> None:
+        self.name = name
+        self.classes = classes
+        self.colours = colours
+        self.files = tuple(files)
+        self._read_labels = read_labels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @override
+    def item_name(self, index: int) -> str:
+        return self.files[index].name
+
+    @override
+    def image(self, index: int) -> Picture:
+        return read_image(self.files[index].image)
+
+    @override
+    def labels(self, index: int) -> Labels:
+        return self._read_labels(self.files[index].mask)
+
+    @override
+    def pair(self, index: int) -> tuple[Picture, Labels]:
+        """Return the picture and its label map; :class:`SctnetError` where their sizes differ."""
+        image, labels = super().pair(index)
+        if image.shape[:2] != labels.shape:
+            files = self.files[index]
+            (height, width), (mask_height, mask_width) = image.shape[:2], labels.shape
+            raise SctnetError(
+                f"{files.image} is {width} x {height} but its mask {files.mask} is "
+                f"{mask_width} x {mask_height}: they must be of one size"
+            )
+        return image, labels
+
+
+class JoinedDataset(SegmentationDataset):
+    """Several data sets of the same classes, one after the other."""
+
+    def __init__(self, name: str, parts: Sequence[SegmentationDataset]) -> None:
+        self.name = name
+        self.classes = parts[0].classes
+        self.colours = parts[0].colours
+        self._parts = tuple(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _locate(self, index: int) -> tuple[SegmentationDataset, int]:
+        number = bisect_right(self._ends, index)
+        if index < 0 or number == len(self._parts):
+            raise IndexError(index)
+        return self._parts[number], index - (self._ends[number] - len(self._parts[number]))
+
+    @override
+    def item_name(self, index: int) -> str:
+        part, own_index = self._locate(index)
+        return part.item_name(own_index)
+
+    @override
+    def image(self, index: int) -> Picture:
+        part, own_index = self._locate(index)
+        return part.image(own_index)
+
+    @override
+    def labels(self, index: int) -> Labels:
+        part, own_index = self._locate(index)
+        return part.labels(own_index)
+
+    @override
+    def pair(self, index: int) -> tuple[Picture, Labels]:
+        part, own_index = self._locate(index)
+        return part.pair(own_index)
+
+
+def check_splits(splits: Sequence[str], known: Sequence[str], source: str | Path) -> None:
+    """Raise :class:`SctnetError` unless ``splits`` are one or more of ``known``, each once."""
+    choices = ", ".join(known)
+    if not splits:
+        raise SctnetError(f"{source}: no split was named: choose of {choices}")
+    for split in splits:
+        if split not in known:
+            raise SctnetError(f"{source}: there is no split {split!r}: choose of {choices}")
+    if len(set(splits)) < len(splits):
+        raise SctnetError(f"{source}: a split is named twice in {'+'.join(splits)}: name it once")

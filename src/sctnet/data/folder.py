@@ -1,0 +1,245 @@
+"""A data set of one's own: image and mask folders, described by a YAML file."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
+from sctnet.data.images import read_mask
+from sctnet.errors import SctnetError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# A JPEG changes the values it stores, and so cannot be a mask.
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+# In look-up tables: a value or colour that the description does not know.
+_UNKNOWN = 254
+_VALUES = 1 << 16
+
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Value = Annotated[int, Field(ge=0, lt=_VALUES)]
+
+
+class FolderConfig(BaseModel):
+    """The YAML file; its folders are relative to it.
+
+    A mask holds class numbers and ``ignore``; with ``ids``, raw values, of which those not
+    listed are ignored; with ``rgb_masks``, ``colours`` and ``ignored_colours``. The mask of an
+    image has its path below the mask folder, and its stem, in which ``mask_suffix`` takes the
+    place of ``image_suffix``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: dict[str, Path] = Field(min_length=1)
+    masks: dict[str, Path]
+    classes: tuple[str, ...] = Field(min_length=2, max_length=_UNKNOWN)
+    colours: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
+    rgb_masks: bool = False
+    ignore: _Value = IGNORE
+    ids: dict[_Value, int] | None = None
+    ignored_colours: tuple[tuple[_Byte, _Byte, _Byte], ...] = ()
+    mask_suffix: str = ""
+    image_suffix: str = ""
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> Self:
+        number = len(self.classes)
+        if self.images.keys() != self.masks.keys():
+            raise ValueError("images and masks must name the same splits")
+        if len(set(self.classes)) < number:
+            raise ValueError("classes must not name a class twice")
+        if self.colours is not None and len(self.colours) != number:
+            raise ValueError(f"colours has {len(self.colours)} entries for {number} classes")
+        if self.ids is not None and not all(0 <= label < number for label in self.ids.values()):
+            raise ValueError(f"ids must lead to class numbers, 0 to {number - 1}")
+        if self.ids is None and self.ignore < number:
+            raise ValueError(f"ignore is {self.ignore}, which is the class number of a class")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_of_one_kind(self) -> Self:
+        if not self.rgb_masks:
+            if self.ignored_colours:
+                raise ValueError("ignored_colours needs rgb_masks: true")
+            return self
+        if self.colours is None:
+            raise ValueError("rgb_masks needs colours, the code of the masks")
+        if self.ids is not None:
+            raise ValueError("ids is for masks of numbers, not for rgb_masks")
+        known = [*self.colours, *self.ignored_colours]
+        if len(set(known)) < len(known):
+            raise ValueError("colours and ignored_colours must not name a colour twice")
+        return self
+
+
+def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
+    """Open one or more splits of the data set that a YAML file describes, joined.
+
+    The files of every picture are looked for at once, their contents when they are read. Raises
+    :class:`SctnetError` for a mistake in the YAML, an unknown split, an image without a mask,
+    two images of one mask, and (on reading) a mask value or colour that is not described.
+    """
+    yaml_path = Path(yaml_path)
+    config = _read_config(yaml_path)
+    check_splits(splits, list(config.images), yaml_path)
+    files = [item for split in splits for item in _find_files(yaml_path.parent, config, split)]
+    return FileDataset(
+        f"{yaml_path.stem} {'+'.join(splits)}",
+        config.classes,
+        config.colours,
+        files,
+        _label_reader(config),
+    )
+
+
+def _read_config(yaml_path: Path) -> FolderConfig:
+    try:
+        fields = yaml.safe_load(yaml_path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SctnetError(f"{yaml_path}: cannot be read: give the data set's YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{yaml_path}, line {mark.line + 1}" if mark else str(yaml_path)
+        raise SctnetError(f"{place}: not valid YAML: correct it there") from error
+    if not isinstance(fields, dict):
+        raise SctnetError(f"{yaml_path}: expected the keys images, masks and classes at the top")
+    try:
+        return FolderConfig(**{str(key): value for key, value in fields.items()})
+    except ValidationError as error:
+        raise SctnetError(f"{yaml_path}: {_first_mistake(error)}") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}: the keys are {', '.join(FolderConfig.model_fields)}"
+    return f"{key}: {message}" if key else message
+
+
+def _find_files(base: Path, config: FolderConfig, split: str) -> list[Files]:
+    """Pair every image of a split with its mask, in the order of their names."""
+    image_folder, mask_folder = base / config.images[split], base / config.masks[split]
+    for key, folder in (("images", image_folder), ("masks", mask_folder)):
+        if not folder.is_dir():
+            raise SctnetError(f"{folder}: no such folder: correct {key}.{split} in the YAML file")
+    masks = _find_masks(mask_folder)
+    image_of_mask: dict[Path, Path] = {}
+    for image in sorted(image_folder.rglob("*")):
+        if not _is_image(image, config, image_folder, mask_folder):
+            continue
+        stem = _mask_stem(image.relative_to(image_folder), config)
+        if stem in image_of_mask:
+            raise SctnetError(
+                f"{image_of_mask[stem]} and {image} share one stem, and so one mask: rename one"
+            )
+        if stem not in masks:
+            raise SctnetError(
+                f"{image} has no mask: expected {mask_folder / stem} "
+                f"with one of {', '.join(MASK_SUFFIXES)}"
+            )
+        image_of_mask[stem] = image
+    if not image_of_mask:
+        raise SctnetError(
+            f"{image_folder}: no image named *{config.image_suffix}"
+            f" with one of {', '.join(IMAGE_SUFFIXES)}: correct images.{split} in the YAML file"
+        )
+    return [
+        Files(f"{split}/{image.relative_to(image_folder).as_posix()}", image, masks[stem])
+        for stem, image in image_of_mask.items()
+    ]
+
+
+def _find_masks(folder: Path) -> dict[Path, Path]:
+    """Return the masks below a folder by their relative path without its ending."""
+    masks: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in MASK_SUFFIXES and path.is_file():
+            stem = path.relative_to(folder).with_suffix("")
+            if stem in masks:
+                raise SctnetError(f"{masks[stem]} and {path} share one stem: keep one of them")
+            masks[stem] = path
+    return masks
+
+
+def _is_image(path: Path, config: FolderConfig, image_folder: Path, mask_folder: Path) -> bool:
+    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(config.image_suffix):
+        return False
+    if not path.is_file():
+        return False
+    if mask_folder == image_folder:  # told apart by the suffix alone
+        return not config.mask_suffix or not path.stem.endswith(config.mask_suffix)
+    return mask_folder not in path.parents
+
+
+def _mask_stem(image: Path, config: FolderConfig) -> Path:
+    return image.with_name(image.stem.removesuffix(config.image_suffix) + config.mask_suffix)
+
+
+def _label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
+    """Return the function from a mask file to labels that the description asks for."""
+    if config.rgb_masks:
+        assert config.colours is not None
+        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        for label, colour in enumerate(config.colours):
+            table[_colour_code(np.array(colour))] = label
+        for colour in config.ignored_colours:
+            table[_colour_code(np.array(colour))] = IGNORE
+        return partial(_read_colours, table)
+    if config.ids is not None:
+        table = np.full(_VALUES, IGNORE, np.uint8)
+        table[list(config.ids)] = list(config.ids.values())
+    else:
+        table = np.full(_VALUES, _UNKNOWN, np.uint8)
+        table[: len(config.classes)] = range(len(config.classes))
+        table[config.ignore] = IGNORE
+    return partial(_read_values, table)
+
+
+def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
+    values = read_mask(path)
+    if values.ndim != 2:
+        raise SctnetError(
+            f"{path}: the mask holds colours, not class numbers: "
+            "set rgb_masks: true, or save it with one channel"
+        )
+    if values.min() < 0 or values.max() >= _VALUES:
+        raise SctnetError(f"{path}: the mask's values must lie between 0 and {_VALUES - 1}")
+    labels = table.take(values)
+    unknown = labels == _UNKNOWN
+    if unknown.any():
+        raise SctnetError(
+            f"{path}: the mask's value {values[unknown][0]} is neither a class nor ignore: "
+            "correct the mask, or map its values by ids"
+        )
+    return labels
+
+
+def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
+    values = read_mask(path)
+    if values.ndim != 3:
+        raise SctnetError(
+            f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
+        )
+    labels = table.take(_colour_code(values))
+    unknown = labels == _UNKNOWN
+    if unknown.any():
+        red, green, blue = values[unknown][0]
+        raise SctnetError(
+            f"{path}: the mask's colour [{red}, {green}, {blue}] is in neither colours nor "
+            "ignored_colours: correct the mask, or add the colour to one of them"
+        )
+    return labels
+
+
+def _colour_code(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    return np.asarray(red << 16 | green << 8 | blue)

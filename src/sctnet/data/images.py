@@ -1,0 +1,131 @@
+"""Image files in: the one place where the package decodes pictures and masks."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from sctnet.errors import SctnetError
+
+MAXIMUM_PIXELS = 400_000_000
+
+# Pillow refuses twice its limit when it reads the header, before anything is decoded.
+Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
+
+_ORIENTATION = 0x0112
+_PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
+_PLAIN_MODES = {"L", "RGB"}
+# Pillow stretches 2- and 4-bit grey to 0-255, which is right for pictures and wrong for masks.
+_STRETCHED_BY = {"L;2": 85, "L;4": 17}
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Read an image file as RGB; see :func:`decode_image`."""
+    return decode_image(_read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode an encoded image to 8-bit RGB, as it is meant to be displayed.
+
+    Grey and palette images become RGB, CMYK is converted, 16-bit values are scaled to 8 bits, a
+    rotation noted in EXIF is applied, and alpha is dropped (the stored colours are what a
+    network should see; there is no background to put behind them). Of an animation the first
+    frame counts.
+
+    ``name`` stands for the image in errors. Raises :class:`SctnetError` for anything that is
+    not a whole image, or has more than :data:`MAXIMUM_PIXELS` pixels.
+    """
+    header = _open(data, name)
+    if _is_plain(header, data):
+        bgr = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+        if bgr is not None:
+            return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    try:
+        upright = ImageOps.exif_transpose(header)
+        return np.array(_to_eight_bits(upright).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(name) from error
+
+
+def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
+
+    A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Raises
+    :class:`SctnetError` as :func:`decode_image` does.
+    """
+    image = _open(_read_bytes(path), str(path))
+    raw_mode = image.tile[0].args if image.tile else None
+    divisor = _STRETCHED_BY.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    try:
+        if image.mode in {"1", "L", "P"} or image.mode.startswith("I"):
+            values = np.array(image)
+            return values.astype(np.uint8) if image.mode == "1" else values // divisor
+        if image.mode in {"LA", "PA"}:
+            return np.array(image)[..., 0]
+        if image.mode in {"RGB", "RGBA"}:
+            return np.array(image)[..., :3]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(str(path)) from error
+    raise SctnetError(
+        f"{path}: a mask cannot be of kind {image.mode!r}: save it as a grey, palette or RGB PNG"
+    )
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise SctnetError(f"{path}: no such file: check the path") from error
+    except OSError as error:
+        raise SctnetError(
+            f"{path}: cannot be read ({error.strerror}): give a readable image file"
+        ) from error
+
+
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Read the header; the pixels stay encoded."""
+    if not data:
+        raise SctnetError(f"{name}: the file is empty: copy it again from its source")
+    too_large = (
+        f"{name}: more than {MAXIMUM_PIXELS // 1_000_000} million pixels: cut the image into tiles"
+    )
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise SctnetError(too_large) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(name) from error
+    if image.width * image.height > MAXIMUM_PIXELS:
+        raise SctnetError(too_large)
+    return image
+
+
+def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
+    """Tell whether OpenCV, which is faster, reads this image just as Pillow would."""
+    if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
+        return False
+    if header.format == "JPEG" and not data.endswith(b"\xff\xd9"):
+        return False  # possibly truncated: some versions of OpenCV fill the rest with grey
+    return "exif" not in header.info or header.getexif().get(_ORIENTATION, 1) == 1
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":  # no range is declared: 0-1 and 0-255 are the customs
+        values = values * 255 if values.max(initial=0) <= 1 else values
+    else:
+        values = values / 257  # 65535 becomes 255
+    return Image.fromarray(np.nan_to_num(values).round().clip(0, 255).astype(np.uint8))
+
+
+def _damaged(name: str) -> SctnetError:
+    return SctnetError(f"{name}: the image is damaged or cut short: copy it again from its source")

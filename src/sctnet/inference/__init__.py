@@ -1,0 +1,1 @@
+"""From a picture to its label map: ``Segmenter`` predicts, ``Segmentation`` is what it returns."""

@@ -1,0 +1,163 @@
+"""Prediction with PyTorch: a model folder becomes something that is called with pictures."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8, UInt16
+from PIL import Image, ImageOps
+
+from sctnet.data.images import decode_image, read_image
+from sctnet.errors import SctnetError
+from sctnet.inference.labelling import label_map
+from sctnet.inference.segmentation import Segmentation
+from sctnet.models import SCTNet
+from sctnet.pictures.palette import default_palette
+from sctnet.preparation import Preparation
+from sctnet.weights import ModelConfig, load_config, load_model
+
+__all__ = ["Segmentation", "Segmenter"]
+
+# Heights and widths: the pictures of one list may differ in size.
+Picture = UInt8[np.ndarray, "_ _ 3"]
+LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
+Source = str | Path | bytes | Image.Image | np.ndarray
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST_PIXELS = 100_000_000  # at the working size; SCTNet-S then needs some 10 GB
+
+
+class Segmenter:
+    """A network, ready to label pictures: ``Segmenter("folder")("street.jpg")``.
+
+    ``model`` is a model folder or a hub id. ``device`` is any PyTorch device; by default a CUDA
+    GPU where there is one, else the CPU. ``precision`` is ``"fp32"``, ``"bf16"`` or ``"fp16"``; the
+    last two run the network under autocast, while logits are resized in float32 all the same
+    (``"fp16"`` is for GPUs: on a CPU it works, but is slower than ``"fp32"``).
+
+    The protocol is the released one. The picture is brought to the model's working size; the
+    stride-8 logits are resized to the working size and from there to the picture's own size
+    (both bilinear; one step where the two sizes are equal), and the largest wins, of equals the
+    lowest class.
+
+    Raises :class:`SctnetError` for a model that cannot be loaded and an unusable device.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self._set_up(load_model(model), load_config(model), device, precision)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: SCTNet,
+        config: ModelConfig,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+    ) -> "Segmenter":
+        """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
+        segmenter = cls.__new__(cls)
+        segmenter._set_up(model, config, device, precision)
+        return segmenter
+
+    def _set_up(
+        self,
+        model: SCTNet,
+        config: ModelConfig,
+        device: str | torch.device | None,
+        precision: str,
+    ) -> None:
+        if precision not in _AUTOCAST:
+            raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
+        self.device = _usable_device(device)
+        self.precision = precision
+        self.config = config
+        self.classes = config.classes
+        self.colours = config.colours or default_palette(len(config.classes))
+        self._network = model.fuse().to(self.device)
+        self._preparation = Preparation(config.preparation).to(self.device)
+
+    def __call__(self, source: Source) -> Segmentation:
+        """Label one picture.
+
+        ``source`` is a path, an encoded picture (bytes), a PIL image or an RGB or grey uint8
+        array (H x W x 3 or H x W). Raises :class:`SctnetError` for what is none of these or
+        cannot be decoded.
+        """
+        image = _picture(source)
+        (labels,) = self.predict_labels([image])
+        return Segmentation(labels, image, self.classes, self.colours)
+
+    @torch.inference_mode()
+    def predict_labels(self, images: Sequence[Picture]) -> list[LabelMap]:
+        """Return the label map of each RGB picture, at its size; uint16 above 255 classes.
+
+        Neighbours of equal size pass the network as one batch.
+        """
+        labels: list[LabelMap] = []
+        for _, group in groupby(images, key=lambda image: image.shape):
+            labels += self._predict_batch(list(group))
+        return labels
+
+    def _predict_batch(self, images: list[Picture]) -> list[LabelMap]:
+        height, width = images[0].shape[:2]
+        size = self._preparation.config.working_size.apply(height, width)
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise SctnetError(
+                f"a picture of {width} x {height} would be processed at {size[1]} x {size[0]}, "
+                f"more than {_MOST_PIXELS // 1_000_000} million pixels: cut it into pieces"
+            )
+        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        dtype = _AUTOCAST[self.precision]
+        prepared = self._preparation(pixels)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = self._network.features(prepared).logits
+        labels = label_map(logits, size, (height, width)).cpu().numpy()
+        return list(labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SctnetError(f"device {str(device)!r} cannot be used here: try 'cpu'") from error
+    return chosen
+
+
+def _picture(source: Source) -> Picture:
+    """Return an RGB array of any source."""
+    if isinstance(source, str | Path):
+        return read_image(source)
+    if isinstance(source, bytes):
+        return decode_image(source, "the encoded picture")
+    if isinstance(source, Image.Image):
+        return _from_pillow(source)
+    return _from_array(source)
+
+
+def _from_pillow(image: Image.Image) -> Picture:
+    if image.mode.startswith(("I", "F")):
+        raise SctnetError(f"a PIL image of mode {image.mode}: convert it to 8 bits a channel")
+    return _from_array(np.array(ImageOps.exif_transpose(image).convert("RGB")))
+
+
+def _from_array(array: np.ndarray) -> Picture:
+    array = np.asarray(array)
+    if array.dtype != np.uint8:
+        raise SctnetError(f"a picture of {array.dtype}: give uint8, from 0 to 255")
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise SctnetError(
+            f"a picture of shape {array.shape}: give H x W x 3 (RGB) or H x W (grey), not empty"
+        )
+    return array

@@ -1,0 +1,66 @@
+"""Losses as pure functions."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sctnet.data.dataset import IGNORE
+
+
+def cross_entropy(
+    logits: Float[Tensor, "n k h w"],
+    labels: Int[Tensor, "n h w"],
+    class_weights: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy summed over the labelled pixels; 255 is ignored."""
+    return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
+
+
+def hard_example_cross_entropy(
+    logits: Float[Tensor, "n k h w"],
+    labels: Int[Tensor, "n h w"],
+    class_weights: Float[Tensor, " k"] | None,
+    threshold: float,
+    minimal_share: float,
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of the hard pixels, times the number of labelled ones (OHEM).
+
+    Hard are pixels whose true class has a probability below ``threshold``, and at least the
+    ``minimal_share`` of the labelled pixels with the lowest. So scaled, the sum over several
+    parts of a batch divides by their labelled pixels as the plain cross-entropy does.
+    """
+    losses = F.cross_entropy(
+        logits, labels, class_weights, ignore_index=IGNORE, reduction="none"
+    ).flatten()
+    flat = labels.flatten()
+    labelled = flat != IGNORE
+    count = int(labelled.sum())
+    if count == 0:
+        return losses.sum()
+    with torch.no_grad():
+        probability = logits.softmax(dim=1).gather(1, _inside(labels)[:, None]).flatten()[labelled]
+        fewest = max(1, round(minimal_share * count))
+        limit = max(float(probability.kthvalue(fewest).values), threshold)
+        hard = torch.zeros_like(labelled)
+        hard[labelled] = probability <= limit
+    return losses[hard].mean() * count
+
+
+def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Return class weights 1 / sqrt(share of the pixels), with a mean of 1 over the pixels.
+
+    The square root lies between leaving rare classes to their share and giving every class the
+    same; a class that never occurs gets the weight of the rarest that does.
+    """
+    share = counts.double() / counts.sum().clamp(min=1)
+    occurring = share[share > 0]
+    if occurring.numel() == 0:
+        return torch.ones(counts.numel())
+    weights = share.clamp(min=float(occurring.min())).rsqrt()
+    return (weights / (weights * share).sum()).float()
+
+
+def _inside(labels: Tensor) -> Tensor:
+    """Return labels that can be used as an index: ignored ones become 0."""
+    return labels.masked_fill(labels == IGNORE, 0)

@@ -1,0 +1,210 @@
+"""The recipe of a run: one YAML file, strictly validated, that decides everything about it."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sctnet.data.augmentation import AugmentationConfig
+from sctnet.errors import SctnetError
+from sctnet.preparation import PreparationConfig
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecipe(_Part):
+    """Which network."""
+
+    variant: str
+    options: dict[str, Any] = Field(default={}, description="further fields of SCTNetConfig")
+    init: str | None = Field(default=None, description="folder or hub id to start from")
+
+
+class DataRecipe(_Part):
+    """Which pictures; ``source`` is what ``--data`` takes, and is replaced by it."""
+
+    source: str | None = None
+    train: tuple[str, ...] = ("train",)
+    validation: tuple[str, ...] = ("val",)
+    workers: int = Field(default=2, ge=0, description="loader processes")
+
+
+class OHEM(_Part):
+    """Online hard example mining: only pixels that the network is not sure of are learned.
+
+    Kept are the pixels whose true class has less than ``threshold`` of the probability, and at
+    least ``minimal_share`` of the labelled pixels.
+    """
+
+    threshold: float = Field(default=0.7, gt=0, le=1)
+    minimal_share: float = Field(default=0.1, gt=0, le=1)
+
+
+class LossRecipe(_Part):
+    """Cross-entropy on the main head plus a share of that on the auxiliary head."""
+
+    auxiliary_weight: float = Field(default=0.4, ge=0)
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    """``balanced``: one over the square root of a class's share of the pixels; mean 1 a pixel."""
+    ohem: OHEM | None = None
+    divide_by: Literal["labelled", "all"] = "labelled"
+    """All pixels, ignored ones too, is what the released code divides by."""
+
+
+class OptimizerRecipe(_Part):
+    """AdamW; everything outside the backbone learns ``head_rate_factor`` times as fast."""
+
+    rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0125, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    head_rate_factor: float = Field(default=10.0, gt=0)
+
+
+class ScheduleRecipe(_Part):
+    """Linear warm-up, then polynomial decay to ``final_rate`` over the iterations."""
+
+    iterations: int = Field(ge=1)
+    warmup_iterations: int = Field(default=1500, ge=0)
+    warmup_start: float = Field(default=1e-6, gt=0, le=1, description="factor at iteration 0")
+    power: float = Field(default=1.0, gt=0)
+    final_rate: float = Field(default=0.0, ge=0)
+
+
+class RunRecipe(_Part):
+    """How the run is carried out and what it leaves behind."""
+
+    batch_size: int = Field(ge=1, description="images a step, over all processes")
+    accumulate: int = Field(default=1, ge=1, description="parts that a step is computed in")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1, description="iterations")
+    validate_every: int = Field(default=2000, ge=1, description="iterations")
+    checkpoint_every: int = Field(default=1000, ge=1, description="iterations")
+
+
+class Recipe(_Part):
+    """A whole run; every field can be set on the command line as ``part.field=value``."""
+
+    name: str
+    description: str = ""
+    model: ModelRecipe
+    data: DataRecipe = DataRecipe()
+    preparation: PreparationConfig = PreparationConfig()
+    augmentation: AugmentationConfig
+    loss: LossRecipe = LossRecipe()
+    optimizer: OptimizerRecipe
+    schedule: ScheduleRecipe
+    run: RunRecipe
+
+    @model_validator(mode="after")
+    def _batch_can_be_divided(self) -> "Recipe":
+        if self.run.batch_size % self.run.accumulate:
+            raise ValueError(
+                f"run.batch_size ({self.run.batch_size}) must be a multiple of "
+                f"run.accumulate ({self.run.accumulate})"
+            )
+        return self
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes in the package, such as ``camvid/sctnet-s_360x480``."""
+    root = _shipped_folder()
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def load_recipe(recipe: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
+
+    A recipe may name one ``base`` recipe, whose fields it overrides. Raises :class:`SctnetError`
+    that names every wrong key.
+    """
+    path = _find(recipe)
+    fields = _read(path)
+    base = fields.pop("base", None)
+    if base is not None:
+        beneath = _read(_find(base))
+        if "base" in beneath:
+            raise SctnetError(f"{path}: its base {base} has a base itself; one level is allowed")
+        fields = _merged(beneath, fields)
+    fields.setdefault("name", str(recipe) if path.is_relative_to(_shipped_folder()) else path.stem)
+    for setting in settings:
+        fields = _merged(fields, _parsed(setting))
+    return validated(fields, str(path))
+
+
+def validated(fields: Mapping[str, Any], origin: str) -> Recipe:
+    """Return the recipe of these fields; ``origin`` names them in an error."""
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        mistakes = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise SctnetError(f"{origin}: {'; '.join(mistakes)}") from error
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML; :func:`load_recipe` reads it back to an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _shipped_folder() -> Path:
+    return Path(str(files("sctnet") / "recipes"))
+
+
+def _find(recipe: str | Path) -> Path:
+    shipped = _shipped_folder() / f"{recipe}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    raise SctnetError(
+        f"{recipe}: neither a file nor a shipped recipe; the recipes are "
+        f"{', '.join(shipped_recipes())}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SctnetError(f"{path}: cannot be read as text") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise SctnetError(f"{path}{where}: not valid YAML") from error
+    if not isinstance(content, dict):
+        raise SctnetError(f"{path}: a recipe is a mapping of fields, this file is not")
+    return content
+
+
+def _parsed(setting: str) -> dict[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise SctnetError(f"{setting}: a setting is written key=value, such as run.seed=1")
+    try:
+        fields: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SctnetError(f"{setting}: the value is not valid YAML") from error
+    for part in reversed(key.split(".")):
+        fields = {part: fields}
+    result: dict[str, Any] = fields
+    return result
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the fields of ``over``, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        result[key] = _merged(below, value) if both else value
+    return result

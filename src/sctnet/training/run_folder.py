@@ -1,0 +1,140 @@
+"""The files of a run: resolved recipe, checkpoint, metrics, and the model folder it becomes."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sctnet.errors import SctnetError
+from sctnet.training.recipe import Recipe, load_recipe, to_yaml
+from sctnet.weights import write_text
+
+
+class RunFolder:
+    """A run's folder on disk; whatever is written appears whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.checkpoint_file = self.path / "last.ckpt"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+
+    def begin(self, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+        """Prepare the folder; return the checkpoint to resume from, or None for a new run.
+
+        Refuses to overwrite a run, and to resume one with another recipe.
+        """
+        begun = self.checkpoint_file.exists() or self.summary_file.exists()
+        if begun and not resume:
+            raise SctnetError(
+                f"{self.path}: holds a run already; continue it with --resume or choose another --out"
+            )
+        if not self.checkpoint_file.exists():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_text(self.recipe_file, to_yaml(recipe))
+                self.metrics_file.write_text("")
+            except OSError as error:
+                raise SctnetError(f"{self.path}: cannot be written ({error.strerror})") from error
+            return None
+        if load_recipe(self.recipe_file) != recipe:
+            raise SctnetError(
+                f"{self.recipe_file}: the run was begun with other settings; resume it with these, "
+                "or choose another --out"
+            )
+        checkpoint = self._read_checkpoint()
+        self._forget_metrics_after(checkpoint["iteration"])
+        return checkpoint
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the last checkpoint."""
+        beside = self.checkpoint_file.with_suffix(".beside")
+        try:
+            torch.save(dict(state), beside)
+            with beside.open("rb") as stream:
+                os.fsync(stream.fileno())
+            beside.replace(self.checkpoint_file)
+        except (OSError, RuntimeError) as error:
+            beside.unlink(missing_ok=True)
+            raise SctnetError(
+                f"{self.checkpoint_file}: cannot be written ({error}); free some space and "
+                "continue with --resume"
+            ) from error
+
+    def log(self, record: Mapping[str, float]) -> None:
+        """Append one line to the metrics."""
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(record)) + "\n")
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write what a finished run came to."""
+        write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        try:
+            checkpoint: dict[str, Any] = torch.load(
+                self.checkpoint_file, map_location="cpu", weights_only=True
+            )
+        except Exception as error:  # torch.load raises many kinds for a broken file
+            raise SctnetError(
+                f"{self.checkpoint_file}: not a whole checkpoint; remove it to begin anew"
+            ) from error
+        return checkpoint
+
+    def _forget_metrics_after(self, iteration: int) -> None:
+        """Drop the lines of iterations that a killed run did after its last checkpoint."""
+        kept = [line for line in read_metrics(self.metrics_file) if int(line["step"]) <= iteration]
+        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """Read metrics.jsonl; a last line cut short by a kill is left out."""
+    records = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines) - 1:
+                raise SctnetError(f"{file}, line {number + 1}: not valid JSON") from error
+    return records
+
+
+def environment() -> dict[str, Any]:
+    """Return what a figure needs beside it: code, versions, machine in general terms."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "sctnet": version("sctnet"),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": gpu or f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, with a + where files were changed, or None if installed."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(  # noqa: S603 - fixed arguments
+        command, capture_output=True, text=True, check=True
+    ).stdout.strip()

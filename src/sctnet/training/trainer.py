@@ -1,0 +1,380 @@
+"""A run from its recipe to its model: the loop, its checkpoints and its records."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from sctnet.data.augmentation import Sample
+from sctnet.data.dataset import IGNORE, SegmentationDataset
+from sctnet.data.loading import StepSampler, TrainingStream, training_loader
+from sctnet.data.opening import open_dataset
+from sctnet.errors import SctnetError
+from sctnet.evaluation.evaluator import evaluate
+from sctnet.models import SCTNet, create_model
+from sctnet.preparation import ImageToLabels
+from sctnet.training.losses import balanced_weights
+from sctnet.training.recipe import Recipe
+from sctnet.training.run_folder import RunFolder, environment
+from sctnet.training.schedule import build_optimizer, set_learning_rate
+from sctnet.training.task import SegmentationTask
+from sctnet.weights import load_start, save_model
+
+Observer = Callable[[dict[str, float]], None]
+"""Called with every record of metrics.jsonl as it is written."""
+
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, observe: Observer | None = None
+) -> RunFolder:
+    """Carry out a run and leave a run folder, which is a model folder too.
+
+    Every iteration's randomness is a function of the seed and its number, so that a resumed run
+    continues as if it had never stopped. An interrupt (Ctrl-C) saves a checkpoint first. Raises
+    :class:`SctnetError` for what the user can mend: data, recipe, folder.
+    """
+    folder = RunFolder(out)
+    run = _Run(recipe, folder, observe or (lambda _: None))
+    checkpoint = folder.begin(recipe, resume) if run.is_first else None
+    checkpoint = run.fabric.broadcast(checkpoint)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    run.loop()
+    run.finish()
+    return folder
+
+
+class _Run:
+    """The state of a run in progress."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, observe: Observer) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.observe = observe
+        self.data = _open(recipe, recipe.data.train)
+        self.validation = _open(recipe, recipe.data.validation) if recipe.data.validation else None
+        self.fabric = _fabric(recipe)
+        self.is_first = self.fabric.is_global_zero
+
+        torch.manual_seed(recipe.run.seed)
+        model = create_model(recipe.model.variant, len(self.data.classes), **recipe.model.options)
+        self.new_keys = load_start(model, recipe.model.init) if recipe.model.init else None
+        if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = SegmentationTask(
+            self.model, recipe.preparation, recipe.loss, class_weights(recipe, self.data)
+        )
+        self.task, self.optimizer = self.fabric.setup(
+            task, build_optimizer(self.model, recipe.optimizer)
+        )
+        self.average = _moving_average(self.model, recipe.run.ema_decay)
+        self.iteration = 0
+        self.best: float | None = None
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+
+    # The loop
+
+    def loop(self) -> None:
+        """Do the iterations that are left."""
+        run = self.recipe.run
+        batches = iter(self._batches())
+        meter = _Meter(run.batch_size)
+        try:
+            while self.iteration < self.recipe.schedule.iterations:
+                with meter.waiting():
+                    batch = Sample(*self.fabric.to_device(tuple(next(batches))))
+                rate, losses = self.step(batch)
+                meter.add(losses)
+                self.iteration += 1
+                if self._is_due(run.log_every):
+                    self.record({"rate": rate, **meter.take()})
+                if self.validation is not None and self._is_due(run.validate_every):
+                    self.validate()
+                    meter.restart()
+                if self._is_due(run.checkpoint_every):
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def step(self, batch: Sample) -> tuple[float, dict[str, Tensor]]:
+        """Do one iteration; return the learning rate and the losses."""
+        run = self.recipe.run
+        torch.manual_seed(_step_seed(run.seed, self.iteration, self.fabric.global_rank))
+        rate = set_learning_rate(self.optimizer, self.iteration, self.recipe.schedule)
+        parts = _divided(batch, run.accumulate)
+        counted = torch.stack([self.task.pixels(part.labels) for part in parts]).sum()
+        pixels = self.fabric.all_reduce(counted, reduce_op="sum").clamp(min=1).float()
+        # Data parallelism averages the gradients of the processes; here they are to be summed.
+        share = pixels / self.fabric.world_size
+        losses: list[dict[str, Tensor]] = []
+        self.task.train()
+        for number, part in enumerate(parts, start=1):
+            with self.fabric.no_backward_sync(self.task, enabled=number < len(parts)):
+                losses.append(self.task(part, share))
+                self.fabric.backward(losses[-1]["loss"])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        summed = {key: sum(part[key].detach() for part in losses) for key in losses[0]}
+        return rate, self.fabric.all_reduce(summed, reduce_op="mean")
+
+    def validate(self) -> None:
+        """Score the model as it would be saved; keep it in ``best`` if none was better."""
+        assert self.validation is not None
+        labeller = ImageToLabels(self.saved_model(), self.recipe.preparation).eval()
+        labeller = labeller.to(self.fabric.device)
+        if self.is_first:
+            scores = evaluate(_predictor(labeller, self.fabric.device), self.validation).scores
+            self.record({"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy})
+            if self.best is None or scores.miou > self.best:
+                self.best = scores.miou
+                self.save_model(self.folder.path / "best")
+        self.best = self.fabric.broadcast(self.best)
+
+    # What is kept
+
+    def saved_model(self) -> SCTNet:
+        """Return the model that the run leaves: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def save_model(self, path: Path) -> None:
+        """Write a model folder."""
+        save_model(
+            self.saved_model(),
+            path,
+            self.data.classes,
+            colours=self.data.colours,
+            preparation=self.recipe.preparation,
+            card=_card(self.recipe, self.data, self.iteration, self.best),
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint and the model as they are now."""
+        if not self.is_first:
+            return
+        self.folder.save_checkpoint(
+            {
+                "iteration": self.iteration,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "scaler": self._scaler_state(),
+                "best": self.best,
+                "seconds": self._seconds(),
+            }
+        )
+        self.save_model(self.folder.path)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is not None and checkpoint["scaler"] is not None:
+            scaler.load_state_dict(checkpoint["scaler"])
+        self.iteration = checkpoint["iteration"]
+        self.best = checkpoint["best"]
+        self.seconds_before = checkpoint["seconds"]
+
+    def record(self, values: dict[str, float]) -> None:
+        """Write one line of metrics and show it to the observer."""
+        line = {"step": self.iteration, "seconds": round(self._seconds(), 2), **values}
+        if self.is_first:
+            self.folder.log(line)
+            self.observe(line)
+
+    def finish(self) -> None:
+        """Leave the last checkpoint, the model and a summary."""
+        if not self.is_first:
+            return
+        self.save()
+        self.folder.save_summary(
+            {
+                "recipe": self.recipe.name,
+                "iterations": self.iteration,
+                "images": self.iteration * self.recipe.run.batch_size,
+                "seconds": round(self._seconds(), 1),
+                "seed": self.recipe.run.seed,
+                "train_pictures": len(self.data),
+                "best_validation_miou": self.best,
+                **environment(),
+            }
+        )
+
+    # Small things
+
+    def _batches(self) -> Any:
+        stream = TrainingStream(self.data, self.recipe.augmentation, self.recipe.run.seed)
+        sampler = StepSampler(
+            self.recipe.run.batch_size,
+            self.recipe.schedule.iterations,
+            self.iteration,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+        return training_loader(stream, sampler, self.recipe.data.workers)
+
+    def _is_due(self, every: int) -> bool:
+        last = self.iteration == self.recipe.schedule.iterations
+        return self.iteration % every == 0 or last
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _scaler_state(self) -> dict[str, Any] | None:
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return None if scaler is None else scaler.state_dict()
+
+
+class _Meter:
+    """Sums losses and times between two records; nothing is read from the device in between."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self.steps = 0
+        self.waited = 0.0
+        self.since = time.monotonic()
+        self.sums: dict[str, Tensor] = {}
+
+    def waiting(self) -> "_Wait":
+        return _Wait(self)
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.steps += 1
+        for key, value in losses.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+
+    def take(self) -> dict[str, float]:
+        """Return mean losses, images per second and the share of the time spent on the loader."""
+        if not self.steps:
+            return {}
+        losses = {key: float(value) / self.steps for key, value in self.sums.items()}
+        if not np.isfinite(losses["loss"]):
+            raise SctnetError(
+                "the loss is no longer finite: lower optimizer.rate, or use run.precision=fp32"
+            )
+        seconds = time.monotonic() - self.since
+        record = {
+            **losses,
+            "images_per_second": round(self.steps * self.batch_size / seconds, 3),
+            "loader_share": round(self.waited / seconds, 4),
+        }
+        self.restart()
+        return record
+
+
+class _Wait:
+    def __init__(self, meter: _Meter) -> None:
+        self.meter = meter
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.meter.waited += time.monotonic() - self.began
+
+
+def class_weights(recipe: Recipe, data: SegmentationDataset) -> Tensor | None:
+    """Return the weight of each class, or None."""
+    given = recipe.loss.class_weights
+    if given == "none":
+        return None
+    if given == "balanced":
+        return balanced_weights(torch.from_numpy(count_pixels(data)))
+    if len(given) != len(data.classes):
+        raise SctnetError(
+            f"loss.class_weights: {len(given)} weights for {len(data.classes)} classes"
+        )
+    return torch.tensor(given)
+
+
+def count_pixels(data: SegmentationDataset) -> np.ndarray:
+    """Return how many pixels of each class a data set has (int64, without ignored ones)."""
+    counts = np.zeros(256, np.int64)
+    for index in range(len(data)):
+        counts += np.bincount(data.labels(index).ravel(), minlength=256)
+    return counts[:IGNORE][: len(data.classes)]
+
+
+def _open(recipe: Recipe, splits: tuple[str, ...]) -> SegmentationDataset:
+    if recipe.data.source is None:
+        raise SctnetError(f"{recipe.name}: this recipe needs pictures, name their folder by --data")
+    data = open_dataset(recipe.data.source, splits)
+    if len(data) == 0:
+        raise SctnetError(f"{recipe.data.source}: no picture in {', '.join(splits)}")
+    return data
+
+
+def _fabric(recipe: Recipe) -> Fabric:
+    if recipe.run.precision == "fp16" and not torch.cuda.is_available():
+        raise SctnetError("run.precision=fp16 needs a GPU: use bf16 or fp32 here")
+    fabric = Fabric(precision=_PRECISIONS[recipe.run.precision])  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
+
+
+def _moving_average(model: SCTNet, decay: float | None) -> AveragedModel | None:
+    """Return the exponential moving average of weights and statistics.
+
+    It begins short, (1 + n) / (10 + n), so that the random start is soon forgotten.
+    """
+    if decay is None:
+        return None
+
+    def update(averages: Any, currents: Any, count: Any) -> None:
+        keep = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current.to(average.dtype), 1 - keep)
+            else:
+                average.copy_(current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def _predictor(
+    labeller: ImageToLabels, device: torch.device
+) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
+        with torch.inference_mode():
+            return list(labeller(batch).cpu().numpy())
+
+    return predict
+
+
+def _divided(batch: Sample, parts: int) -> Iterator[Sample] | list[Sample]:
+    return [Sample(*tensors) for tensors in zip(*(t.chunk(parts) for t in batch), strict=True)]
+
+
+def _step_seed(seed: int, iteration: int, rank: int) -> int:
+    """Return the seed of one iteration of one process."""
+    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _card(recipe: Recipe, data: SegmentationDataset, iteration: int, best: float | None) -> str:
+    validation = "" if best is None else f" Best validation mIoU so far: {best:.4f}."
+    return (
+        f"# {recipe.name}\n\n{recipe.description}\n\n"
+        f"{recipe.model.variant}, {len(data.classes)} classes ({', '.join(data.classes)}), trained "
+        f"for {iteration} iterations of {recipe.run.batch_size} crops on {len(data)} pictures "
+        f"({data.name}: {', '.join(recipe.data.train)}), seed {recipe.run.seed}.{validation}\n"
+        "The resolved recipe is in `recipe.yaml`.\n"
+    )
