@@ -1,14 +1,16 @@
 """From a checkpoint of the released code to a model folder, strictly."""
 
 import hashlib
+import math
 import os
 import pickle
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,16 @@ from sctnet.weights import Colour, Source, check_shape, save_backbone, save_mode
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
+
+_NUMBERS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    # A training checkpoint keeps its scores beside the weights, as numpy's floats; the name of
+    # their constructor is that of numpy 1 or 2. Nothing else can be built with these.
+    np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
 
 _RESIDUAL = {
     "conv1": "conv1",
@@ -77,11 +89,15 @@ _IGNORED = {
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every key of a checkpoint; keys are the file's, ``missing`` and ``new`` ours."""
+    """What became of every key of a checkpoint.
+
+    Keys are named as in a released segmentation checkpoint, with ``backbone.`` and without
+    ``module.``; those of ``missing`` are ours.
+    """
 
     used: tuple[str, ...]
-    ignored: dict[str, tuple[str, ...]]
-    """By group: teacher, projections, classifier of the pre-training."""
+    ignored: dict[str, str]
+    """Key to group: teacher, projections, classifier of the pre-training."""
     missing: tuple[str, ...]
     """Of a backbone file: the tensors that it does not hold and that a network starts anew."""
     sha256: str
@@ -90,12 +106,14 @@ class ConversionReport:
     backbone_only: bool
 
     def __str__(self) -> str:
-        kind = "ImageNet backbone" if self.backbone_only else "segmentation network"
+        network = f"segmentation network with {self.num_classes} classes"
+        kind = "ImageNet backbone" if self.backbone_only else network
         lines = [
-            f"{self.variant}, {kind}, {self.num_classes} classes, sha256 {self.sha256}",
+            f"{self.variant}, {kind}, sha256 {self.sha256}",
             f"{len(self.used)} tensors used",
         ]
-        lines += [f"{len(keys)} ignored: {group}" for group, keys in self.ignored.items()]
+        groups = Counter(self.ignored.values())
+        lines += [f"{count} ignored: {group}" for group, count in groups.items()]
         if self.missing:
             parts = ", ".join(_parts(self.missing))
             lines.append(f"{len(self.missing)} not in the file, new in a network: {parts}")
@@ -114,20 +132,23 @@ def convert_checkpoint(
 
     Keys may stand bare, under ``state_dict`` (or ``model``), with or without ``module.``; a file
     without heads is taken as an ImageNet backbone, which must fill stem to stage 4 wholly and may
-    hold a DAPPM; what is written then is a start for training, not a model. ``variant`` is found from the widths where it is not given. Nothing is executed:
-    the file is read with ``weights_only=True``. Raises :class:`SctnetError` for a file that cannot
-    be read, holds unknown keys, lacks keys or has another variant's shapes; nothing is then written.
+    hold a DAPPM; what is written then is a start for training, not a model. ``variant`` is found
+    from the widths where it is not given. Nothing is executed: the file is read with
+    ``weights_only=True``. Raises :class:`SctnetError` for a file that cannot be read, holds
+    unknown keys, lacks keys or has another variant's shapes; then nothing is written.
     """
     path = Path(checkpoint)
     found = _with_released_prefix(_state_dict(_read(path), path))
     tensors, ignored = _renamed(found, path)
-    backbone_only = not any(key.startswith("head.") for key in tensors)
+    backbone_only = not any(key.startswith(("head.", "auxiliary_head.")) for key in tensors)
     model = _matching_network(tensors, variant, classes, path)
     expected = model.state_dict()
     for key, tensor in tensors.items():
         if key not in expected:
-            raise SctnetError(f"{path}: {key} does not exist in {model.config.variant}")
-        check_shape(key, tensor, expected[key], str(path))
+            raise SctnetError(
+                f"{path}: {_released_key(key)} does not exist in {model.config.variant}"
+            )
+        check_shape(_released_key(key), tensor, expected[key], str(path))
     missing = tuple(key for key in expected if key not in tensors)
     needed = [key for key in missing if not (backbone_only and _is_new_in_segmentation(key))]
     if needed:
@@ -161,16 +182,22 @@ def _read(path: Path) -> object:
             raise SctnetError(
                 f"{path}: larger than {_MAXIMAL_BYTES >> 30} GiB, no SCTNet is so large"
             )
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except SctnetError:
+        raise
     except OSError as error:
         raise SctnetError(f"{path}: cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
         raise SctnetError(
-            f"{path}: holds code or objects besides tensors and was not opened; "
+            f"{path}: no checkpoint of tensors alone, and not opened since it may hold code; "
             "save its state_dict alone with torch.save"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise SctnetError(f"{path}: not a whole PyTorch checkpoint") from error
+    except Exception as error:
+        # A damaged file fails anywhere in the unpickler: IndexError, struct.error, AssertionError.
+        raise SctnetError(
+            f"{path}: not a whole PyTorch checkpoint; download or copy it again"
+        ) from error
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -192,31 +219,28 @@ def _with_released_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Backbone files come without ``backbone.``; the release's timing script calls the head
     ``decoder``.
     """
-    if any(key.startswith(("backbone.", "decode_head.")) for key in tensors):
-        return tensors
+    bare = not any(key.startswith("backbone.") for key in tensors)
     renamed = {}
     for key, value in tensors.items():
-        head = re.sub(r"^decoder\.", "decode_head.", key)
-        outside = head.startswith(("decode_head.", "auxiliary_head.", "head.", "fc."))
-        renamed[head if outside else f"backbone.{head}"] = value
+        name = re.sub(r"^decoder\.", "decode_head.", key)
+        outside = name.startswith(("decode_head.", "auxiliary_head.", "head.", "fc."))
+        renamed[f"backbone.{name}" if bare and not outside else name] = value
     return renamed
 
 
-def _renamed(
-    found: Mapping[str, Tensor], path: Path
-) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+def _renamed(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
-    ignored: dict[str, list[str]] = {}
+    ignored: dict[str, str] = {}
     for key, tensor in found.items():
         ours = _our_key(key)
         group = next((name for name, heads in _IGNORED.items() if key.startswith(heads)), None)
         if ours is not None:
             tensors[ours] = tensor
         elif group is not None:
-            ignored.setdefault(group, []).append(key)
+            ignored[key] = group
         else:
             raise SctnetError(f"{path}: {key} belongs to no released SCTNet")
-    return tensors, {group: tuple(keys) for group, keys in ignored.items()}
+    return tensors, ignored
 
 
 _NAMES = released_names()
@@ -251,15 +275,22 @@ def _matching_network(
     stem = tensors.get("stem.0.weight")
     if stem is None:
         raise SctnetError(f"{path}: lacks backbone.conv1.0.weight; it is not a released SCTNet")
-    found = {32: "sctnet-s", 64: "sctnet-b"}.get(stem.shape[0])
+    found = {(32,): "sctnet-s", (64,): "sctnet-b"}.get(stem.shape[:1])
     if variant is None and found is None:
-        raise SctnetError(f"{path}: {stem.shape[0]} channels in the stem fit neither S nor B")
+        raise SctnetError(
+            f"{path}: backbone.conv1.0.weight has the shape {tuple(stem.shape)}, "
+            "which fits neither S (32 channels) nor B (64)"
+        )
     classifier = tensors.get("head.classifier.weight", tensors.get("head.classifier.bias"))
     # A backbone has no classes; the heads of the network built here are not written then.
-    num_classes = 2 if classifier is None else classifier.shape[0]
+    num_classes = 2 if classifier is None else math.prod(classifier.shape[:1])
+    if num_classes < 2:
+        raise SctnetError(f"{path}: decode_head.conv_seg has {num_classes} classes, not 2 or more")
+    if classes is not None and classifier is None:
+        raise SctnetError(f"{path}: a backbone has no classes, leave the class names out")
     if classes is not None and len(classes) != num_classes:
         raise SctnetError(f"{path}: {len(classes)} class names given, the file has {num_classes}")
-    auxiliary = any(key.startswith("auxiliary_head.") for key in tensors)
+    auxiliary = classifier is None or any(key.startswith("auxiliary_head.") for key in tensors)
     return create_model(variant or found or "", num_classes, auxiliary_head=auxiliary)
 
 

@@ -37,10 +37,16 @@ class WorkingSize(BaseModel):
             raise ValueError(f"the rule {self.rule!r} takes {wanted}")
         return self
 
+    def __str__(self) -> str:
+        """Name the rule and its sizes."""
+        sizes = {"as-is": "", "fixed": f" {self.height}x{self.width}"}
+        return self.rule + sizes.get(self.rule, f" {self.pixels}")
+
     def apply(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) at which a picture of this size is processed."""
         if self.rule == "fixed":
-            assert self.height is not None and self.width is not None
+            assert self.height is not None
+            assert self.width is not None
             return self.height, self.width
         if self.pixels is None:
             return height, width
@@ -104,31 +110,3 @@ class Preparation(nn.Module):
         )
         pixels = (crops.to(self.mean.dtype) - self.mean) / self.std
         return pixels * (rows & columns)[:, None]
-
-
-class ImageToLabels(nn.Module):
-    """A whole prediction: bytes in, a label for every pixel of the same picture out.
-
-    As in the released protocol, the logits are resized to the working size by the network and
-    from there to the picture's size; where the two are equal that is one step. Ties go to the
-    lowest class index.
-    """
-
-    def __init__(self, network: nn.Module, config: PreparationConfig) -> None:
-        super().__init__()
-        self.preparation = Preparation(config)
-        self.network = network
-
-    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n h w"]:
-        """Label RGB images; classes above 255 need more than a byte and come as int32."""
-        logits = self.logits(images)
-        kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
-        return logits.argmax(dim=1).to(kind)
-
-    def logits(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
-        """Return the logits at the images' size."""
-        logits: Tensor = self.network(self.preparation(images)).float()
-        size = (images.shape[2], images.shape[3])
-        if logits.shape[2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits

@@ -1,9 +1,11 @@
 """A model on disk: a folder with config.json, model.safetensors and README.md."""
 
+import contextlib
 import os
 import shutil
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,6 +61,9 @@ class ModelConfig(BaseModel):
                 f"{len(self.classes)} class names for a network with "
                 f"{self.network.num_classes} classes"
             )
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"the class name {twice[0]!r} stands twice, every class needs its own")
         if self.colours is not None and len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
         return self
@@ -77,8 +82,9 @@ def save_model(
     """Write a model folder and return its path; files of an earlier model there are replaced.
 
     ``classes`` and ``colours`` (RGB, 0-255) have one entry per class; names default to
-    ``class 0``, ``class 1`` and so on. Each file is written beside and renamed. Raises :class:`SctnetError` for names
-    that do not fit the network and for a fused network, whose weights have another shape.
+    ``class 0``, ``class 1`` and so on. Each file is written beside and renamed. Raises
+    :class:`SctnetError` for names that do not fit the network and for a fused network, whose
+    weights have another shape.
     """
     if is_fused(model):
         raise SctnetError("a fused network cannot be saved: save the one that fuse() was called on")
@@ -115,13 +121,15 @@ def load_start(model: SCTNet, folder: str | os.PathLike[str]) -> list[str]:
     """Start a model from the weights of a folder or hub id; return the keys that stay new.
 
     A backbone fills stem to stage 4 (and the DAPPM, if it has one); a model fills everything, but
-    the classifiers where its classes are others. Anything else that does not fit raises
+    the classifiers where its classes are others and an auxiliary head that it does not have.
+    Anything else that does not fit, and a start that is not whole itself, raises
     :class:`SctnetError` and changes nothing.
     """
     path = find_model(folder)
     config = load_config(path)
     file = path / WEIGHTS_FILE
     tensors = read_tensors(file)
+    _check_start(tensors, config, str(file))
     expected = model.state_dict()
     if config.network.num_classes != model.config.num_classes:
         tensors = {key: value for key, value in tensors.items() if "classifier" not in key}
@@ -137,6 +145,17 @@ def load_start(model: SCTNet, folder: str | os.PathLike[str]) -> list[str]:
         check_shape(key, tensor, expected[key], str(file))
     model.load_state_dict({**expected, **tensors})
     return new
+
+
+def _check_start(tensors: Mapping[str, Tensor], config: ModelConfig, origin: str) -> None:
+    """Raise :class:`SctnetError` unless a start is whole, measured by its own configuration."""
+    with torch.device("meta"):  # only keys and shapes; and the caller's random numbers stay
+        expected = SCTNet(config.network).state_dict()
+    if config.backbone_only:
+        with_dappm = any(key.startswith("dappm.") for key in tensors)
+        parts = BACKBONE_PARTS + (("dappm.",) if with_dappm else ())
+        expected = {key: value for key, value in expected.items() if key.startswith(parts)}
+    _check_tensors(tensors, expected, origin, config.network.variant)
 
 
 def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCTNet:
@@ -167,7 +186,8 @@ def _write_folder(
         write_text(target / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
         beside.replace(target / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         reason = getattr(error, "strerror", None) or error
         raise SctnetError(f"{target}: cannot be written ({reason})") from error
     return target
@@ -201,7 +221,13 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 
 def load_strictly(model: SCTNet, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a model that has exactly these keys and shapes, or change nothing."""
-    expected = model.state_dict()
+    _check_tensors(tensors, model.state_dict(), origin, model.config.variant)
+    model.load_state_dict(dict(tensors))
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, variant: str
+) -> None:
     missing = [key for key in expected if key not in tensors]
     extra = [key for key in tensors if key not in expected]
     if missing or extra:
@@ -211,11 +237,10 @@ def load_strictly(model: SCTNet, tensors: Mapping[str, Tensor], origin: str) -> 
             if keys
         ]
         raise SctnetError(
-            f"{origin}: {' and '.join(parts)}; it is not a {model.config.variant} of this configuration"
+            f"{origin}: {' and '.join(parts)}; it is not a {variant} of this configuration"
         )
     for key, tensor in tensors.items():
         check_shape(key, tensor, expected[key], origin)
-    model.load_state_dict(dict(tensors))
 
 
 def check_shape(key: str, tensor: Tensor, expected: Tensor, origin: str) -> None:
@@ -254,12 +279,12 @@ def write_text(file: Path, text: str) -> None:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
     try:
         path = Path(snapshot_download(hub_id, allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (OSError, HFValidationError) as error:  # an HTTP error is an OSError, too
         raise SctnetError(
             f"{hub_id}: no such folder here, and it could not be had from the hub "
             f"({type(error).__name__}); check the name and the network"
@@ -280,7 +305,8 @@ def _shortened(keys: Sequence[str]) -> str:
 def _first_message(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    return f"{key}: {first['msg']}" if key else str(first["msg"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
 
 
 def _plain_card(config: ModelConfig) -> str:

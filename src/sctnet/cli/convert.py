@@ -25,9 +25,8 @@ def convert(
     if keys:
         for key in report.used:
             print(f"used     {key}")  # noqa: T201
-        for group, members in report.ignored.items():
-            for key in members:
-                print(f"ignored  {key} ({group})")  # noqa: T201
+        for key, group in report.ignored.items():
+            print(f"ignored  {key} ({group})")  # noqa: T201
         for key in report.missing:
             print(f"new      {key}")  # noqa: T201
     print(report)  # noqa: T201

@@ -35,7 +35,7 @@ def evaluate(
     from sctnet.inference.scoring import score
     from sctnet.inference.segmenter import Segmenter
 
-    segmenter = Segmenter(model, device, precision)  # type: ignore[arg-type]
+    segmenter = Segmenter(model, device, precision)
     print(f"{model}: {segmenter}")  # noqa: T201
     dataset = open_dataset(data, [split])
     target = out or Path(model) / "evaluation" / split

@@ -27,7 +27,7 @@ def predict(
     from sctnet.inference.segmenter import Segmenter
 
     pictures, failures = find_pictures(inputs)
-    segmenter = Segmenter(model, device, precision)  # type: ignore[arg-type]
+    segmenter = Segmenter(model, device, precision)
     kinds = [kind.strip() for kind in save.split(",")]
     with counting_progress("predicting", len(pictures)) as progress:
         failures += predict_files(segmenter, pictures, out, kinds, alpha, progress)

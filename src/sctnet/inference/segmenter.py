@@ -11,11 +11,10 @@ from PIL import Image, ImageOps
 
 from sctnet.data.images import decode_image, read_image
 from sctnet.errors import SctnetError
-from sctnet.inference.labelling import label_map
 from sctnet.inference.segmentation import Segmentation
+from sctnet.labelling import ImageToLabels
 from sctnet.models import SCTNet
 from sctnet.pictures.palette import default_palette
-from sctnet.preparation import Preparation
 from sctnet.weights import ModelConfig, load_config, load_model
 
 __all__ = ["Segmentation", "Segmenter"]
@@ -37,10 +36,7 @@ class Segmenter:
     last two run the network under autocast, while logits are resized in float32 all the same
     (``"fp16"`` is for GPUs: on a CPU it works, but is slower than ``"fp32"``).
 
-    The protocol is the released one. The picture is brought to the model's working size; the
-    stride-8 logits are resized to the working size and from there to the picture's own size
-    (both bilinear; one step where the two sizes are equal), and the largest wins, of equals the
-    lowest class.
+    What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`.
 
     Raises :class:`SctnetError` for a model that cannot be loaded and an unusable device.
     """
@@ -80,8 +76,18 @@ class Segmenter:
         self.config = config
         self.classes = config.classes
         self.colours = config.colours or default_palette(len(config.classes))
-        self._network = model.fuse().to(self.device)
-        self._preparation = Preparation(config.preparation).to(self.device)
+        labeller = ImageToLabels(model.fuse(), config.preparation, _AUTOCAST[precision])
+        self._labeller = labeller.to(self.device)
+
+    def __str__(self) -> str:
+        """Say what was loaded and how it runs."""
+        network, rule = self.config.network, self.config.preparation.working_size
+        source = self.config.source
+        origin = f", converted from {source.file} (sha256 {source.sha256[:12]})" if source else ""
+        return (
+            f"{network.variant}, {network.num_classes} classes{origin}; "
+            f"working size {rule}; {self.precision} on {self.device}"
+        )
 
     def __call__(self, source: Source) -> Segmentation:
         """Label one picture.
@@ -107,18 +113,14 @@ class Segmenter:
 
     def _predict_batch(self, images: list[Picture]) -> list[LabelMap]:
         height, width = images[0].shape[:2]
-        size = self._preparation.config.working_size.apply(height, width)
+        size = self.config.preparation.working_size.apply(height, width)
         if size[0] * size[1] > _MOST_PIXELS:
             raise SctnetError(
                 f"a picture of {width} x {height} would be processed at {size[1]} x {size[0]}, "
                 f"more than {_MOST_PIXELS // 1_000_000} million pixels: cut it into pieces"
             )
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        dtype = _AUTOCAST[self.precision]
-        prepared = self._preparation(pixels)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            logits = self._network.features(prepared).logits
-        labels = label_map(logits, size, (height, width)).cpu().numpy()
+        labels = self._labeller(pixels).cpu().numpy()
         return list(labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
 
 

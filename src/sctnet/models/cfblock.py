@@ -36,8 +36,20 @@ def grouped_double_normalisation(
     if norm == "l1":
         total = attention.sum(dim=2, keepdim=True)
     else:
-        total = attention.square().sum(dim=2, keepdim=True).sqrt()
+        # Not the root of a sum: where all maps are 0 its gradient is not a number.
+        total = torch.linalg.vector_norm(attention, dim=2, keepdim=True)
     return (attention / (total + 1e-6)).view(n, k, h, w).to(similarity.dtype)
+
+
+def small_random(*shape: int, std: float) -> nn.Parameter:
+    """Return a parameter drawn from a truncated normal distribution; zeros where ``std`` is 0.
+
+    Small, but by default never zero: equal kernels receive equal gradients and stay equal for ever.
+    """
+    parameter = nn.Parameter(torch.zeros(shape))
+    if std > 0:  # PyTorch divides by it
+        nn.init.trunc_normal_(parameter, std=std)
+    return parameter
 
 
 class KernelAttention(nn.Module):
@@ -50,12 +62,12 @@ class KernelAttention(nn.Module):
 
     def __init__(self, channels: int, shape: tuple[int, int], config: SCTNetConfig) -> None:
         super().__init__()
-        self.kernels = nn.Parameter(torch.empty(config.attention_kernels, channels, *shape))
+        self.kernels = small_random(
+            config.attention_kernels, channels, *shape, std=config.attention_init_std
+        )
         self.padding = (shape[0] // 2, shape[1] // 2)
         self.groups = config.attention_groups
         self.norm = config.attention_norm
-        # Small, but never zero: equal kernels receive equal gradients and stay equal for ever.
-        nn.init.trunc_normal_(self.kernels, std=config.attention_init_std)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Attend to the kernels at every pixel."""
@@ -118,9 +130,10 @@ class TransformerBlock(nn.Module):
         """Apply both branches."""
         if self.pre_norm:
             x = x + self.drop_path(self.attention(self.attention_norm(x)))
-            return x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)))
+            y: Tensor = x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)))
+            return y
         x = self.attention_norm(x + self.drop_path(self.attention(x)))
-        y: Tensor = self.feed_forward_norm(x + self.drop_path(self.feed_forward(x)))
+        y = self.feed_forward_norm(x + self.drop_path(self.feed_forward(x)))
         return y
 
 

@@ -78,7 +78,8 @@ def model_configuration(variant: str, num_classes: int, **options: Any) -> SCTNe
         key = ".".join(str(part) for part in first["loc"]) or "options"
         known = ", ".join(SCTNetConfig.model_fields)
         hint = f"; the options are {known}" if first["type"] == "extra_forbidden" else ""
-        raise SctnetError(f"{name}: {key}: {first['msg']}{hint}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SctnetError(f"{name}: {key}: {message}{hint}") from error
 
 
 BLOCK_KINDS: tuple[str, ...] = get_args(BlockKind)

@@ -1,11 +1,15 @@
 """The GPU-friendly attention block of RTFormer (Wang et al. 2022), a row of Table 4."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.cfblock import FeedForward, TransformerBlock, grouped_double_normalisation
+from sctnet.models.cfblock import (
+    FeedForward,
+    TransformerBlock,
+    grouped_double_normalisation,
+    small_random,
+)
 from sctnet.models.configuration import SCTNetConfig
 
 
@@ -18,12 +22,11 @@ class GPUFriendlyAttention(nn.Module):
 
     def __init__(self, channels: int, config: SCTNetConfig) -> None:
         super().__init__()
-        self.keys = nn.Parameter(torch.empty(config.attention_kernels, channels, 1, 1))
-        self.values = nn.Parameter(torch.empty(channels, config.attention_kernels, 1, 1))
+        count, std = config.attention_kernels, config.attention_init_std
+        self.keys = small_random(count, channels, 1, 1, std=std)
+        self.values = small_random(channels, count, 1, 1, std=std)
         self.groups = config.attention_groups
         self.norm = config.attention_norm
-        nn.init.trunc_normal_(self.keys, std=config.attention_init_std)
-        nn.init.trunc_normal_(self.values, std=config.attention_init_std)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Attend to the learned vectors at every pixel."""

@@ -55,9 +55,9 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
-        self.norm1 = BatchNorm(channels)
+        self.norm1: nn.Module = BatchNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = BatchNorm(channels)
+        self.norm2: nn.Module = BatchNorm(channels)
         self.relu = nn.ReLU()
         self.final_relu = nn.ReLU() if final_relu else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()

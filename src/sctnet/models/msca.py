@@ -79,4 +79,5 @@ class MSCABlock(nn.Module):
         attended = self.attention(normalised) + normalised
         x = x + self.drop_path(self.attention_scale * attended)
         mixed = self.feed_forward(self.feed_forward_norm(x))
-        return x + self.drop_path(self.feed_forward_scale * mixed)
+        y: Tensor = x + self.drop_path(self.feed_forward_scale * mixed)
+        return y

@@ -45,7 +45,7 @@ class SegmentationHead(nn.Module):
         super().__init__()
         self.norm1 = BatchNorm(channels)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = BatchNorm(channels)
+        self.norm2: nn.Module = BatchNorm(channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(

@@ -1,5 +1,7 @@
 """The efficient transformer block of SegFormer (Xie et al. 2021), a row of Table 4."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,8 @@ class EfficientSelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS)
+        # The greatest common divisor, so that heads divide any width.
+        self.heads = math.gcd(channels, max(1, channels // HEAD_CHANNELS))
         self.query = nn.Linear(channels, channels)
         self.reduction = nn.Conv2d(channels, channels, REDUCTION, REDUCTION)
         self.reduction_norm = nn.LayerNorm(channels)
@@ -82,4 +85,5 @@ class SegFormerBlock(nn.Module):
         attended = self.attention(self.attention_norm(tokens), (h, w))
         x = x + self.drop_path(attended.transpose(1, 2).reshape(n, c, h, w))
         normalised = self.feed_forward_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x + self.drop_path(self.feed_forward(normalised))
+        y: Tensor = x + self.drop_path(self.feed_forward(normalised))
+        return y

@@ -3,7 +3,16 @@
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
 from sctnet.errors import SctnetError
+
+_SETTINGS = {
+    ".png": [cv2.IMWRITE_PNG_COMPRESSION, 4],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+}
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -19,3 +28,12 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except OSError as error:
         reason = error.strerror or "it cannot be written"
         raise SctnetError(f"{target}: {reason}; give a file in an existing folder") from error
+
+
+def write_picture(picture: UInt8[np.ndarray, "h w 3"], path: str | Path) -> None:
+    """Write an RGB picture in the format of the path's ending, .png or .jpg."""
+    ending = Path(path).suffix.lower()
+    if ending not in _SETTINGS:
+        raise SctnetError(f"{path}: pictures are written as {' or '.join(_SETTINGS)}")
+    _, content = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _SETTINGS[ending])
+    write_whole(path, content.tobytes())

@@ -2,18 +2,18 @@
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
 from sctnet.weights import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -26,6 +26,8 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
 
+        self._board: SummaryWriter | None = None
+
     def begin(self, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         """Prepare the folder; return the checkpoint to resume from, or None for a new run.
 
@@ -34,7 +36,8 @@ class RunFolder:
         begun = self.checkpoint_file.exists() or self.summary_file.exists()
         if begun and not resume:
             raise SctnetError(
-                f"{self.path}: holds a run already; continue it with --resume or choose another --out"
+                f"{self.path}: holds a run already; continue it with --resume "
+                "or choose another --out"
             )
         if not self.checkpoint_file.exists():
             try:
@@ -43,6 +46,7 @@ class RunFolder:
                 self.metrics_file.write_text("")
             except OSError as error:
                 raise SctnetError(f"{self.path}: cannot be written ({error.strerror})") from error
+            self._open_board(0)
             return None
         if load_recipe(self.recipe_file) != recipe:
             raise SctnetError(
@@ -51,6 +55,7 @@ class RunFolder:
             )
         checkpoint = self._read_checkpoint()
         self._forget_metrics_after(checkpoint["iteration"])
+        self._open_board(checkpoint["iteration"])
         return checkpoint
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -69,13 +74,26 @@ class RunFolder:
             ) from error
 
     def log(self, record: Mapping[str, float]) -> None:
-        """Append one line to the metrics."""
+        """Append one line to the metrics, and its values to the TensorBoard log."""
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(dict(record)) + "\n")
+        if self._board is not None:
+            for key, value in record.items():
+                if key != "step":
+                    self._board.add_scalar(key, value, int(record["step"]))
+            self._board.flush()
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write what a finished run came to."""
+        """Write what a finished run came to, and close the log."""
+        if self._board is not None:
+            self._board.close()
         write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
+
+    def _open_board(self, iteration: int) -> None:
+        """Begin a TensorBoard log, whose later points of a killed run are struck out."""
+        from torch.utils.tensorboard import SummaryWriter  # a second of imports
+
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=iteration + 1)
 
     def _read_checkpoint(self) -> dict[str, Any]:
         try:
@@ -108,33 +126,3 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
             if number < len(lines) - 1:
                 raise SctnetError(f"{file}, line {number + 1}: not valid JSON") from error
     return records
-
-
-def environment() -> dict[str, Any]:
-    """Return what a figure needs beside it: code, versions, machine in general terms."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "sctnet": version("sctnet"),
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": gpu or f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit of the code, with a + where files were changed, or None if installed."""
-    folder = Path(__file__).parent
-    try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(  # noqa: S603 - fixed arguments
-        command, capture_output=True, text=True, check=True
-    ).stdout.strip()

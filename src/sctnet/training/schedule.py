@@ -13,10 +13,10 @@ def learning_rate(iteration: int, rate: float, schedule: ScheduleRecipe) -> floa
     that climbs linearly from ``warmup_start`` to 1, as released.
     """
     left = max(0.0, 1 - iteration / schedule.iterations)
-    value = (rate - schedule.final_rate) * left**schedule.power + schedule.final_rate
+    value: float = (rate - schedule.final_rate) * left**schedule.power + schedule.final_rate
     if iteration < schedule.warmup_iterations:
         done = iteration / schedule.warmup_iterations
-        value *= schedule.warmup_start + (1 - schedule.warmup_start) * done
+        value = value * (schedule.warmup_start + (1 - schedule.warmup_start) * done)
     return value
 
 

@@ -1,29 +1,32 @@
 """A run from its recipe to its model: the loop, its checkpoints and its records."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from sctnet.data.augmentation import Sample
-from sctnet.data.dataset import IGNORE, SegmentationDataset
+from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
+from sctnet.labelling import ImageToLabels
 from sctnet.models import SCTNet, create_model
-from sctnet.preparation import ImageToLabels
-from sctnet.training.losses import balanced_weights
+from sctnet.provenance import environment
+from sctnet.training.averaging import moving_average
+from sctnet.training.interruption import deferred_interrupt
+from sctnet.training.meter import Meter
 from sctnet.training.recipe import Recipe
-from sctnet.training.run_folder import RunFolder, environment
+from sctnet.training.run_folder import RunFolder
 from sctnet.training.schedule import build_optimizer, set_learning_rate
 from sctnet.training.task import SegmentationTask
+from sctnet.training.weighting import class_weights
 from sctnet.weights import load_start, save_model
 
 Observer = Callable[[dict[str, float]], None]
@@ -68,15 +71,16 @@ class _Run:
         model = create_model(recipe.model.variant, len(self.data.classes), **recipe.model.options)
         self.new_keys = load_start(model, recipe.model.init) if recipe.model.init else None
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batchnorm(model)
         self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         task = SegmentationTask(
-            self.model, recipe.preparation, recipe.loss, class_weights(recipe, self.data)
+            self.model, recipe.preparation, recipe.loss, class_weights(recipe.loss, self.data)
         )
         self.task, self.optimizer = self.fabric.setup(
             task, build_optimizer(self.model, recipe.optimizer)
         )
-        self.average = _moving_average(self.model, recipe.run.ema_decay)
+        decay = recipe.run.ema_decay
+        self.average = None if decay is None else moving_average(self.model, decay)
         self.iteration = 0
         self.best: float | None = None
         self.seconds_before = 0.0
@@ -88,8 +92,8 @@ class _Run:
         """Do the iterations that are left."""
         run = self.recipe.run
         batches = iter(self._batches())
-        meter = _Meter(run.batch_size)
-        try:
+        meter = Meter(run.batch_size)
+        with deferred_interrupt() as interrupted:
             while self.iteration < self.recipe.schedule.iterations:
                 with meter.waiting():
                     batch = Sample(*self.fabric.to_device(tuple(next(batches))))
@@ -101,11 +105,10 @@ class _Run:
                 if self.validation is not None and self._is_due(run.validate_every):
                     self.validate()
                     meter.restart()
-                if self._is_due(run.checkpoint_every):
+                if self._is_due(run.checkpoint_every) or interrupted():
                     self.save()
-        except KeyboardInterrupt:
-            self.save()
-            raise
+                if interrupted():
+                    raise KeyboardInterrupt
 
     def step(self, batch: Sample) -> tuple[float, dict[str, Tensor]]:
         """Do one iteration; return the learning rate and the losses."""
@@ -114,9 +117,9 @@ class _Run:
         rate = set_learning_rate(self.optimizer, self.iteration, self.recipe.schedule)
         parts = _divided(batch, run.accumulate)
         counted = torch.stack([self.task.pixels(part.labels) for part in parts]).sum()
-        pixels = self.fabric.all_reduce(counted, reduce_op="sum").clamp(min=1).float()
+        pixels = cast(Tensor, self.fabric.all_reduce(counted, reduce_op="sum")).clamp(min=1)
         # Data parallelism averages the gradients of the processes; here they are to be summed.
-        share = pixels / self.fabric.world_size
+        share = pixels.float() / self.fabric.world_size
         losses: list[dict[str, Tensor]] = []
         self.task.train()
         for number, part in enumerate(parts, start=1):
@@ -127,15 +130,17 @@ class _Run:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        summed = {key: sum(part[key].detach() for part in losses) for key in losses[0]}
-        return rate, self.fabric.all_reduce(summed, reduce_op="mean")
+        summed = {
+            key: torch.stack([part[key].detach() for part in losses]).sum() for key in losses[0]
+        }
+        return rate, cast(dict[str, Tensor], self.fabric.all_reduce(summed, reduce_op="mean"))
 
     def validate(self) -> None:
         """Score the model as it would be saved; keep it in ``best`` if none was better."""
         assert self.validation is not None
-        labeller = ImageToLabels(self.saved_model(), self.recipe.preparation).eval()
-        labeller = labeller.to(self.fabric.device)
         if self.is_first:
+            labeller = ImageToLabels(self.saved_model().fuse(), self.recipe.preparation)
+            labeller = labeller.to(self.fabric.device)
             scores = evaluate(_predictor(labeller, self.fabric.device), self.validation).scores
             self.record({"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy})
             if self.best is None or scores.miou > self.best:
@@ -147,7 +152,7 @@ class _Run:
 
     def saved_model(self) -> SCTNet:
         """Return the model that the run leaves: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(SCTNet, self.average.module)
 
     def save_model(self, path: Path) -> None:
         """Write a model folder."""
@@ -240,77 +245,9 @@ class _Run:
         return None if scaler is None else scaler.state_dict()
 
 
-class _Meter:
-    """Sums losses and times between two records; nothing is read from the device in between."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.restart()
-
-    def restart(self) -> None:
-        self.steps = 0
-        self.waited = 0.0
-        self.since = time.monotonic()
-        self.sums: dict[str, Tensor] = {}
-
-    def waiting(self) -> "_Wait":
-        return _Wait(self)
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        self.steps += 1
-        for key, value in losses.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
-
-    def take(self) -> dict[str, float]:
-        """Return mean losses, images per second and the share of the time spent on the loader."""
-        if not self.steps:
-            return {}
-        losses = {key: float(value) / self.steps for key, value in self.sums.items()}
-        if not np.isfinite(losses["loss"]):
-            raise SctnetError(
-                "the loss is no longer finite: lower optimizer.rate, or use run.precision=fp32"
-            )
-        seconds = time.monotonic() - self.since
-        record = {
-            **losses,
-            "images_per_second": round(self.steps * self.batch_size / seconds, 3),
-            "loader_share": round(self.waited / seconds, 4),
-        }
-        self.restart()
-        return record
-
-
-class _Wait:
-    def __init__(self, meter: _Meter) -> None:
-        self.meter = meter
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.meter.waited += time.monotonic() - self.began
-
-
-def class_weights(recipe: Recipe, data: SegmentationDataset) -> Tensor | None:
-    """Return the weight of each class, or None."""
-    given = recipe.loss.class_weights
-    if given == "none":
-        return None
-    if given == "balanced":
-        return balanced_weights(torch.from_numpy(count_pixels(data)))
-    if len(given) != len(data.classes):
-        raise SctnetError(
-            f"loss.class_weights: {len(given)} weights for {len(data.classes)} classes"
-        )
-    return torch.tensor(given)
-
-
-def count_pixels(data: SegmentationDataset) -> np.ndarray:
-    """Return how many pixels of each class a data set has (int64, without ignored ones)."""
-    counts = np.zeros(256, np.int64)
-    for index in range(len(data)):
-        counts += np.bincount(data.labels(index).ravel(), minlength=256)
-    return counts[:IGNORE][: len(data.classes)]
+def convert_sync_batchnorm(model: SCTNet) -> SCTNet:
+    """Return the model with batch norms whose statistics span all processes."""
+    return cast(SCTNet, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
 
 def _open(recipe: Recipe, splits: tuple[str, ...]) -> SegmentationDataset:
@@ -330,25 +267,6 @@ def _fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
-def _moving_average(model: SCTNet, decay: float | None) -> AveragedModel | None:
-    """Return the exponential moving average of weights and statistics.
-
-    It begins short, (1 + n) / (10 + n), so that the random start is soon forgotten.
-    """
-    if decay is None:
-        return None
-
-    def update(averages: Any, currents: Any, count: Any) -> None:
-        keep = min(decay, (1 + int(count)) / (10 + int(count)))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current.to(average.dtype), 1 - keep)
-            else:
-                average.copy_(current)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-
-
 def _predictor(
     labeller: ImageToLabels, device: torch.device
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
@@ -360,7 +278,7 @@ def _predictor(
     return predict
 
 
-def _divided(batch: Sample, parts: int) -> Iterator[Sample] | list[Sample]:
+def _divided(batch: Sample, parts: int) -> list[Sample]:
     return [Sample(*tensors) for tensors in zip(*(t.chunk(parts) for t in batch), strict=True)]
 
 

@@ -1,0 +1,110 @@
+"""Scoring a segmenter, and the files that say how it did."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sctnet.data.dataset import SegmentationDataset
+from sctnet.errors import SctnetError
+from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
+from sctnet.inference.segmenter import Segmenter
+from sctnet.pictures.overlay import overlay
+from sctnet.pictures.plots import confusion_picture
+from sctnet.pictures.sheet import contact_sheet
+from sctnet.pictures.writing import write_picture
+from sctnet.provenance import environment
+from sctnet.weights import write_text
+
+PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
+
+
+def score(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    out: Path,
+    batch_size: int = 1,
+    sheet_pictures: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score a segmenter and write scores.json, confusion.png and, where asked for, sheet.png.
+
+    The sheet shows ``sheet_pictures`` pictures, spread evenly, each beside its truth and its
+    prediction. Raises :class:`SctnetError` where the model and the data set have other classes,
+    and for a folder that cannot be written.
+    """
+    _require_same_classes(segmenter, dataset)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
+    shown = _evenly_spread(sheet_pictures, len(dataset))
+    predictions: dict[int, LabelMap] = {}
+
+    def keep(index: int, prediction: LabelMap) -> None:
+        if index in shown:
+            predictions[index] = prediction
+
+    evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress)
+    scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size), indent=2)
+    write_text(out / "scores.json", scores + "\n")
+    confusion_picture(evaluation.scores.counts, segmenter.classes, out / "confusion.png")
+    if predictions:
+        write_picture(_sheet(segmenter, dataset, predictions), out / "sheet.png")
+    return evaluation
+
+
+def _report(
+    segmenter: Segmenter, dataset: SegmentationDataset, evaluation: Evaluation, batch_size: int
+) -> dict[str, Any]:
+    return {
+        **evaluation.scores.to_json(),
+        "images": evaluation.images,
+        "images_per_second": round(evaluation.images_per_second, 3),
+        "images_per_second_with_reading": round(evaluation.images / evaluation.total_seconds, 3),
+        "batch_size": batch_size,
+        "protocol": PROTOCOL,
+        "model": str(segmenter),
+        "data": dataset.name,
+        **environment(),
+    }
+
+
+def _sheet(
+    segmenter: Segmenter, dataset: SegmentationDataset, predictions: dict[int, LabelMap]
+) -> np.ndarray:
+    rows = []
+    for index, prediction in sorted(predictions.items()):
+        image, truth = dataset.pair(index)
+        tinted = [
+            overlay(image, labels, segmenter.colours, segmenter.classes, alpha=0.7, legend=False)
+            for labels in (truth, prediction)
+        ]
+        rows.append([image, *tinted])
+    return contact_sheet(rows, ["image", "truth", "prediction"])
+
+
+def _evenly_spread(count: int, total: int) -> set[int]:
+    count = min(count, total)
+    return {round(number) for number in np.linspace(0, total - 1, count)} if count else set()
+
+
+def _require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
+    ours, theirs = len(segmenter.classes), len(dataset.classes)
+    if ours != theirs:
+        raise SctnetError(
+            f"the model knows {ours} classes and {dataset.name} has {theirs}: "
+            "score it on data with its own classes"
+        )
+    differing = [
+        f"{index}: {mine} / {other}"
+        for index, (mine, other) in enumerate(zip(segmenter.classes, dataset.classes, strict=True))
+        if mine.casefold() != other.casefold() and not mine.startswith("class ")
+    ]
+    if differing:
+        raise SctnetError(
+            f"the model's classes are not those of {dataset.name} ({differing[0]}): "
+            "score it on data with the same classes in the same order"
+        )

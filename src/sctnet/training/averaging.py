@@ -1,0 +1,24 @@
+"""The exponential moving average (EMA) of a network's weights."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an average of weights and running statistics, updated by ``update_parameters``.
+
+    It begins short, with a decay of (1 + n) / (10 + n) after n updates, so that the random start
+    is soon forgotten.
+    """
+
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
+        keep = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current.to(average.dtype), 1 - keep)
+            else:
+                average.copy_(current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
