@@ -4,7 +4,7 @@ The conventions are mmsegmentation 0.26's (Resize, RandomCrop, RandomFlip, Photo
 in which the paper's runs are described. Pixels stay bytes; normalisation happens on the device.
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from sctnet.data.dataset import IGNORE, Labels, Picture
+
+PictureCrop = UInt8[np.ndarray, "crop_h crop_w 3"]
+LabelsCrop = UInt8[np.ndarray, "crop_h crop_w"]
 
 _BRIGHTNESS = 32.0  # levels of 0-255
 _CONTRAST = _SATURATION = (0.5, 1.5)
@@ -41,7 +44,7 @@ class AugmentationConfig(BaseModel):
     photometric: bool = True
 
     @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
+    def _ranges_are_ordered(self) -> "AugmentationConfig":
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError("scale must be two positive ratios, the smaller first")
         if min(self.crop) < 1 or (self.scaled_from and min(self.scaled_from) < 1):
@@ -59,7 +62,7 @@ class Sample(NamedTuple):
 
 def augment(
     image: Picture, labels: Labels, config: AugmentationConfig, generator: np.random.Generator
-) -> tuple[Picture, Labels]:
+) -> tuple[PictureCrop, LabelsCrop]:
     """Scale, crop, flip and distort a picture and its labels, at random.
 
     The result is ``config.crop`` pixels large, or smaller where the scaled picture is smaller.
@@ -102,7 +105,7 @@ def _scaled_size(
 ) -> tuple[int, int]:
     """Return the (height, width) of the scaled picture; the rounding is mmcv's ``imrescale``."""
     ratio = generator.uniform(*config.scale)
-    target = [int(side * ratio) for side in config.scaled_from or (width, height)]
+    target = [max(1, int(side * ratio)) for side in config.scaled_from or (width, height)]
     factor = min(max(target) / max(height, width), min(target) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
@@ -112,7 +115,7 @@ def _choose_crop(
     scaled: tuple[int, int],
     config: AugmentationConfig,
     generator: np.random.Generator,
-) -> tuple[_Window, Labels]:
+) -> tuple[_Window, LabelsCrop]:
     """Draw a crop of the scaled picture; return it and its labels (nearest neighbour)."""
     height, width = min(config.crop[0], scaled[0]), min(config.crop[1], scaled[1])
     for _ in range(config.crop_tries):
@@ -132,7 +135,7 @@ def _is_varied(labels: Labels, max_class_share: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < max_class_share * counts.sum())
 
 
-def _resize_window(image: Picture, scaled: tuple[int, int], window: _Window) -> Picture:
+def _resize_window(image: Picture, scaled: tuple[int, int], window: _Window) -> PictureCrop:
     """Return a window of the bilinearly resized picture, computing that window alone.
 
     Equal to resizing the whole and cropping, but that OpenCV places samples at multiples of

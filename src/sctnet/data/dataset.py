@@ -97,7 +97,7 @@ class FileDataset(SegmentationDataset):
     @override
     def pair(self, index: int) -> tuple[Picture, Labels]:
         """Return the picture and its label map; :class:`SctnetError` where their sizes differ."""
-        image, labels = super().pair(index)
+        image, labels = self.image(index), self.labels(index)
         if image.shape[:2] != labels.shape:
             files = self.files[index]
             (height, width), (mask_height, mask_width) = image.shape[:2], labels.shape

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import numpy as np
 import yaml
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
@@ -49,7 +49,7 @@ class FolderConfig(BaseModel):
     image_suffix: str = ""
 
     @model_validator(mode="after")
-    def _lists_agree(self) -> Self:
+    def _lists_agree(self) -> "FolderConfig":
         number = len(self.classes)
         if self.images.keys() != self.masks.keys():
             raise ValueError("images and masks must name the same splits")
@@ -64,7 +64,7 @@ class FolderConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _masks_are_of_one_kind(self) -> Self:
+    def _masks_are_of_one_kind(self) -> "FolderConfig":
         if not self.rgb_masks:
             if self.ignored_colours:
                 raise ValueError("ignored_colours needs rgb_masks: true")
@@ -240,6 +240,6 @@ def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
     return labels
 
 
-def _colour_code(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:
     red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
     return np.asarray(red << 16 | green << 8 | blue)

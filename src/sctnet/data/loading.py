@@ -4,6 +4,7 @@ Randomness is a function of the seed and of a sample's number in the whole run, 
 worker, the process or how often a run was resumed.
 """
 
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,7 +81,7 @@ class StepSampler(Sampler[list[int]]):
 
 
 def training_loader(stream: TrainingStream, sampler: StepSampler, workers: int) -> DataLoader[Any]:
-    """Return a loader of collated :class:`Sample` batches, one a step.
+    """Return a loader of collated :class:`Sample` batches, one a step: one pass is a whole run.
 
     A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
     """
@@ -90,8 +91,7 @@ def training_loader(stream: TrainingStream, sampler: StepSampler, workers: int) 
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -132,6 +132,10 @@ class _ErrorsAsItems(Dataset[Sample | SctnetError]):
 
 class _Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.num_workers:
+            # A fork copies OpenCV's pool without its threads, and the worker then waits for them
+            # for ever: end the pool before.
+            cv2.setNumThreads(1)
         for batch in super().__iter__():
             if isinstance(batch, SctnetError):
                 raise batch
@@ -143,5 +147,8 @@ def _collate(items: list[Sample | SctnetError]) -> Any:
     return errors[0] if errors else default_collate(items)
 
 
-def _use_one_thread(_: int) -> None:
-    cv2.setNumThreads(1)  # PyTorch limits itself to one thread in a worker; OpenCV does not
+def _begin_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # where workers are not forked; PyTorch limits its own threads itself
+    # Ctrl-C reaches every process of a terminal; only the main one decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

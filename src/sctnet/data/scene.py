@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from sctnet.data.dataset import IGNORE, Picture
+from sctnet.data.dataset import IGNORE, Colour, Picture
 
 # The labels of CamVid's classes, in their order.
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
@@ -44,11 +44,15 @@ class Scene:
         self.sun = random.choice([-1, 1])
         self.haze = self.paint((205, 212, 220), 12)
 
-    def paint(self, colour: Sequence[float], spread: float) -> Paint:
+    def paint(self, colour: Colour, spread: float) -> Paint:
         """Return a colour near the one given: lighter or darker, and a little of another hue."""
         return (
             np.array(colour) + self.random.normal(0, spread) + self.random.normal(0, spread / 3, 3)
         )
+
+    def choose(self, colours: Sequence[Colour]) -> Colour:
+        """Return one of the colours."""
+        return colours[int(self.random.integers(len(colours)))]
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
         """Return the picture position (column, row) of a point in metres."""

@@ -114,10 +114,10 @@ def _draw_sky_and_skyline(scene: Scene) -> None:
         foot = scene.project(x, 0, z)
         size = (wide * scene.focal / z, tall * scene.focal / z)
         if random.random() < 0.5:
-            scene.box(BUILDING, foot, size, scene.paint(random.choice(_WALLS), 15), z)
+            scene.box(BUILDING, foot, size, scene.paint(scene.choose(_WALLS), 15), z)
         else:
             crown = (foot[0] + size[0] / 2, foot[1] - size[1] / 3)
-            leaves = scene.paint(random.choice(LEAVES), 10)
+            leaves = scene.paint(scene.choose(LEAVES), 10)
             scene.ellipse(TREE, crown, (size[0] * 0.6, size[1] * 0.6), leaves, z)
         x += wide
 
@@ -168,7 +168,7 @@ def _draw_houses(scene: Scene, side: int) -> None:
 def _draw_house(scene: Scene, side: int, front: float, near: float, far: float) -> None:
     random = scene.random
     tall, storey = random.uniform(5, 13), random.uniform(2.7, 3.3)
-    wall = scene.paint(random.choice(_WALLS), 15)
+    wall = scene.paint(scene.choose(_WALLS), 15)
     wall = wall * (0.78 if side == scene.sun else 1.05)
 
     def upright(z0: float, z1: float, y0: float, y1: float) -> Points:

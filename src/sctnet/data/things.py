@@ -33,7 +33,7 @@ def draw_tree(scene: Scene, x: float, z: float) -> None:
         scene.paint((75, 60, 45), 8),
         z,
     )
-    leaves = scene.paint(random.choice(LEAVES), 10)
+    leaves = scene.paint(scene.choose(LEAVES), 10)
     for part in range(7):
         centre = (
             column + random.normal(0, crown * 0.45) * unit,
@@ -66,7 +66,7 @@ def draw_sign(scene: Scene, x: float, z: float) -> None:
     column, foot = scene.project(x, 0, z)
     scene.box(POLE, (column, foot), (0.09 * unit, 2.4 * unit), scene.paint((120, 122, 125), 15), z)
     colours = [(190, 40, 40), (40, 70, 160), (220, 200, 60), (225, 225, 225)]
-    paint, size = scene.paint(random.choice(colours), 12), random.uniform(0.35, 0.6) * unit
+    paint, size = scene.paint(scene.choose(colours), 12), random.uniform(0.35, 0.6) * unit
     centre = (column, foot - 2.5 * unit)
     if random.random() < 0.5:
         scene.ellipse(SIGN, centre, (size, size), paint, z)
@@ -89,7 +89,7 @@ def _draw_person(
     """Draw legs, body and head over ``foot``; ``unit`` is the pixels of one metre."""
     random = scene.random
     column, row = foot
-    trousers, coat = (scene.paint(random.choice(_BODIES), 20) for _ in range(2))
+    trousers, coat = (scene.paint(scene.choose(_BODIES), 20) for _ in range(2))
     skin = scene.paint((190, 145, 120), 25)
     stride = random.uniform(0.05, 0.3) * unit
     hip = (column, row - 0.9 * unit)
@@ -134,7 +134,7 @@ def draw_car(scene: Scene, x: float, z: float) -> None:
     """Draw a car seen from behind or ahead, with the flank that the camera sees."""
     random = scene.random
     wide, low, tall, long = 0.85, random.uniform(0.8, 1.0), random.uniform(1.35, 1.7), 3.8
-    body = scene.paint(random.choice(_BODIES), 15)
+    body = scene.paint(scene.choose(_BODIES), 15)
     glass, rubber = scene.paint((55, 62, 72), 12), scene.paint((30, 30, 32), 4)
 
     def at(points: Sequence[tuple[float, float, float]]) -> Points:
