@@ -1,14 +1,14 @@
 """From a checkpoint of the released code to a model folder, strictly."""
 
 import hashlib
-import math
 import os
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from sctnet.weights import Colour, Source, check_shape, save_backbone, save_mode
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
 
-_NUMBERS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    # A training checkpoint keeps its scores beside the weights, as numpy's floats; the name of
-    # their constructor is that of numpy 1 or 2. Nothing else can be built with these.
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMPY_NAMES: list[Any] = [
+    # A training checkpoint keeps its scores beside the weights, as numpy's floats, and PyTorch
+    # opens it only if told that their constructors do nothing else. numpy 2 renamed the first.
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
@@ -81,7 +82,11 @@ def released_names() -> dict[str, str]:
 
 _IGNORED = {
     "teacher": ("auxiliary_head.1.teacher_backbone.", "auxiliary_head.1.teacher_head."),
-    "projections": ("auxiliary_head.1.",),
+    "projections": (
+        "auxiliary_head.1.feature_transforms.",
+        "auxiliary_head.1.convstage4.",
+        "auxiliary_head.1.convstage3.",
+    ),
     "classifier of the pre-training": ("head.", "fc.", "backbone.head.", "backbone.fc."),
 }
 """What a checkpoint may hold beyond the network; the first group whose prefix fits takes a key."""
@@ -142,22 +147,8 @@ def convert_checkpoint(
     tensors, ignored = _renamed(found, path)
     backbone_only = not any(key.startswith(("head.", "auxiliary_head.")) for key in tensors)
     model = _matching_network(tensors, variant, classes, path)
-    expected = model.state_dict()
-    for key, tensor in tensors.items():
-        if key not in expected:
-            raise SctnetError(
-                f"{path}: {_released_key(key)} does not exist in {model.config.variant}"
-            )
-        check_shape(_released_key(key), tensor, expected[key], str(path))
-    missing = tuple(key for key in expected if key not in tensors)
-    needed = [key for key in missing if not (backbone_only and _is_new_in_segmentation(key))]
-    if needed:
-        raise SctnetError(
-            f"{path}: lacks {len(needed)} tensors of {model.config.variant}, the first is "
-            f"{_released_key(needed[0])}; the file is incomplete or another network's"
-        )
-    _refuse_partial_dappm(tensors, expected, path)
-    model.load_state_dict({**expected, **tensors})
+    missing = _missing(tensors, model, backbone_only, path)
+    model.load_state_dict({**model.state_dict(), **tensors})
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     source = Source(file=path.name, sha256=sha256)
@@ -176,13 +167,33 @@ def convert_checkpoint(
     )
 
 
+def _missing(
+    tensors: Mapping[str, Tensor], model: SCTNet, backbone_only: bool, path: Path
+) -> tuple[str, ...]:
+    """Return the keys that a backbone file leaves new; raise for all else that does not fit."""
+    expected, variant = model.state_dict(), model.config.variant
+    for key, tensor in tensors.items():
+        if key not in expected:
+            raise SctnetError(f"{path}: {_released_key(key)} does not exist in {variant}")
+        check_shape(_released_key(key), tensor, expected[key], str(path))
+    missing = tuple(key for key in expected if key not in tensors)
+    needed = [key for key in missing if not (backbone_only and _is_new_in_segmentation(key))]
+    if needed:
+        raise SctnetError(
+            f"{path}: lacks {len(needed)} tensors of {variant}, the first is "
+            f"{_released_key(needed[0])}; the file is incomplete or another network's"
+        )
+    _refuse_partial_dappm(tensors, expected, path)
+    return missing
+
+
 def _read(path: Path) -> object:
     try:
         if path.stat().st_size > _MAXIMAL_BYTES:
             raise SctnetError(
                 f"{path}: larger than {_MAXIMAL_BYTES >> 30} GiB, no SCTNet is so large"
             )
-        with torch.serialization.safe_globals(_NUMBERS):
+        with torch.serialization.safe_globals(_NUMPY_NAMES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except SctnetError:
         raise
@@ -243,6 +254,13 @@ def _renamed(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     return tensors, ignored
 
 
+_CLASSIFIERS = (
+    "head.classifier.weight",
+    "head.classifier.bias",
+    "auxiliary_head.classifier.weight",
+)
+"""Any of them says how many classes there are; that all are there is checked later."""
+
 _NAMES = released_names()
 _OUR_NAMES = {ours: theirs for theirs, ours in _NAMES.items()}
 
@@ -275,15 +293,15 @@ def _matching_network(
     stem = tensors.get("stem.0.weight")
     if stem is None:
         raise SctnetError(f"{path}: lacks backbone.conv1.0.weight; it is not a released SCTNet")
-    found = {(32,): "sctnet-s", (64,): "sctnet-b"}.get(stem.shape[:1])
+    found = {32: "sctnet-s", 64: "sctnet-b"}.get(_rows(stem))
     if variant is None and found is None:
         raise SctnetError(
             f"{path}: backbone.conv1.0.weight has the shape {tuple(stem.shape)}, "
             "which fits neither S (32 channels) nor B (64)"
         )
-    classifier = tensors.get("head.classifier.weight", tensors.get("head.classifier.bias"))
+    classifier = next((tensors[key] for key in _CLASSIFIERS if key in tensors), None)
     # A backbone has no classes; the heads of the network built here are not written then.
-    num_classes = 2 if classifier is None else math.prod(classifier.shape[:1])
+    num_classes = 2 if classifier is None else _rows(classifier)
     if num_classes < 2:
         raise SctnetError(f"{path}: decode_head.conv_seg has {num_classes} classes, not 2 or more")
     if classes is not None and classifier is None:
@@ -292,6 +310,10 @@ def _matching_network(
         raise SctnetError(f"{path}: {len(classes)} class names given, the file has {num_classes}")
     auxiliary = classifier is None or any(key.startswith("auxiliary_head.") for key in tensors)
     return create_model(variant or found or "", num_classes, auxiliary_head=auxiliary)
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.ndim else 0
 
 
 def _parts(keys: Sequence[str]) -> list[str]:

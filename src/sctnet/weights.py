@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,11 +115,12 @@ def save_backbone(
     return _write_folder(Path(folder), config, tensors, card)
 
 
-def load_start(model: SCTNet, folder: str | os.PathLike[str]) -> list[str]:
+def load_start(model: SCTNet, folder: str | os.PathLike[str], classes: Sequence[str]) -> list[str]:
     """Start a model from the weights of a folder or hub id; return the keys that stay new.
 
     A backbone fills stem to stage 4 (and the DAPPM, if it has one); a model fills everything, but
-    the classifiers where its classes are others and an auxiliary head that it does not have.
+    the classifiers where its classes are others than ``classes``, in name or order, and an
+    auxiliary head that it does not have.
     Anything else that does not fit, and a start that is not whole itself, raises
     :class:`SctnetError` and changes nothing.
     """
@@ -131,7 +130,7 @@ def load_start(model: SCTNet, folder: str | os.PathLike[str]) -> list[str]:
     tensors = read_tensors(file)
     _check_start(tensors, config, str(file))
     expected = model.state_dict()
-    if config.network.num_classes != model.config.num_classes:
+    if config.classes != tuple(classes):
         tensors = {key: value for key, value in tensors.items() if "classifier" not in key}
     if model.auxiliary_head is None:
         tensors = {key: value for key, value in tensors.items() if "auxiliary_head" not in key}
@@ -269,22 +268,22 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file beside and rename it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=file.parent, delete=False, encoding="utf-8"
-    ) as beside:
-        beside.write(text)
-    shutil.copymode(file, beside.name) if file.exists() else Path(beside.name).chmod(0o644)
-    Path(beside.name).replace(file)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
     try:
         path = Path(snapshot_download(hub_id, allow_patterns=files))
-    except (OSError, HFValidationError) as error:  # an HTTP error is an OSError, too
+    except Exception as error:
+        # Bad names, HTTP statuses, and whatever its transport raises: the client has no one family.
         raise SctnetError(
             f"{hub_id}: no such folder here, and it could not be had from the hub "
             f"({type(error).__name__}); check the name and the network"
