@@ -13,13 +13,14 @@ install_import_hook(
     [
         "sctnet.models",
         "sctnet.preparation",
+        "sctnet.labelling",
         "sctnet.training.losses",
         "sctnet.evaluation",
         "sctnet.inference",
     ],
     "beartype.beartype",
 )
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two threads on a busy machine wait for each other
 
 
 @pytest.fixture(scope="session")

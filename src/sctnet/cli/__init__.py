@@ -26,7 +26,7 @@ app.add_typer(recipes.app, name="recipes")
 def main() -> None:
     """Run the program; a mistake of the user is one sentence and exit status 2."""
     try:
-        app()
+        app()  # ends in SystemExit
     except SctnetError as error:
         print(f"sctnet: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -26,14 +26,15 @@ def predict(
     from sctnet.inference.files import find_pictures, predict_files
     from sctnet.inference.segmenter import Segmenter
 
-    pictures, failures = find_pictures(inputs)
+    pictures, missing = find_pictures(inputs)
     segmenter = Segmenter(model, device, precision)
     kinds = [kind.strip() for kind in save.split(",")]
     with counting_progress("predicting", len(pictures)) as progress:
-        failures += predict_files(segmenter, pictures, out, kinds, alpha, progress)
+        unreadable = predict_files(segmenter, pictures, out, kinds, alpha, progress)
+    failures = [*missing, *unreadable]
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
-    done = len(pictures) + sum(0 for _ in failures)
-    print(f"{done} pictures, {len(failures)} failures; written to {out}")  # noqa: T201
+    done = len(pictures) - len(unreadable)
+    print(f"{done} pictures labelled, {len(failures)} failed; written to {out}")  # noqa: T201
     if failures:
         raise typer.Exit(1)

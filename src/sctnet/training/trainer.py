@@ -69,7 +69,9 @@ class _Run:
 
         torch.manual_seed(recipe.run.seed)
         model = create_model(recipe.model.variant, len(self.data.classes), **recipe.model.options)
-        self.new_keys = load_start(model, recipe.model.init) if recipe.model.init else None
+        self.new_keys: list[str] | None = None
+        if recipe.model.init is not None:
+            self.new_keys = load_start(model, recipe.model.init, self.data.classes)
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
         self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -216,6 +218,8 @@ class _Run:
                 "seed": self.recipe.run.seed,
                 "train_pictures": len(self.data),
                 "best_validation_miou": self.best,
+                "started_from": self.recipe.model.init,
+                "new_tensors": self.new_keys,
                 **environment(),
             }
         )

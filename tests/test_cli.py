@@ -1,0 +1,248 @@
+"""The program as its users meet it: what it prints, what it writes, its exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from released import released_checkpoint
+
+import sctnet
+from sctnet.cli import main
+from sctnet.data.camvid import CLASSES, COLOURS
+from sctnet.preparation import PreparationConfig, WorkingSize
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random model with CamVid's classes."""
+    torch.manual_seed(0)
+    small = WorkingSize(rule="shorter-side", pixels=64)
+    return sctnet.save_model(
+        sctnet.create_model("tiny", 11),
+        tmp_path_factory.mktemp("models") / "tiny",
+        CLASSES,
+        colours=COLOURS,
+        preparation=PreparationConfig(working_size=small),
+    )
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "type[Program]":
+    Program.monkeypatch, Program.capsys = monkeypatch, capsys
+    return Program
+
+
+class Program:
+    """One run of the program: exit status and what it printed."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __init__(self, *arguments: object) -> None:
+        self.monkeypatch.setattr(sys, "argv", ["sctnet", *map(str, arguments)])
+        self.monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        self.status = ended.value.code or 0
+        self.out, self.err = self.capsys.readouterr()
+
+
+def _picture(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """So it answers at once: a tenth of a second instead of several."""
+    heavy = "torch lightning numpy cv2 PIL pydantic matplotlib sctnet.models"
+    code = (
+        "import sys, sctnet, sctnet.cli\n"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]", printed.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "models", "recipes"])
+def test_every_command_has_help(run: type[Program], command: str) -> None:
+    program = run(command, "--help")
+    assert program.status == 0
+    assert "Usage: sctnet" in program.out
+
+
+ODD_PICTURES = {
+    "one pixel": ("one.png", _picture(1, 1), (1, 1)),
+    "one row": ("row.png", _picture(1, 90), (1, 90)),
+    "grey": ("grey.png", _picture(channels=1), (40, 60)),
+    "grey and alpha": ("la.png", _picture(channels=2), (40, 60)),
+    "alpha": ("rgba.png", _picture(channels=4), (40, 60)),
+    "16 bits": ("deep.png", _picture(channels=1).astype(np.uint16) * 257, (40, 60)),
+    "jpeg": ("photo.jpg", _picture(), (40, 60)),
+    "odd size": ("odd.webp", _picture(97, 131), (97, 131)),
+}
+
+
+@pytest.mark.parametrize("what", ODD_PICTURES)
+def test_predict_takes_every_picture(
+    run: type[Program], model: Path, tmp_path: Path, what: str
+) -> None:
+    name, pixels, size = ODD_PICTURES[what]
+    Image.fromarray(pixels).save(tmp_path / name)
+    program = run("predict", model, tmp_path / name, "--out", tmp_path / "out")
+    assert program.status == 0, program.err
+    stem = name.split(".")[0]
+    with Image.open(tmp_path / "out" / "labels" / f"{stem}.png") as labels:
+        assert labels.mode == "P"
+        assert np.asarray(labels).shape == size
+        assert np.asarray(labels).max() < 11
+        assert tuple(labels.getpalette()[:3]) == COLOURS[0]
+    with Image.open(tmp_path / "out" / "overlay" / f"{stem}.png") as overlay:
+        assert (overlay.height, overlay.width) == size
+
+
+def test_predict_turns_pictures_upright(run: type[Program], model: Path, tmp_path: Path) -> None:
+    lying = Image.fromarray(_picture(40, 60))
+    orientation = lying.getexif()
+    orientation[0x0112] = 6  # to be turned by 90 degrees
+    lying.save(tmp_path / "turned.jpg", exif=orientation)
+    assert run("predict", model, tmp_path / "turned.jpg", "--out", tmp_path / "out").status == 0
+    with Image.open(tmp_path / "out" / "labels" / "turned.png") as labels:
+        assert (labels.width, labels.height) == (40, 60)
+
+
+def test_predict_reports_failures_and_does_the_rest(
+    run: type[Program], model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    Image.fromarray(_picture()).save(folder / "a.png")
+    Image.fromarray(_picture()).save(folder / "a.jpg")
+    Image.fromarray(_picture()).save(folder / "deeper" / "b.png")
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "notes.txt").write_text("nobody asked for this")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:900])
+    out = tmp_path / "out"
+    program = run("predict", model, folder, folder / "gone.jpg", "--out", out)
+    assert program.status == 1
+    for name in ("text.jpg", "cut.png", "gone.jpg"):
+        assert name in program.err
+    assert "Traceback" not in program.err
+    written = {str(file.relative_to(out / "labels")) for file in (out / "labels").rglob("*.png")}
+    assert written == {"a.png", "a_png.png", "deeper/b.png"}
+    assert "3 pictures labelled, 3 failed" in program.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{tmp}/empty"], "no pictures there"),
+        (["{tmp}/gone.jpg"], "gone.jpg: there is no such file"),
+        (["{tmp}/*.jpg"], "no pictures there"),
+        (["{tmp}/a.png", "--save", "mask"], "mask"),
+        (["{tmp}/a.png", "--precision", "int3"], "int3"),
+        (["{tmp}/a.png", "--device", "abacus"], "abacus"),
+        (["{tmp}/a.png", "--out", "{tmp}/a.png"], "cannot be written"),
+    ],
+)
+def test_mistakes_in_predict_are_one_sentence(
+    run: type[Program], model: Path, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    out = [] if "--out" in given else ["--out", tmp_path / "out"]
+    program = run("predict", model, *given, *out)
+    assert program.status == 2
+    assert named in program.err
+    assert "Traceback" not in program.err
+
+
+def test_a_model_that_is_none_is_one_sentence(run: type[Program], tmp_path: Path) -> None:
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    for command in (
+        ["predict", tmp_path, tmp_path / "a.png", "--out", tmp_path / "out"],
+        ["eval", tmp_path / "gone", "--data", "synthetic"],
+    ):
+        program = run(*command)
+        assert program.status == 2
+        assert str(tmp_path) in program.err
+        assert "Traceback" not in program.err
+
+
+def test_eval_writes_scores_confusion_and_sheet(
+    run: type[Program], model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    program = run(
+        "eval", model, "--data", "synthetic", "--split", "val", "--out", out, "--sheet", "2"
+    )
+    assert program.status == 0, program.err
+    assert "mean IoU" in program.out
+    assert "sctnet-tiny, 11 classes" in program.out
+    assert {file.name for file in out.iterdir()} == {"scores.json", "confusion.png", "sheet.png"}
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["images"] == 40
+    assert tuple(scores["iou"]) == CLASSES
+    values = [value for value in scores["iou"].values() if value is not None]
+    assert scores["miou"] == pytest.approx(np.mean(values))
+    for key in ("pixel_accuracy", "mean_accuracy", "images_per_second", "protocol", "commit"):
+        assert key in scores
+
+
+def test_eval_refuses_other_classes(run: type[Program], tmp_path: Path) -> None:
+    other = sctnet.save_model(sctnet.create_model("tiny", 3), tmp_path / "other")
+    program = run("eval", other, "--data", "synthetic")
+    assert program.status == 2
+    assert "the model knows 3 classes" in program.err
+    renamed = sctnet.save_model(
+        sctnet.create_model("tiny", 11), tmp_path / "renamed", CLASSES[::-1]
+    )
+    program = run("eval", renamed, "--data", "synthetic")
+    assert program.status == 2
+    assert "same order" in program.err
+
+
+def test_convert_reports_every_key(run: type[Program], tmp_path: Path) -> None:
+    checkpoint = released_checkpoint("S", num_classes=4)
+    torch.save({"state_dict": checkpoint}, tmp_path / "official.pth")
+    program = run(
+        "convert", tmp_path / "official.pth", tmp_path / "model", "--keys", "--classes", "a,b,c,d"
+    )
+    assert program.status == 0, program.err
+    for key in checkpoint:
+        assert key in program.out
+    assert sctnet.load_model(tmp_path / "model").config.num_classes == 4
+    program = run("convert", tmp_path / "gone.pth", tmp_path / "nothing")
+    assert program.status == 2
+    assert "gone.pth" in program.err
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_models_and_recipes_are_listed(run: type[Program]) -> None:
+    models = run("models")
+    assert models.status == 0
+    for shown in ("sctnet-s", "4.65 M", "8.01 G", "119.52 G", "camvid/sctnet-s_360x480"):
+        assert shown in models.out
+    listed = run("recipes")
+    assert "camvid/sctnet-s_360x480" in listed.out
+    shown = run("recipes", "show", "camvid/sctnet-s_360x480")
+    assert "warmup_iterations: 200" in shown.out
+
+
+def test_train_tells_mistakes(run: type[Program], tmp_path: Path) -> None:
+    cases = {
+        ("camvid/sctnet-s_360x480",): "name their folder by --data",
+        ("camvid/sctnet-s_360x480", "--data", str(tmp_path)): "is not a known data set",
+        ("nowhere.yaml",): "neither a file nor a shipped recipe",
+        ("synthetic/sctnet-tiny", "run.speed=2"): "run.speed",
+    }
+    for arguments, named in cases.items():
+        program = run("train", *arguments, "--out", tmp_path / "run")
+        assert program.status == 2
+        assert named in program.err
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,239 @@
+"""Segmenter: equal to the plain computation, for every kind of input it promises to take."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+
+import sctnet
+from sctnet.labelling import label_map
+from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.weights import load_config
+
+CLASSES = ("road", "car", "tree", "pole", "sky")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_model(num_classes=5, seed=0):
+    """A tiny network whose label maps show several classes, in training mode."""
+    torch.manual_seed(seed)
+    model = sctnet.create_model("sctnet-tiny", num_classes=num_classes)
+    torch.nn.init.normal_(model.head.classifier.weight, std=1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("model"), WorkingSize())
+
+
+def saved(folder, working_size):
+    preparation = PreparationConfig(working_size=working_size)
+    return sctnet.save_model(random_model(), folder, classes=CLASSES, preparation=preparation)
+
+
+@pytest.fixture
+def segmenter(folder):
+    return sctnet.Segmenter(folder, device="cpu")
+
+
+def street(height, width, seed=0):
+    """Smooth noise, so that label maps have regions."""
+    small = np.random.default_rng(seed).integers(0, 256, (1, 3, 6, 8)).astype(np.float32)
+    large = F.interpolate(torch.from_numpy(small), (height, width), mode="bilinear")
+    return large[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+def plain_labels(folder, image):
+    """The protocol, step by step: working size, stride 8, working size, the picture's size."""
+    model = sctnet.load_model(folder).fuse()
+    preparation = Preparation(load_config(folder).preparation)
+    with torch.no_grad():
+        prepared = preparation(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+        logits = model(prepared)
+        if logits.shape[2:] != image.shape[:2]:
+            logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
+    return logits.argmax(1)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "working_size",
+    [
+        pytest.param(WorkingSize(), id="as is: one resize"),
+        pytest.param(WorkingSize(rule="shorter-side", pixels=48), id="smaller: two resizes"),
+        pytest.param(WorkingSize(rule="longer-side", pixels=160), id="larger"),
+        pytest.param(WorkingSize(rule="fixed", height=64, width=64), id="another ratio"),
+    ],
+)
+def test_labels_are_those_of_the_protocol(tmp_path, working_size):
+    model, image = saved(tmp_path, working_size), street(90, 121)
+    labels = sctnet.Segmenter(model, device="cpu")(image).labels
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, plain_labels(model, image))
+    assert len(np.unique(labels)) > 1, "a map of one class would prove nothing"
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    then=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=60)
+def test_label_maps_equal_interpolation_and_argmax(shape, size, then, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-3, 4, shape, generator=generator).float()  # whole numbers: many ties
+    resized = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    resized = F.interpolate(resized, then, mode="bilinear", align_corners=False)
+    assert torch.equal(label_map(logits, size, then).long(), resized.argmax(1))
+
+
+def test_label_maps_hold_more_than_255_classes():
+    logits = torch.randn(1, 700, 3, 4)
+    labels = label_map(logits, (3, 4))
+    assert torch.equal(labels.long(), logits.argmax(1))
+    assert labels.max() > 255
+
+
+def encoded(image, kind="PNG"):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format=kind)
+    return content.getvalue()
+
+
+def test_every_kind_of_source_gives_the_same_labels(segmenter, tmp_path):
+    image = street(40, 56)
+    path = tmp_path / "street.png"
+    path.write_bytes(encoded(image))
+    expected = segmenter(image)
+    for source in (path, str(path), encoded(image), Image.fromarray(image)):
+        result = segmenter(source)
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_array_equal(result.image, image)
+
+
+def test_grey_pictures_are_taken(segmenter):
+    grey = street(24, 32)[..., 0]
+    expected = segmenter(np.stack([grey] * 3, axis=-1)).labels
+    np.testing.assert_array_equal(segmenter(grey).labels, expected)
+    np.testing.assert_array_equal(segmenter(Image.fromarray(grey)).labels, expected)
+
+
+def test_a_turned_photo_is_labelled_upright(segmenter):
+    photo = Image.fromarray(street(24, 40))
+    exif = photo.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    content = io.BytesIO()
+    photo.save(content, format="PNG", exif=exif)
+    from_bytes = segmenter(content.getvalue())
+    from_pillow = segmenter(Image.open(content))
+    assert from_bytes.labels.shape == (40, 24)
+    np.testing.assert_array_equal(from_bytes.labels, from_pillow.labels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (33, 1), (7, 9), (65, 31)])
+def test_pictures_of_any_size_are_labelled(segmenter, size):
+    assert segmenter(street(*size)).labels.shape == size
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param(np.zeros((0, 4, 3), np.uint8), "not empty", id="empty"),
+        pytest.param(np.zeros((4, 4, 4), np.uint8), "H x W x 3", id="four channels"),
+        pytest.param(np.zeros((4,), np.uint8), "H x W x 3", id="a row"),
+        pytest.param(np.zeros((4, 4, 3)), "give uint8", id="float64"),
+        pytest.param(Image.new("F", (4, 4)), "8 bits", id="a PIL image of floats"),
+        pytest.param(b"hello", "not an image", id="bytes that are no picture"),
+        pytest.param("nowhere.jpg", "nowhere.jpg: no such file", id="no such file"),
+    ],
+)
+def test_what_is_no_picture_is_refused(segmenter, source, message):
+    with pytest.raises(sctnet.SctnetError, match=message):
+        segmenter(source)
+
+
+def test_a_picture_that_would_grow_beyond_reason_is_refused(tmp_path):
+    model = saved(tmp_path, WorkingSize(rule="shorter-side", pixels=480))
+    with pytest.raises(sctnet.SctnetError, match="cut it into pieces"):
+        sctnet.Segmenter(model, device="cpu")(np.zeros((1, 2000, 3), np.uint8))
+
+
+def test_batches_keep_the_order_and_the_sizes(segmenter):
+    images = [street(32, 48, 1), street(32, 48, 2), street(40, 24, 3), street(32, 48, 4)]
+    for image, labels in zip(images, segmenter.predict_labels(images), strict=True):
+        alone = segmenter(image).labels
+        assert labels.shape == alone.shape
+        # A convolution may round otherwise in a batch, which can turn a near tie.
+        assert (labels == alone).mean() > 0.999
+
+
+def test_a_model_in_memory_is_used_and_left_as_it_is(folder):
+    model = random_model().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    segmenter = sctnet.Segmenter.from_model(model, load_config(folder), device="cpu")
+    labels = segmenter(street(40, 56)).labels
+    np.testing.assert_array_equal(labels, sctnet.Segmenter(folder, "cpu")(street(40, 56)).labels)
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_half_precision_finds_nearly_the_same(folder):
+    image = street(64, 96)
+    full = sctnet.Segmenter(folder, "cpu")(image).labels
+    half = sctnet.Segmenter(folder, "cpu", precision="bf16")(image).labels
+    assert (full == half).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"device": "toaster"}, "'toaster' cannot be used", id="no such device"),
+        pytest.param({"device": "cuda:99"}, "'cuda:99' cannot be used", id="no such GPU"),
+        pytest.param({"precision": "fp8"}, "choose one of fp32, bf16, fp16", id="precision"),
+    ],
+)
+def test_unusable_options_are_refused(folder, options, message):
+    with pytest.raises(sctnet.SctnetError, match=message):
+        sctnet.Segmenter(folder, **options)
+
+
+def test_a_segmentation_is_saved_measured_and_shown(segmenter, tmp_path):
+    image = street(180, 240)
+    result = segmenter(image)
+    result.save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as read:
+        np.testing.assert_array_equal(np.asarray(read), result.labels)
+    areas = result.area()
+    assert tuple(areas) == CLASSES
+    assert sum(area["pixels"] for area in areas.values()) == 180 * 240
+    assert sum(area["percent"] for area in areas.values()) == pytest.approx(100)
+    assert areas["car"]["pixels"] == (result.labels == 1).sum()
+    result.overlay().save(tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as shown:
+        assert shown.size == (240, 180)
+    np.testing.assert_array_equal(np.asarray(result.overlay(alpha=1.0, legend=False))[0, 0],
+                                  result.colours[result.labels[0, 0]])  # fmt: skip
+
+
+def test_more_than_255_classes_are_labelled_in_sixteen_bits(tmp_path):
+    names = [f"class {index}" for index in range(300)]
+    model = sctnet.save_model(random_model(300), tmp_path / "model", classes=names)
+    result = sctnet.Segmenter(model, device="cpu")(street(64, 64))
+    assert result.labels.dtype == np.uint16
+    np.testing.assert_array_equal(result.labels, plain_labels(model, result.image))
+    result.save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as read:
+        np.testing.assert_array_equal(np.asarray(read), result.labels)
