@@ -1,0 +1,42 @@
+# make setup | demo | test | test-all | lint | bench
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sctnet needs Python 3.11 or newer; name it: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@rm -rf demo
+	$(BIN)/sctnet train synthetic/sctnet-tiny --out demo/model
+	$(BIN)/sctnet eval demo/model --data synthetic --split test --out demo/scores --sheet 5
+	@echo "Look at demo/scores/sheet.png: image, truth and prediction, side by side."
+
+lint: setup
+	$(BIN)/ruff format --check --quiet src tests benchmarks
+	$(BIN)/ruff check --quiet src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	$(BIN)/pytest -m 'not slow'
+
+test-all: lint
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/fusing.py
+	$(BIN)/python benchmarks/readme.py
+
+clean:
+	rm -rf $(VENV) demo

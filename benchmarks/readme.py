@@ -1,0 +1,67 @@
+"""Write the measured figures into README.md, from results/.
+
+    python benchmarks/readme.py [--check]
+
+Only what stands between the two markers is replaced; --check says whether it is up to date.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sctnet.weights import write_text
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- figures: made by `make bench` from results/ -->", "<!-- end of figures -->"
+
+
+def figures() -> str:
+    """Return the README's section of figures."""
+    run = _read("camvid_sctnet-s/summary.json")
+    scores = _read("camvid_sctnet-s/scores.json")
+    step = _read("training_step.json")
+    fusing = {(row["variant"], tuple(row["size"])): row for row in _read("fusing.json")["rows"]}
+    iou = " | ".join(f"{100 * value:.1f}" for value in scores["iou"].values())
+    s, b = (fusing[name, (512, 1024)]["ratio"] for name in ("sctnet-s", "sctnet-b"))
+    return f"""
+SCTNet-S on CamVid (11 classes, 360x480), from scratch, trained on train + val for
+{run["iterations"]:,} iterations of {run["images"] // run["iterations"]} crops
+({run["seconds"] / 60:.0f} minutes on a shared CPU of two cores, seed {run["seed"]}), last weights,
+on the {scores["images"]} test pictures ({scores["protocol"]}):
+**mIoU {100 * scores["miou"]:.1f} %, pixel accuracy {100 * scores["pixel_accuracy"]:.1f} %.**
+
+| {" | ".join(scores["iou"])} |
+|{"---|" * len(scores["iou"])}
+| {iou} |
+
+Speed of that training: the step alone processes {step["step_images_per_second"]:.1f} images/s, the
+loader alone delivers {step["loader_images_per_second"]:.0f}. `fuse()` takes {s:.2f} of SCTNet-S's
+time at 512x1024 and {b:.2f} of SCTNet-B's (PyTorch eager on the same CPU, float32).
+"""
+
+
+def _read(name: str) -> Any:
+    return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Replace the section, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    text = f"{before}{BEGIN}{figures()}{END}{after}"
+    if check and text != readme.read_text(encoding="utf-8"):
+        sys.exit(
+            "README.md: its figures are not those of results/; run python benchmarks/readme.py"
+        )
+    if not check:
+        write_text(readme, text)
+
+
+if __name__ == "__main__":
+    main()
