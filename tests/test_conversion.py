@@ -15,7 +15,8 @@ import sctnet
 from sctnet.conversion import released_names
 from sctnet.errors import SctnetError
 from sctnet.models.counting import count_parameters
-from sctnet.weights import load_config, load_model, load_start
+from sctnet.starting import load_start
+from sctnet.weights import load_config, load_model
 
 DESCRIPTION = json.loads((REFERENCE / "official_checkpoint_shapes.json").read_text())
 CLASSIFIER = "decode_head.conv_seg.weight"

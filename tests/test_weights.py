@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 import sctnet
 from sctnet.errors import SctnetError
 from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.starting import load_start, save_backbone
 from sctnet.weights import (
     Source,
     load_config,
     load_model,
-    load_start,
     load_strictly,
-    save_backbone,
     save_model,
 )
 

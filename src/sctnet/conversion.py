@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, create_model
-from sctnet.weights import Colour, Source, check_shape, save_backbone, save_model
+from sctnet.starting import save_backbone
+from sctnet.weights import Colour, Source, check_shape, save_model
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""

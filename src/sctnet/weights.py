@@ -22,7 +22,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-BACKBONE_PARTS = ("stem.", "stage1.", "stage2.", "stage3.", "stage4.")
+BUNDLED = Path(__file__).parent / "bundled"
+"""The models that come with the package, a folder each."""
 
 Colour = tuple[int, int, int]
 
@@ -97,68 +98,11 @@ def save_model(
         )
     except ValidationError as error:
         raise SctnetError(f"cannot save the model: {_first_message(error)}") from error
-    return _write_folder(Path(folder), config, model.state_dict(), card or _plain_card(config))
-
-
-def save_backbone(
-    model: SCTNet,
-    folder: str | os.PathLike[str],
-    *,
-    with_dappm: bool,
-    source: Source | None = None,
-) -> Path:
-    """Write the backbone of a model, with or without its DAPPM, as a start for training."""
-    config = ModelConfig(network=model.config, classes=(), source=source, backbone_only=True)
-    parts = BACKBONE_PARTS + (("dappm.",) if with_dappm else ())
-    tensors = {key: value for key, value in model.state_dict().items() if key.startswith(parts)}
-    card = f"# {model.config.variant}, backbone\n\nA start for training (`init`), not a model.\n"
-    return _write_folder(Path(folder), config, tensors, card)
-
-
-def load_start(model: SCTNet, folder: str | os.PathLike[str], classes: Sequence[str]) -> list[str]:
-    """Start a model from the weights of a folder or hub id; return the keys that stay new.
-
-    A backbone fills stem to stage 4 (and the DAPPM, if it has one); a model fills everything, but
-    the classifiers where its classes are others than ``classes``, in name or order, and an
-    auxiliary head that it does not have.
-    Anything else that does not fit, and a start that is not whole itself, raises
-    :class:`SctnetError` and changes nothing.
-    """
-    path = find_model(folder)
-    config = load_config(path)
-    file = path / WEIGHTS_FILE
-    tensors = read_tensors(file)
-    _check_start(tensors, config, str(file))
-    expected = model.state_dict()
-    if config.classes != tuple(classes):
-        tensors = {key: value for key, value in tensors.items() if "classifier" not in key}
-    if model.auxiliary_head is None:
-        tensors = {key: value for key, value in tensors.items() if "auxiliary_head" not in key}
-    new = [key for key in expected if key not in tensors]
-    lacking = [key for key in new if key.startswith(BACKBONE_PARTS)]
-    extra = [key for key in tensors if key not in expected]
-    if lacking or extra:
-        what = f"lacks {lacking[0]}" if lacking else f"holds {extra[0]}, which this network lacks"
-        raise SctnetError(f"{file}: {what}; it is no start for this {model.config.variant}")
-    for key, tensor in tensors.items():
-        check_shape(key, tensor, expected[key], str(file))
-    model.load_state_dict({**expected, **tensors})
-    return new
-
-
-def _check_start(tensors: Mapping[str, Tensor], config: ModelConfig, origin: str) -> None:
-    """Raise :class:`SctnetError` unless a start is whole, measured by its own configuration."""
-    with torch.device("meta"):  # only keys and shapes; and the caller's random numbers stay
-        expected = SCTNet(config.network).state_dict()
-    if config.backbone_only:
-        with_dappm = any(key.startswith("dappm.") for key in tensors)
-        parts = BACKBONE_PARTS + (("dappm.",) if with_dappm else ())
-        expected = {key: value for key, value in expected.items() if key.startswith(parts)}
-    _check_tensors(tensors, expected, origin, config.network.variant)
+    return write_folder(Path(folder), config, model.state_dict(), card or _plain_card(config))
 
 
 def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCTNet:
-    """Return the model of a folder or of a Hugging Face hub id, in eval mode.
+    """Return the model of a bundled name, a folder or a Hugging Face hub id, in eval mode.
 
     Loading is strict: a missing, additional or differently shaped tensor raises
     :class:`SctnetError`, as do missing and broken files.
@@ -173,9 +117,10 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
     return model.to(device).eval()
 
 
-def _write_folder(
+def write_folder(
     target: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str
 ) -> Path:
+    """Write the three files of a model folder, each beside and renamed."""
     beside = target / f".{WEIGHTS_FILE}.{os.getpid()}"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -193,7 +138,7 @@ def _write_folder(
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """Return the configuration of a model folder or hub id."""
+    """Return the configuration of a bundled name, a model folder or a hub id."""
     file = find_model(folder) / CONFIG_FILE
     try:
         return ModelConfig.model_validate_json(file.read_bytes())
@@ -204,8 +149,13 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """Return the local folder of a model: the folder itself or the download of a hub id."""
+    """Return the local folder of a model: a bundled name's, the folder itself or a download.
+
+    A folder of the user's comes before a bundled model of the same name.
+    """
     path = Path(name)
+    if str(name) in bundled_models() and not path.exists():
+        path = BUNDLED / str(name)
     if path.is_dir():
         missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (path / file).is_file()]
         if missing:
@@ -214,19 +164,28 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     text = str(name)
     if path.exists() or not _looks_like_hub_id(text):
         what = "is not a folder" if path.exists() else "does not exist"
-        raise SctnetError(f"{text}: {what}; give a model folder or a hub id such as owner/name")
+        raise SctnetError(
+            f"{text}: {what}; give a model folder, a hub id such as "
+            f"owner/name, or a bundled name ({', '.join(bundled_models()) or 'there is none'})"
+        )
     return _download(text)
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_FILE}"))
 
 
 def load_strictly(model: SCTNet, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a model that has exactly these keys and shapes, or change nothing."""
-    _check_tensors(tensors, model.state_dict(), origin, model.config.variant)
+    check_tensors(tensors, model.state_dict(), origin, model.config.variant)
     model.load_state_dict(dict(tensors))
 
 
-def _check_tensors(
+def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, variant: str
 ) -> None:
+    """Raise :class:`SctnetError` unless tensors have exactly the expected keys and shapes."""
     missing = [key for key in expected if key not in tensors]
     extra = [key for key in tensors if key not in expected]
     if missing or extra:

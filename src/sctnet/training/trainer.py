@@ -19,6 +19,7 @@ from sctnet.evaluation.evaluator import evaluate
 from sctnet.labelling import ImageToLabels
 from sctnet.models import SCTNet, create_model
 from sctnet.provenance import environment
+from sctnet.starting import load_start
 from sctnet.training.averaging import moving_average
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.meter import Meter
@@ -27,7 +28,7 @@ from sctnet.training.run_folder import RunFolder
 from sctnet.training.schedule import build_optimizer, set_learning_rate
 from sctnet.training.task import SegmentationTask
 from sctnet.training.weighting import class_weights
-from sctnet.weights import load_start, save_model
+from sctnet.weights import save_model
 
 Observer = Callable[[dict[str, float]], None]
 """Called with every record of metrics.jsonl as it is written."""
