@@ -15,15 +15,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# make demo: a tiny network learns drawn streets. make demo IMAGES=folder: the bundled model on yours.
 demo: setup
+ifdef IMAGES
+	$(BIN)/sctnet predict sctnet-s-camvid $(IMAGES) --out demo/pictures
+	@echo "Look at demo/pictures/overlay."
+else
 	@rm -rf demo
 	$(BIN)/sctnet train synthetic/sctnet-tiny --out demo/model
 	$(BIN)/sctnet eval demo/model --data synthetic --split test --out demo/scores --sheet 5
 	@echo "Look at demo/scores/sheet.png: image, truth and prediction, side by side."
+endif
 
 lint: setup
-	$(BIN)/ruff format --check --quiet src tests benchmarks
-	$(BIN)/ruff check --quiet src tests benchmarks
+	$(BIN)/ruff format --check --quiet src tests benchmarks tools
+	$(BIN)/ruff check --quiet src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
@@ -36,7 +42,7 @@ test-all: lint
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/fusing.py
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python tools/readme_figures.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -68,7 +68,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert printed.stdout.strip() == "[]", printed.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "models", "recipes"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "predict", "convert", "models", "plot", "recipes"]
+)
 def test_every_command_has_help(run: type[Program], command: str) -> None:
     program = run(command, "--help")
     assert program.status == 0
@@ -232,6 +234,17 @@ def test_models_and_recipes_are_listed(run: type[Program]) -> None:
     assert "camvid/sctnet-s_360x480" in listed.out
     shown = run("recipes", "show", "camvid/sctnet-s_360x480")
     assert "warmup_iterations: 200" in shown.out
+
+
+def test_plot_draws_a_run(run: type[Program], tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1 / step, "learning_rate": 1e-3} for step in range(1, 5)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert run("plot", tmp_path).status == 0
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert min(curves.size) > 100
+    program = run("plot", tmp_path / "gone")
+    assert program.status == 2
+    assert "gone" in program.err
 
 
 def test_train_tells_mistakes(run: type[Program], tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class ModelConfig(BaseModel):
     colours: tuple[Colour, ...] | None = None
     preparation: PreparationConfig = PreparationConfig()
     source: Source | None = None
+    terms: str | None = None
+    """What the weights may be used for, where the pictures they learned from limit it."""
     backbone_only: bool = False
     """The weights hold stem to stage 4 and perhaps the DAPPM: a start for training, not a model."""
 

@@ -2,13 +2,14 @@
 
 
 def models() -> None:
-    """List the variants: parameters, multiply-adds, stride and the recipes that exist."""
+    """List the variants (parameters, multiply-adds, stride, recipes) and the bundled models."""
     from rich.console import Console
     from rich.table import Table
 
     from sctnet.models import VARIANTS, create_model
     from sctnet.models.counting import count_multiply_adds, count_parameters
     from sctnet.training.recipe import load_recipe, shipped_recipes
+    from sctnet.weights import bundled_models, load_config
 
     recipes = {name: load_recipe(name).model.variant for name in shipped_recipes()}
     table = Table(title="19 classes; multiply-adds of one image")
@@ -25,3 +26,11 @@ def models() -> None:
             "\n".join(name for name, used in recipes.items() if used == variant),
         )
     Console().print(table)
+    bundled = Table("bundled model", "network", "classes", "working size", "terms")
+    for name in bundled_models():
+        config = load_config(name)
+        rule = str(config.preparation.working_size)
+        terms = config.terms or ""
+        bundled.add_row(name, config.network.variant, str(len(config.classes)), rule, terms)
+    if bundled.row_count:
+        Console().print(bundled)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.camvid import open_camvid
+from sctnet.data.camvid import SPLITS, open_camvid
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.folder import open_folder
 from sctnet.data.synthetic import open_synthetic
@@ -22,7 +22,9 @@ def open_dataset(source: str | Path, splits: Sequence[str]) -> SegmentationDatas
     path = Path(source)
     if path.suffix.lower() in {".yaml", ".yml"}:
         return open_folder(path, splits)
-    if (path / "train.txt").is_file() and (path / "trainannot").is_dir():
+    if any(
+        (path / f"{split}.txt").is_file() and (path / f"{split}annot").is_dir() for split in SPLITS
+    ):
         return open_camvid(path, splits)
     problem = "is not a known data set" if path.exists() else "does not exist"
     raise SctnetError(

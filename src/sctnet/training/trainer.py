@@ -104,7 +104,7 @@ class _Run:
                 meter.add(losses)
                 self.iteration += 1
                 if self._is_due(run.log_every):
-                    self.record({"rate": rate, **meter.take()})
+                    self.record({"learning_rate": rate, **meter.take()})
                 if self.validation is not None and self._is_due(run.validate_every):
                     self.validate()
                     meter.restart()

@@ -1,6 +1,6 @@
 """Write the measured figures into README.md, from results/.
 
-    python benchmarks/readme.py [--check]
+    python tools/readme_figures.py [--check]
 
 Only what stands between the two markers is replaced; --check says whether it is up to date.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     text = f"{before}{BEGIN}{figures()}{END}{after}"
     if check and text != readme.read_text(encoding="utf-8"):
         sys.exit(
-            "README.md: its figures are not those of results/; run python benchmarks/readme.py"
+            "README.md: its figures are not those of results/; run python tools/readme_figures.py"
         )
     if not check:
         write_text(readme, text)

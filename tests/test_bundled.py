@@ -1,0 +1,52 @@
+"""The models that come with the package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sctnet
+from sctnet.data.camvid import CLASSES, open_camvid
+from sctnet.inference.scoring import score
+from sctnet.inference.segmenter import Segmenter
+from sctnet.weights import BUNDLED, WEIGHTS_FILE, bundled_models, load_config
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_the_camvid_model_is_there_and_says_its_terms() -> None:
+    assert "sctnet-s-camvid" in bundled_models()
+    config = load_config("sctnet-s-camvid")
+    assert config.classes == CLASSES
+    assert config.terms == "research, non-commercial (CamVid)"
+    card = (BUNDLED / "sctnet-s-camvid" / "README.md").read_text()
+    assert "Research, non-commercial".lower() in card.lower()
+    assert (BUNDLED / "sctnet-s-camvid" / WEIGHTS_FILE).stat().st_size < 10e6
+    assert not sctnet.load_model("sctnet-s-camvid").training
+
+
+def test_a_folder_comes_before_a_bundled_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sctnet.save_model(sctnet.create_model("tiny", 3), "sctnet-s-camvid")
+    assert load_config("sctnet-s-camvid").network.variant == "sctnet-tiny"
+
+
+@pytest.mark.slow
+def test_the_bundled_model_scores_what_its_card_says(real_data: Path, tmp_path: Path) -> None:
+    """On the 233 test pictures, stored in float16, against the run's own scores in float32."""
+    camvid = _unpacked(real_data, tmp_path)
+    result = score(Segmenter("sctnet-s-camvid"), open_camvid(camvid, ["test"]), tmp_path / "out")
+    published = json.loads((RESULTS / "camvid_sctnet-s" / "scores.json").read_text())
+    assert result.images == 233
+    assert result.scores.miou == pytest.approx(published["miou"], abs=5e-4)
+
+
+def _unpacked(real_data: Path, tmp_path: Path) -> Path:
+    """Unpack the test pictures by the script that lies beside them."""
+    script = real_data / "data" / "unpack.py"
+    subprocess.run([sys.executable, script, tmp_path, "--only", "test"], check=True)
+    return tmp_path / "camvid"

@@ -1,0 +1,94 @@
+"""Put a trained model into the package, in float16 and without what only training needs.
+
+    sctnet eval RUN --data CAMVID --split test --out results/NAME
+    python tools/bundle_model.py RUN results/NAME sctnet-s-camvid
+
+A model replaces the bundled one of its name only where it measured better: the card holds the
+scores, and the tests score the bundled file again where the pictures are.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sctnet.weights import (
+    BUNDLED,
+    WEIGHTS_FILE,
+    ModelConfig,
+    load_config,
+    read_tensors,
+    write_folder,
+)
+
+TERMS = "research, non-commercial (CamVid)"
+
+
+def bundle(run: Path, results: Path, name: str) -> Path:
+    """Write the bundled folder of a run and return it."""
+    config = load_config(run)
+    network = config.network.model_copy(update={"auxiliary_head": False})
+    tensors = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in read_tensors(run / WEIGHTS_FILE).items()
+        if not key.startswith("auxiliary_head.")
+    }
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    config = config.model_copy(update={"network": network, "terms": TERMS})
+    summary = json.loads((run / "summary.json").read_text())
+    scores = json.loads((results / "scores.json").read_text())
+    return write_folder(BUNDLED / name, config, tensors, card(name, config, summary, scores))
+
+
+def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[str, Any]) -> str:
+    """Return the model card."""
+    rows = "\n".join(f"| {key} | {100 * value:.1f} |" for key, value in scores["iou"].items())
+    return f"""# {name}
+
+{config.network.variant} for streets seen from a car: {", ".join(config.classes)}.
+**Terms: {config.terms}**: it learned from CamVid (Brostow, Fauqueur and Cipolla; CC BY-NC 4.0 in
+the version of the SegNet authors), and carries its terms. The MIT licence of the code does not
+cover these weights.
+
+```python
+import sctnet
+
+sctnet.Segmenter("{name}")("street.jpg").overlay().save("out.png")
+```
+
+- Trained by `sctnet train {summary["recipe"]} --data CAMVID --out RUN`, on
+  {summary["train_pictures"]} pictures (train + val) of 360x480,
+  {summary["iterations"]:,} iterations, seed {summary["seed"]},
+  {summary["seconds"] / 60:.0f} minutes on {summary["device"]}, from random weights, without a
+  teacher; last weights (moving average); code at commit {summary["commit"]}.
+- Measured on the {scores["images"]} test pictures ({scores["protocol"]}):
+  mIoU {100 * scores["miou"]:.1f} %, pixel accuracy {100 * scores["pixel_accuracy"]:.1f} %, mean
+  accuracy {100 * scores["mean_accuracy"]:.1f} %. Stored in float16.
+- Pictures are brought to {config.preparation.working_size} before the network sees them.
+
+| class | IoU % |
+|---|---|
+{rows}
+
+Limits: one city, daylight, a forward-looking camera of 2007. Rare and thin things (poles, signs,
+bicyclists, fences) are often missed, other continents' streets and other views are strange to it.
+Not for driving, nor for any decision about people.
+"""
+
+
+def main() -> None:
+    """Read the arguments and bundle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("results", type=Path, help="folder of scores.json on the test pictures")
+    parser.add_argument("name")
+    arguments = parser.parse_args()
+    folder = bundle(arguments.run, arguments.results, arguments.name)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {size / 1e6:.1f} MB, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
