@@ -9,6 +9,7 @@ scores, and the tests score the bundled file again where the pictures are.
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,29 @@ def bundle(run: Path, results: Path, name: str) -> Path:
 def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[str, Any]) -> str:
     """Return the model card."""
     rows = "\n".join(f"| {key} | {100 * value:.1f} |" for key, value in scores["iou"].items())
+    trained = (
+        f"- Trained by `sctnet train {summary['recipe']} --data CAMVID --out RUN` on "
+        f"{summary['train_pictures']} pictures (train + val) of 360x480: "
+        f"{summary['iterations']:,} iterations, seed {summary['seed']}, "
+        f"{summary['seconds'] / 60:.0f} minutes on {summary['device']}, from random weights, "
+        f"without a teacher; last weights (moving average); code at commit {summary['commit']}."
+    )
+    measured = (
+        f"- Measured on the {scores['images']} test pictures ({scores['protocol']}): "
+        f"mIoU {100 * scores['miou']:.1f} %, "
+        f"pixel accuracy {100 * scores['pixel_accuracy']:.1f} %, "
+        f"mean accuracy {100 * scores['mean_accuracy']:.1f} %. Stored in float16."
+    )
+    prepared = (
+        f"- Pictures are brought to the working size ({config.preparation.working_size}) "
+        "before the network sees them."
+    )
     return f"""# {name}
 
 {config.network.variant} for streets seen from a car: {", ".join(config.classes)}.
-**Terms: {config.terms}**: it learned from CamVid (Brostow, Fauqueur and Cipolla; CC BY-NC 4.0 in
-the version of the SegNet authors), and carries its terms. The MIT licence of the code does not
+
+**Terms: {config.terms}.** It learned from CamVid (Brostow, Fauqueur and Cipolla; CC BY-NC 4.0 in
+the version of the SegNet authors) and carries its terms. The MIT licence of the code does not
 cover these weights.
 
 ```python
@@ -58,24 +77,22 @@ import sctnet
 sctnet.Segmenter("{name}")("street.jpg").overlay().save("out.png")
 ```
 
-- Trained by `sctnet train {summary["recipe"]} --data CAMVID --out RUN`, on
-  {summary["train_pictures"]} pictures (train + val) of 360x480,
-  {summary["iterations"]:,} iterations, seed {summary["seed"]},
-  {summary["seconds"] / 60:.0f} minutes on {summary["device"]}, from random weights, without a
-  teacher; last weights (moving average); code at commit {summary["commit"]}.
-- Measured on the {scores["images"]} test pictures ({scores["protocol"]}):
-  mIoU {100 * scores["miou"]:.1f} %, pixel accuracy {100 * scores["pixel_accuracy"]:.1f} %, mean
-  accuracy {100 * scores["mean_accuracy"]:.1f} %. Stored in float16.
-- Pictures are brought to {config.preparation.working_size} before the network sees them.
+{_wrapped(trained)}
+{_wrapped(measured)}
+{_wrapped(prepared)}
 
 | class | IoU % |
 |---|---|
 {rows}
 
 Limits: one city, daylight, a forward-looking camera of 2007. Rare and thin things (poles, signs,
-bicyclists, fences) are often missed, other continents' streets and other views are strange to it.
+bicyclists, fences) are often missed; other continents' streets and other views are strange to it.
 Not for driving, nor for any decision about people.
 """
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def main() -> None:
