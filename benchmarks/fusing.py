@@ -40,7 +40,8 @@ def main() -> None:
     rows = []
     for variant in ("sctnet-s", "sctnet-b"):
         for size in ((360, 480), (512, 1024)):
-            plain = create_model(variant, 19).eval().to(memory_format=torch.channels_last)
+            plain = create_model(variant, 19, auxiliary_head=False).eval()
+            plain = plain.to(memory_format=torch.channels_last)
             fused = plain.fuse()
             images = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():

@@ -1,6 +1,8 @@
 """The program as its users meet it: what it prints, what it writes, its exit status."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from released import released_checkpoint
+from rich.console import Console
 
 import sctnet
 from sctnet.cli import main
+from sctnet.cli.tables import scores_table
 from sctnet.data.camvid import CLASSES, COLOURS
+from sctnet.data.synthetic import SPLITS
+from sctnet.evaluation.evaluator import Evaluation
+from sctnet.evaluation.scores import Scores
 from sctnet.preparation import PreparationConfig, WorkingSize
 
 
@@ -139,6 +146,70 @@ def test_predict_reports_failures_and_does_the_rest(
     assert "3 pictures labelled, 3 failed" in program.out
 
 
+def test_predict_tells_of_inputs_without_a_picture(
+    run: type[Program], model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty" / "folder.jpg").mkdir(parents=True)
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    given = [
+        tmp_path / "a.png",
+        tmp_path / "empty",
+        tmp_path / "*.gone",
+        "x" * 300,
+        "[" + "y" * 300,
+    ]
+    program = run("predict", model, *given, "--out", tmp_path / "out")
+    assert program.status == 1
+    assert "1 pictures labelled, 4 failed" in program.out
+    for sentence in ("empty: no pictures", "*.gone: no pictures", "xxx: cannot", "yyy: cannot"):
+        assert sentence in program.err
+    assert "Traceback" not in program.err
+
+
+def test_predict_takes_the_longest_names(run: type[Program], model: Path, tmp_path: Path) -> None:
+    name = "x" * 251 + ".png"
+    Image.fromarray(_picture()).save(tmp_path / name)
+    assert run("predict", model, tmp_path, "--out", tmp_path / "out").status == 0
+    assert (tmp_path / "out" / "labels" / name).is_file()
+
+
+def test_predicting_twice_does_not_label_results(
+    run: type[Program], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(_picture()).save(tmp_path / "labels" / "mine.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        program = run("predict", model, ".", "--out", "out")
+        assert "1 pictures labelled, 0 failed" in program.out
+    assert len(list(Path("out").rglob("*.png"))) == 2
+    assert Path("out/labels/labels/mine.png").is_file(), "only the output's own labels are skipped"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        pytest.param(["--save", "mask"], "mask to save: choose of", id="kind"),
+        pytest.param(["--save", ""], "choose of", id="no-kind"),
+        pytest.param(["--out", "{tmp}/a.png"], "is not a folder", id="out-is-a-file"),
+        pytest.param(["--out", "{tmp}/a.png/deeper"], "is not a folder", id="out-below-a-file"),
+        pytest.param(["--out", "{tmp}/" + "x" * 300], "too long", id="out-too-long"),
+    ],
+)
+def test_predict_checks_the_output_before_it_loads(
+    run: type[Program], tmp_path: Path, options: list[str], named: str
+) -> None:
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    given = [option.format(tmp=tmp_path) for option in options]
+    out = [] if "--out" in given else ["--out", tmp_path / "out"]
+    program = run("predict", tmp_path / "no-model", tmp_path / "a.png", *given, *out)
+    assert program.status == 2
+    assert named in program.err
+    assert "no-model" not in program.err
+    assert program.err.count("\n") == 1, "no bar was begun"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -194,6 +265,46 @@ def test_eval_writes_scores_confusion_and_sheet(
     assert scores["miou"] == pytest.approx(np.mean(values))
     for key in ("pixel_accuracy", "mean_accuracy", "images_per_second", "protocol", "commit"):
         assert key in scores
+
+
+@pytest.mark.parametrize(
+    ("local", "folder"),
+    [
+        pytest.param(True, "some/tiny/evaluation/val", id="beside-a-model-of-ones-own"),
+        pytest.param(False, "evaluation/tiny/val", id="here-for-a-name"),
+    ],
+)
+def test_eval_writes_where_the_user_has_a_say(
+    run: type[Program],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local: bool,
+    folder: str,
+) -> None:
+    if local:
+        shutil.copytree(model, tmp_path / "some" / "tiny")
+    else:
+        monkeypatch.setattr("sctnet.inference.segmenter.find_model", lambda _: model)
+    monkeypatch.setitem(SPLITS, "val", (2, 2))
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / folder
+    target.mkdir(parents=True)
+    (target / "sheet.png").write_text("of an earlier time")
+    program = run("eval", "some/tiny", "--data", "synthetic")
+    assert program.status == 0, program.err
+    assert f"Written to {folder}: scores.json, confusion.png\n" in program.out
+    assert (target / "scores.json").is_file()
+    assert (tmp_path / "some").exists() == local, "nothing is made that looks like the model"
+
+
+def test_class_names_are_no_markup() -> None:
+    names = ["[/x]", "[bold]", "[red]car[/red]"]
+    scores = Scores.from_counts(np.eye(3, dtype=np.int64), names)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(scores_table(Evaluation(scores, 1, 1.0, 1.0)))
+    printed = console.file.getvalue()
+    assert all(name in printed for name in names)
 
 
 def test_eval_refuses_other_classes(run: type[Program], tmp_path: Path) -> None:

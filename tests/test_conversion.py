@@ -250,7 +250,37 @@ def with_tensor(key, tensor):
     return lambda s: {**s, key: tensor}
 
 
+STEM = "backbone.conv1.0.weight"
+
 REFUSED = {
+    "a key with and without module.": (
+        lambda s: {**s, f"module.{STEM}": s[STEM]},
+        f"{STEM} and module.{STEM} are one tensor of the network",
+    ),
+    "a head under both of its names": (
+        lambda s: {"decoder.conv_seg.weight": s[CLASSIFIER], **s},
+        f"decoder.conv_seg.weight and {CLASSIFIER} are one tensor of the network",
+    ),
+    "a sparse tensor": (
+        lambda s: {**s, STEM: s[STEM].to_sparse()},
+        f"{STEM} is stored as torch.sparse_coo; save it as a dense tensor",
+    ),
+    "a tensor without numbers": (
+        lambda s: {**s, STEM: s[STEM].to("meta")},
+        f"{STEM} holds no numbers",
+    ),
+    "not a number": (
+        lambda s: {**s, STEM: torch.full_like(s[STEM], torch.nan)},
+        f"{STEM} holds NaN or infinity",
+    ),
+    "infinity in one place": (
+        with_tensor("decode_head.bn1.running_var", torch.tensor([1.0] * 127 + [torch.inf])),
+        "decode_head.bn1.running_var holds NaN or infinity",
+    ),
+    "a number beyond float32": (
+        with_tensor("decode_head.bn1.bias", torch.full((128,), 1e39, dtype=torch.float64)),
+        "decode_head.bn1.bias holds NaN or infinity",
+    ),
     "no stem": (without("backbone.conv1.0.weight"), "lacks backbone.conv1.0.weight"),
     "a missing kernel": (without("backbone.layer4.attn_l.kv3"), "backbone.layer4.attn_l.kv3"),
     "a missing shortcut": (
@@ -367,6 +397,16 @@ def test_mistakes_besides_the_file_write_nothing(released, convert, tmp_path, op
     with pytest.raises(SctnetError, match=words):
         convert(released, **options)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_readme_of_something_else_stays(released, tmp_path):
+    """``sctnet convert official.pth .`` in somebody's project."""
+    torch.save(released, tmp_path / "official.pth")
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(SctnetError, match=r"holds a README\.md that is not a model's"):
+        sctnet.convert_checkpoint(tmp_path / "official.pth", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"official.pth", "README.md"}
+    assert (tmp_path / "README.md").read_text() == "# My project"
 
 
 # Files that are no checkpoints.

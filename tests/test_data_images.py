@@ -156,6 +156,63 @@ def test_refuses_in_one_sentence(data: bytes, reason: str, tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
+def test_what_opencv_fails_at_is_left_to_pillow(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A PNG that ends early makes OpenCV log; of some damage it makes exceptions of its own."""
+    level = cv2.utils.logging.getLogLevel()
+    with pytest.raises(SctnetError, match="cut short"):
+        decode_image(encoded(NOISE, "RGB", "PNG")[:5000], "x")
+    assert "WARN" not in capfd.readouterr().err
+    assert cv2.utils.logging.getLogLevel() == level
+
+    def fail(*arguments: object) -> None:
+        raise cv2.error("of OpenCV's own kind")
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    assert (decode_image(PNG, "x") == RGB).all()
+    monkeypatch.delattr(cv2.utils, "logging")
+    assert (decode_image(PNG, "x") == RGB).all(), "the level cannot be set everywhere"
+
+
+def test_a_damaged_bitmap_is_a_sentence() -> None:
+    damaged = bytearray(encoded(NOISE[:8], "RGB", "BMP"))
+    damaged[20] = 17  # a width of a million, more than OpenCV takes, and than there are pixels
+    with pytest.raises(SctnetError, match="damaged"):
+        decode_image(bytes(damaged), "x")
+
+
+@pytest.mark.parametrize(
+    ("ending", "data"),
+    [
+        pytest.param("png", DEEP_RGB, id="png"),
+        pytest.param("tif", cv2.imencode(".tif", RGB.astype(np.uint16))[1].tobytes(), id="tiff"),
+        pytest.param("ppm", cv2.imencode(".ppm", RGB.astype(np.uint16))[1].tobytes(), id="ppm"),
+        pytest.param("pgm", b"P5 2 1 11 \x07\x0b", id="grey-of-0-to-11"),
+        pytest.param("pgm", b"P2 2 1 11 7 11", id="grey-of-0-to-11-in-text"),
+    ],
+)
+def test_masks_whose_values_would_change_are_refused(
+    ending: str, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / f"mask.{ending}"
+    path.write_bytes(data)
+    with pytest.raises(SctnetError, match=r"mask\.\w+: a mask's values cannot be had as they are"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("largest", [255, 65535])
+def test_grey_bitmaps_of_whole_bytes_are_masks(largest: int, tmp_path: Path) -> None:
+    values = RANDOM.integers(0, largest + 1, (4, 6)).astype(
+        np.uint8 if largest == 255 else np.uint16
+    )
+    cv2.imwrite(str(tmp_path / "mask.pgm"), values)
+    assert (read_mask(tmp_path / "mask.pgm") == values).all()
+    rows = " ".join(map(str, values.ravel()))
+    (tmp_path / "text.pgm").write_text(f"P2 6 4 {largest} {rows}")
+    assert (read_mask(tmp_path / "text.pgm") == values).all()
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(SctnetError, match=r"gone\.png: no such file"):
         read_image(tmp_path / "gone.png")

@@ -94,6 +94,9 @@ def test_camvid_broken_in_every_way(camvid: Path) -> None:
     (camvid / "val.txt").write_text("only-one-name.png\n")
     with pytest.raises(SctnetError, match=r"val\.txt, line 1: expected a picture and its mask"):
         open_camvid(camvid, ["val"])
+    (camvid / "val.txt").write_bytes("caf\xe9.png caf\xe9.png\n".encode("latin-1"))
+    with pytest.raises(SctnetError, match=r"val\.txt: the list is not UTF-8"):
+        open_camvid(camvid, ["val"])
     (camvid / "val.txt").write_text("\n")
     with pytest.raises(SctnetError, match=r"val\.txt: the list is empty"):
         open_camvid(camvid, ["val"])
@@ -164,6 +167,21 @@ def test_folder_ignore(own: Path) -> None:
     labels = open_folder(described(own, ignore=99), ["val"]).labels(0)
     assert (labels[0] == IGNORE).all()
     assert (labels[1:] == LABELS[1:]).all()
+
+
+def test_folder_ids_may_use_the_usual_ignored_value(own: Path) -> None:
+    write(own / "masks/val/c.png", np.where(LABELS > 0, 255, 0).astype(np.uint8))
+    labels = open_folder(described(own, ids={0: 0, 255: 1}), ["val"]).labels(0)
+    assert (labels == (LABELS > 0)).all()
+
+
+def test_folder_yaml_may_share_fields(own: Path) -> None:
+    """A merged mapping's keys may be overridden: that is what merging is for."""
+    path = described(own)
+    text = "base: &base\n  train: gone\n  val: images/val\n".replace("base:", "images:", 1)
+    text += "masks:\n  <<: *base\n  train: masks/train\n  val: masks/val\nclasses: [a, b, c]\n"
+    path.write_text(text)
+    assert len(open_folder(path, ["val"])) == 1
 
 
 def test_folder_ids_reach_16_bits_and_ignore_the_rest(own: Path) -> None:
@@ -237,6 +255,12 @@ def test_folder_masks_among_and_below_the_images(tmp_path: Path) -> None:
         pytest.param({"ids": {7: 3}}, "ids must lead to class numbers, 0 to 2", id="ids"),
         pytest.param({"ids": {-7: 1}}, "ids", id="negative-id"),
         pytest.param({"ignore": 2}, "ignore is 2, which is the class number", id="ignored-class"),
+        pytest.param({"ids": {9: 0}, "ignore": 9}, "ignore is 9, which ids", id="ignored-id"),
+        pytest.param({"mask_suffix": "gt/x"}, "mask_suffix is the end of a", id="mask-folder"),
+        pytest.param({"image_suffix": "/x"}, "image_suffix is the end of a", id="image-folder"),
+        pytest.param(
+            {"classes": [True, False]}, r"classes\.0: True is not text: .* quotes", id="yes-no"
+        ),
         pytest.param({"rgb_masks": True}, "rgb_masks needs colours", id="no-code"),
         pytest.param({"ignored_colours": [[0, 0, 0]]}, "needs rgb_masks", id="no-rgb-masks"),
         pytest.param(
@@ -260,6 +284,13 @@ def test_folder_description_is_checked(own: Path, changes: dict, sentence: str) 
     ("text", "sentence"),
     [
         pytest.param("images: {train: [\n", "line 2: not valid YAML", id="syntax"),
+        pytest.param(
+            "a: 1\nb: {c: 1,\n    'c': 2}", "line 3: the key 'c' stands twice", id="twice"
+        ),
+        pytest.param("a: 1\nb: [2026-02-30]", "line 2: '2026-02-30' is no possible", id="a-date"),
+        pytest.param("a: 1\n\nb: \x07", "line 3: a character YAML does not allow", id="bell"),
+        pytest.param("a: !!python/name:os.system", "line 1: not valid YAML", id="a-python-name"),
+        pytest.param("[" * 9999, "nested too deeply", id="deep"),
         pytest.param("- a\n- b\n", "expected the keys images", id="a-list"),
         pytest.param("", "expected the keys images", id="empty"),
     ],

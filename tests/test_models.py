@@ -1,6 +1,9 @@
 """Every network runs, learns, fuses and exports, and has the stated size."""
 
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -130,6 +133,44 @@ def test_fused_network_computes_the_same(variant):
     assert count_norms(fused.fuse()) == count_norms(fused)
 
 
+@pytest.mark.parametrize("kind", ["residual", "segformer", "gfa", "msca"])
+def test_fused_blocks_compute_the_same(kind):
+    """In float64, with norms that do something and branches as large as what they are added to."""
+    model = network(stage3_block=kind, stage4_block=kind).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+        for scale in ("attention_scale", "feed_forward_scale"):
+            if hasattr(module, scale):
+                getattr(module, scale).data.fill_(1)
+    images = torch.randn(1, 3, 97, 131, dtype=torch.float64)
+    with torch.inference_mode():
+        fused = model.fuse()
+        assert deviation(fused(images), model(images)) < 1e-12
+        assert torch.equal(fused.fuse()(images), fused(images))
+    # MSCA: the attention norm stays, which its shortcut reads too. SegFormer has layer norms.
+    left = {"residual": 0, "segformer": 0, "gfa": 2, "msca": 1}[kind]
+    assert count_norms(fused) == 5 + 4 + 2 + 1 + 3 * left
+
+
+def test_the_benchmark_compares_networks_without_auxiliary_heads(tmp_path, monkeypatch):
+    """Its counts of norms are the inference network's; nothing is timed here."""
+    file = Path(__file__).parents[1] / "benchmarks" / "fusing.py"
+    spec = importlib.util.spec_from_file_location("fusing_benchmark", file)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "fastest", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr("sys.argv", ["fusing.py"])
+    benchmark.main()
+    rows = json.loads((tmp_path / "fusing.json").read_text())["rows"]
+    counts = {(row["batch_norms_plain"], row["batch_norms_fused"]) for row in rows}
+    # Stem 2, residual blocks 6 x 2 and 2 shortcuts, stage 4's start 1, head 1 are folded.
+    assert counts == {(18 + 2 + 12 + 2 + 1 + 1, 18)}
+
+
 def count_norms(model):
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
@@ -257,6 +298,7 @@ def test_block_swaps_land_near_table_4(kind, millions):
         {"attention_norm": "l2"},
         {"stage3_block": "gfa", "stage4_block": "gfa", "attention_norm": "l2"},
         {"norm_position": "post"},
+        {"norm_position": "post", "stage3_block": "gfa"},
         {"stage3_depth": 3, "stage4_depth": 1},
         {"attention_kernels": 12, "attention_groups": 3},
         {"drop_path": 0.0},
@@ -315,6 +357,15 @@ def test_attention_kernels_have_the_form_that_their_name_says(form, shapes):
         ("s", {"attention_norm": "l3"}, "attention_norm"),
         ("s", {"attention_kernel": "3x3"}, "attention_kernel"),
         ("s", {"norm_position": "both"}, "norm_position"),
+        *(
+            ("s", {"norm_position": "post", stage: kind}, f"for cfblock and gfa, {kind} has one")
+            for stage, kind in (
+                ("stage3_block", "residual"),
+                ("stage4_block", "segformer"),
+                ("stage4_block", "msca"),
+            )
+        ),
+        ("s", {"attention_init_std": math.inf}, "attention_init_std"),
         ("s", {"stage4_block": "swin"}, "stage4_block"),
         ("s", {"attention_groups": 7}, "attention_kernels (64) must be a multiple of"),
         ("tiny", {"attention_groups": 64}, "attention_kernels (32) must be a multiple of"),

@@ -176,6 +176,17 @@ def test_confusion_pictures_print_percents_of_the_truth(tmp_path):
     assert drawing.count("<!-- 100 -->") == 2, "sky's cell, and the scale's end"
 
 
+def test_confusion_pictures_show_names_as_they_are(tmp_path):
+    names = ["$x", "a $x_1$ b", "$\\nonsense$"]
+    confusion_picture(np.eye(3, dtype=np.int64), names, tmp_path / "confusion.svg")
+    drawing = (tmp_path / "confusion.svg").read_text()
+    for name in names:
+        assert drawing.count(f"<!-- {name} -->") == 2
+    # No font at hand has these; a warning would be an error here.
+    confusion_picture(np.eye(3, dtype=np.int64), ["\u8def", "b", "c"], tmp_path / "boxes.png")
+    assert (tmp_path / "boxes.png").is_file()
+
+
 def test_confusion_pictures_of_many_classes_have_names_but_no_numbers(tmp_path):
     names = [f"class {index}" for index in range(40)]
     confusion_picture(np.full((40, 40), 7), names, tmp_path / "confusion.svg")

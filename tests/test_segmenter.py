@@ -165,6 +165,26 @@ def test_what_is_no_picture_is_refused(segmenter, source, message):
         segmenter(source)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_pil_image_cut_short_is_refused(segmenter, kind):
+    content = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), kind)
+    opened = Image.open(io.BytesIO(content[:2000]))  # reads the header alone
+    with pytest.raises(sctnet.SctnetError, match="the PIL image cannot be read"):
+        segmenter(opened)
+
+
+def test_a_name_is_resolved_once(folder, monkeypatch):
+    asked = []
+
+    def find(name):
+        asked.append(name)
+        return folder
+
+    monkeypatch.setattr("sctnet.inference.segmenter.find_model", find)
+    sctnet.Segmenter("owner/name", device="cpu")
+    assert asked == ["owner/name"]
+
+
 def test_a_picture_that_would_grow_beyond_reason_is_refused(tmp_path):
     model = saved(tmp_path, WorkingSize(rule="shorter-side", pixels=480))
     with pytest.raises(sctnet.SctnetError, match="cut it into pieces"):
@@ -202,6 +222,7 @@ def test_half_precision_finds_nearly_the_same(folder):
     [
         pytest.param({"device": "toaster"}, "'toaster' cannot be used", id="no such device"),
         pytest.param({"device": "cuda:99"}, "'cuda:99' cannot be used", id="no such GPU"),
+        pytest.param({"device": "meta"}, "'meta' cannot be used", id="a device without memory"),
         pytest.param({"precision": "fp8"}, "choose one of fp32, bf16, fp16", id="precision"),
     ],
 )

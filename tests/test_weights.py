@@ -1,7 +1,9 @@
 """A model on disk: what is written, what is refused, and what serves as a start."""
 
 import json
+import math
 import shutil
+import subprocess
 from unittest.mock import Mock
 
 import huggingface_hub
@@ -11,15 +13,19 @@ from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
 
 import sctnet
+from sctnet import provenance
 from sctnet.errors import SctnetError
 from sctnet.preparation import PreparationConfig, WorkingSize
 from sctnet.starting import load_start, save_backbone
 from sctnet.weights import (
+    BUNDLED,
     Source,
+    find_model,
     load_config,
     load_model,
     load_strictly,
     save_model,
+    usable_device,
 )
 
 CLASSES = ("road", "car", "sky")
@@ -131,6 +137,8 @@ def test_saving_again_replaces(folder):
         ({"classes": ["road"]}, "1 class names for a network with 3 classes"),
         ({"classes": ["road", "car", "road"]}, "the class name 'road' stands twice"),
         ({"colours": [(0, 0, 0)]}, "1 colours for 3 classes"),
+        ({"colours": [(0, 0, 256)] * 3}, "colours.0.2: Input should be less than or equal to 255"),
+        ({"colours": [(-1, 0, 0)] * 3}, "colours.0.0: Input should be greater than or equal to 0"),
     ],
 )
 def test_a_refused_save_leaves_the_folder_alone(folder, arguments, words):
@@ -149,6 +157,57 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path):
     (tmp_path / "model").write_text("mine")
     assert str(tmp_path / "model") in refusal(save_model, network(), tmp_path / "model")
     assert (tmp_path / "model").read_text() == "mine"
+
+
+FOREIGN = {
+    "a README": ({"README.md": "# Mine"}, "holds a README.md that is not a model's"),
+    "another tool's model": (
+        {"README.md": "# Mine", "config.json": '{"model_type": "bert"}'},
+        "holds a README.md",
+    ),
+    "another tool's settings": ({"config.json": '["mine"]'}, "holds a config.json that is not"),
+    "a README and a broken text": ({"README.md": "# Mine", "config.json": "{"}, "a README.md"),
+}
+
+
+@pytest.mark.parametrize(("files", "words"), FOREIGN.values(), ids=FOREIGN)
+def test_files_of_something_else_stay(tmp_path, files, words):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for save in (save_model, lambda *given: save_backbone(*given, with_dappm=True)):
+        message = refusal(save, network(), tmp_path)
+        assert message.startswith(f"{tmp_path}: ")
+        assert words in message
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == files
+
+
+def test_a_run_folder_becomes_a_model_folder(tmp_path):
+    files = ("recipe.yaml", "metrics.jsonl")
+    for name in files:
+        (tmp_path / name).write_text("of the run")
+    for seed in (0, 1):
+        model = network(seed=seed)
+        assert equal(load_model(save_model(model, tmp_path)).state_dict(), model.state_dict())
+    assert {(tmp_path / name).read_text() for name in files} == {"of the run"}
+
+
+def test_a_folder_can_be_saved_to_after_every_interruption(tmp_path, monkeypatch):
+    """A save that stops at any of its renames leaves what the next one knows to be its own."""
+    renamed = sctnet.weights.Path.replace
+    for stop in range(3):
+        calls = iter(range(3))
+
+        def replace(source, target, calls=calls, stop=stop):
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            return renamed(source, target)
+
+        folder = tmp_path / str(stop)
+        with monkeypatch.context() as patch:
+            patch.setattr(sctnet.weights.Path, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                save_model(network(), folder)
+        load_model(save_model(network(), folder))
 
 
 def test_weights_in_half_precision_load_as_float32(folder):
@@ -179,6 +238,14 @@ WEIGHTS_REFUSED = {
     "integers for floats": (
         lambda f: rewrite(f, **{KEY: torch.zeros(3, 32, 1, 1, dtype=torch.int32)}),
         f"{KEY} holds torch.int32, this network needs torch.float32",
+    ),
+    "not a number": (
+        lambda f: rewrite(f, **{KEY: torch.full((3, 32, 1, 1), math.nan)}),
+        f"{KEY} holds NaN or infinity",
+    ),
+    "infinity": (
+        lambda f: rewrite(f, **{"stem.1.running_var": torch.full((8,), math.inf)}),
+        "stem.1.running_var holds NaN or infinity",
     ),
     "another variant's weights": (
         lambda f: save_file(
@@ -214,6 +281,11 @@ CONFIG_REFUSED = {
     "too few names": (lambda f: reconfigure(f, classes=["a", "b"]), "2 class names for a network"),
     "twice a name": (lambda f: reconfigure(f, classes=["a", "b", "a"]), "class name 'a' stands"),
     "too few colours": (lambda f: reconfigure(f, colours=[[0, 0, 0]]), "1 colours for 3 classes"),
+    "a colour out of range": (
+        lambda f: reconfigure(f, colours=[[0, 0, 256]] * 3),
+        "colours.0.2: Input should be less",
+    ),
+    "a std of 0": (lambda f: reconfigure(f, preparation={"std": [1, 0, 1]}), "preparation.std.1"),
     "half a colour": (lambda f: reconfigure(f, colours=[[0, 0]] * 3), "colours.0"),
 }
 
@@ -258,6 +330,47 @@ def test_a_path_that_does_not_exist_never_asks_the_hub(name, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     assert f"{name}: does not exist" in refusal(load_model, name)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "b/" + "a" * 300, "a\0b"], ids=["a", "b/a", "0"])
+def test_a_name_that_no_system_holds_does_not_exist(name, monkeypatch):
+    def refuse(hub_id, **_):
+        raise hub_errors.HFValidationError(hub_id)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    words = "no such model folder here" if "/" in name else "does not exist"
+    assert f"{name}: {words}" in refusal(load_model, name)
+
+
+def test_a_folder_without_a_configuration_hides_no_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "sctnet-s-camvid"
+    (tmp_path / name).mkdir()
+    assert find_model(name) == BUNDLED / name
+    (tmp_path / name / "config.json").touch()
+    assert "holds no model.safetensors" in refusal(find_model, name)
+    assert find_model(f"{BUNDLED}/{name}") == BUNDLED / name
+
+
+def test_a_folder_without_a_configuration_hides_no_hub_id(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(saved))
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    assert find_model("owner/name") == saved
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    assert find_model("owner/name").resolve() == folder
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")], ids=str)
+def test_the_cpu_is_usable(device):
+    assert usable_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "cuda:99", "hpu", "xla", "vulkan", "", None])
+def test_an_unusable_device_is_named(saved, device):
+    message = refusal(load_model, saved, device)
+    assert message == f"device {str(device)!r} cannot be used here: try 'cpu'"
 
 
 def test_a_file_is_not_a_folder(folder):
@@ -418,3 +531,27 @@ def test_a_start_draws_no_random_numbers(saved):
     before = torch.get_rng_state()
     load_start(model, saved, CLASSES)
     assert torch.get_rng_state().equal(before)
+
+
+# The commit of the code.
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_only_the_repository_of_the_code_is_named(tmp_path, monkeypatch, tracked):
+    """An installation inside somebody's project has no commit; that one is the project's."""
+    package = tmp_path / "lib" / "sctnet"
+    package.mkdir(parents=True)
+    shutil.copy(provenance.__file__, package)
+    (tmp_path / "project.txt").touch()
+
+    def git(*arguments):
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    git("add", "." if tracked else "project.txt")
+    git("commit", "--no-gpg-sign", "-m", "first")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    commit = git("rev-parse", "--short=12", "HEAD")
+    assert provenance.environment()["commit"] == (commit if tracked else None)

@@ -17,7 +17,7 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, create_model
 from sctnet.starting import save_backbone
-from sctnet.weights import Colour, Source, check_shape, save_model
+from sctnet.weights import Colour, Source, check_tensor, save_model
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
@@ -141,10 +141,11 @@ def convert_checkpoint(
     hold a DAPPM; what is written then is a start for training, not a model. ``variant`` is found
     from the widths where it is not given. Nothing is executed: the file is read with
     ``weights_only=True``. Raises :class:`SctnetError` for a file that cannot be read, holds
-    unknown keys, lacks keys or has another variant's shapes; then nothing is written.
+    unknown keys, one tensor under two keys or values that are not finite, lacks keys or has another
+    variant's shapes, and for a folder of something else; then nothing is written.
     """
     path = Path(checkpoint)
-    found = _with_released_prefix(_state_dict(_read(path), path))
+    found = _with_released_names(_state_dict(_read(path), path), path)
     tensors, ignored = _renamed(found, path)
     backbone_only = not any(key.startswith(("head.", "auxiliary_head.")) for key in tensors)
     model = _matching_network(tensors, variant, classes, path)
@@ -176,7 +177,7 @@ def _missing(
     for key, tensor in tensors.items():
         if key not in expected:
             raise SctnetError(f"{path}: {_released_key(key)} does not exist in {variant}")
-        check_shape(_released_key(key), tensor, expected[key], str(path))
+        check_tensor(_released_key(key), tensor, expected[key], str(path))
     missing = tuple(key for key in expected if key not in tensors)
     needed = [key for key in missing if not (backbone_only and _is_new_in_segmentation(key))]
     if needed:
@@ -222,22 +223,32 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     wrong = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if wrong:
         raise SctnetError(f"{path}: {wrong[0]} is not a tensor, this is not a state dict")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    for key, value in content.items():
+        if value.layout != torch.strided or value.is_meta:
+            what = "holds no numbers" if value.is_meta else f"is stored as {value.layout}"
+            raise SctnetError(f"{path}: {key} {what}; save it as a dense tensor")
+    return {str(key): value for key, value in content.items()}
 
 
-def _with_released_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_released_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Name keys as the segmentation checkpoints do.
 
-    Backbone files come without ``backbone.``; the release's timing script calls the head
-    ``decoder``.
+    Parallel wrappers put ``module.`` before them; backbone files come without ``backbone.``; the
+    release's timing script calls the head ``decoder``.
     """
-    bare = not any(key.startswith("backbone.") for key in tensors)
-    renamed = {}
-    for key, value in tensors.items():
-        name = re.sub(r"^decoder\.", "decode_head.", key)
+    plain = {key: key.removeprefix("module.") for key in tensors}
+    bare = not any(name.startswith("backbone.") for name in plain.values())
+    origins: dict[str, str] = {}
+    for key, shortened in plain.items():
+        name = re.sub(r"^decoder\.", "decode_head.", shortened)
         outside = name.startswith(("decode_head.", "auxiliary_head.", "head.", "fc."))
-        renamed[f"backbone.{name}" if bare and not outside else name] = value
-    return renamed
+        name = f"backbone.{name}" if bare and not outside else name
+        if name in origins:
+            raise SctnetError(
+                f"{path}: {origins[name]} and {key} are one tensor of the network; remove one"
+            )
+        origins[name] = key
+    return {name: tensors[key] for name, key in origins.items()}
 
 
 def _renamed(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

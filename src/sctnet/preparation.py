@@ -4,13 +4,15 @@ This is the only room in which pictures are resized and normalised: training, ev
 prediction and export all pass through it, so that they cannot differ.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class WorkingSize(BaseModel):
@@ -58,10 +60,10 @@ class WorkingSize(BaseModel):
 class PreparationConfig(BaseModel):
     """Normalisation (in units of 0-255, RGB) and working size; a part of a model's config.json."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     working_size: WorkingSize = WorkingSize()
 
 

@@ -27,6 +27,8 @@ def _commit() -> str | None:
     """Return the commit of the code, with a + where files were changed, or None if installed."""
     folder = Path(__file__).parent
     try:
+        # An environment may lie inside somebody's repository, whose commit is not the code's.
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
         return commit + ("+" if _git(folder, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -13,7 +13,7 @@ from sctnet.weights import (
     WEIGHTS_FILE,
     ModelConfig,
     Source,
-    check_shape,
+    check_tensor,
     check_tensors,
     find_model,
     load_config,
@@ -65,7 +65,7 @@ def load_start(model: SCTNet, folder: str | os.PathLike[str], classes: Sequence[
         what = f"lacks {lacking[0]}" if lacking else f"holds {extra[0]}, which this network lacks"
         raise SctnetError(f"{file}: {what}; it is no start for this {model.config.variant}")
     for key, tensor in tensors.items():
-        check_shape(key, tensor, expected[key], str(file))
+        check_tensor(key, tensor, expected[key], str(file))
     model.load_state_dict({**expected, **tensors})
     return new
 

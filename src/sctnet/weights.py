@@ -1,11 +1,13 @@
 """A model on disk: a folder with config.json, model.safetensors and README.md."""
 
 import contextlib
+import json
 import os
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,7 +27,9 @@ CARD_FILE = "README.md"
 BUNDLED = Path(__file__).parent / "bundled"
 """The models that come with the package, a folder each."""
 
-Colour = tuple[int, int, int]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Channel, Channel, Channel]
+"""RGB."""
 
 
 class Source(BaseModel):
@@ -84,8 +88,8 @@ def save_model(
 
     ``classes`` and ``colours`` (RGB, 0-255) have one entry per class; names default to
     ``class 0``, ``class 1`` and so on. Each file is written beside and renamed. Raises
-    :class:`SctnetError` for names that do not fit the network and for a fused network, whose
-    weights have another shape.
+    :class:`SctnetError` for names that do not fit the network, for a fused network, whose weights
+    have another shape, and for a folder whose README.md or config.json is not a model's.
     """
     if is_fused(model):
         raise SctnetError("a fused network cannot be saved: save the one that fuse() was called on")
@@ -107,8 +111,10 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
     """Return the model of a bundled name, a folder or a Hugging Face hub id, in eval mode.
 
     Loading is strict: a missing, additional or differently shaped tensor raises
-    :class:`SctnetError`, as do missing and broken files.
+    :class:`SctnetError`, as do values that are not finite, missing and broken files and a device
+    that cannot be used.
     """
+    chosen = usable_device(device)
     path = find_model(folder)
     config = load_config(path)
     if config.backbone_only:
@@ -116,20 +122,39 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
     tensors = read_tensors(path / WEIGHTS_FILE)
     model = SCTNet(config.network)
     load_strictly(model, tensors, str(path / WEIGHTS_FILE))
-    return model.to(device).eval()
+    return model.to(chosen).eval()
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device on which a number can be stored and read back.
+
+    Raises :class:`SctnetError` for every other, a name that PyTorch does not know included.
+    """
+    try:
+        chosen = torch.device(device)
+        float(torch.ones(1, device=chosen))
+    except Exception as error:
+        # Each backend has its own way to be absent: RuntimeError, AssertionError, ImportError.
+        raise SctnetError(f"device {str(device)!r} cannot be used here: try 'cpu'") from error
+    return chosen
 
 
 def write_folder(
     target: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str
 ) -> Path:
-    """Write the three files of a model folder, each beside and renamed."""
+    """Write the three files of a model folder, each beside and renamed.
+
+    Refuses to overwrite a README.md or config.json of something else, and changes nothing then.
+    """
+    _refuse_foreign_files(target)
     beside = target / f".{WEIGHTS_FILE}.{os.getpid()}"
     try:
         target.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in tensors.items()}, beside)
         beside.chmod(0o644)  # safetensors writes for the owner alone
-        write_text(target / CARD_FILE, card)
+        # Before the card: whatever stops us in between, the folder is known to be a model's.
         write_text(target / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+        write_text(target / CARD_FILE, card)
         beside.replace(target / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -153,19 +178,18 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """Return the local folder of a model: a bundled name's, the folder itself or a download.
 
-    A folder of the user's comes before a bundled model of the same name.
+    A folder of the user's comes before a bundled model or a hub id of the same name, unless it
+    holds no config.json: an empty folder left by a run hides nothing.
     """
-    path = Path(name)
-    if str(name) in bundled_models() and not path.exists():
-        path = BUNDLED / str(name)
-    if path.is_dir():
-        missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (path / file).is_file()]
-        if missing:
-            raise SctnetError(f"{path}: not a model folder, it holds no {' and no '.join(missing)}")
-        return path
-    text = str(name)
-    if path.exists() or not _looks_like_hub_id(text):
-        what = "is not a folder" if path.exists() else "does not exist"
+    path, text = Path(name), str(name)
+    bundled, is_hub_id, exists = text in bundled_models(), _looks_like_hub_id(text), _exists(path)
+    is_folder = exists and path.is_dir()
+    if is_folder and (_exists(path / CONFIG_FILE) or not (bundled or is_hub_id)):
+        return _checked_folder(path)
+    if bundled:
+        return _checked_folder(BUNDLED / text)
+    if not is_hub_id or (exists and not is_folder):
+        what = "is not a folder" if exists else "does not exist"
         raise SctnetError(
             f"{text}: {what}; give a model folder, a hub id such as "
             f"owner/name, or a bundled name ({', '.join(bundled_models()) or 'there is none'})"
@@ -187,7 +211,7 @@ def load_strictly(model: SCTNet, tensors: Mapping[str, Tensor], origin: str) -> 
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, variant: str
 ) -> None:
-    """Raise :class:`SctnetError` unless tensors have exactly the expected keys and shapes."""
+    """Raise :class:`SctnetError` unless all keys, shapes and values are as they must be."""
     missing = [key for key in expected if key not in tensors]
     extra = [key for key in tensors if key not in expected]
     if missing or extra:
@@ -200,11 +224,11 @@ def check_tensors(
             f"{origin}: {' and '.join(parts)}; it is not a {variant} of this configuration"
         )
     for key, tensor in tensors.items():
-        check_shape(key, tensor, expected[key], origin)
+        check_tensor(key, tensor, expected[key], origin)
 
 
-def check_shape(key: str, tensor: Tensor, expected: Tensor, origin: str) -> None:
-    """Raise :class:`SctnetError` unless a tensor has the expected shape and kind of number."""
+def check_tensor(key: str, tensor: Tensor, expected: Tensor, origin: str) -> None:
+    """Raise :class:`SctnetError` unless shape and kind of number are as expected, and finite."""
     if tensor.shape != expected.shape:
         raise SctnetError(
             f"{origin}: {key} has the shape {tuple(tensor.shape)}, "
@@ -213,6 +237,11 @@ def check_shape(key: str, tensor: Tensor, expected: Tensor, origin: str) -> None
     if tensor.is_floating_point() != expected.is_floating_point():
         raise SctnetError(
             f"{origin}: {key} holds {tensor.dtype}, this network needs {expected.dtype}"
+        )
+    if not tensor.to(expected.dtype).isfinite().all():  # as it will be held: 1e39 is too large
+        raise SctnetError(
+            f"{origin}: {key} holds NaN or infinity; take an earlier checkpoint, "
+            "the training that wrote this one had failed"
         )
 
 
@@ -246,10 +275,42 @@ def _download(hub_id: str) -> Path:
     except Exception as error:
         # Bad names, HTTP statuses, and whatever its transport raises: the client has no one family.
         raise SctnetError(
-            f"{hub_id}: no such folder here, and it could not be had from the hub "
+            f"{hub_id}: no such model folder here, and it could not be had from the hub "
             f"({type(error).__name__}); check the name and the network"
         ) from error
-    return find_model(path)
+    return _checked_folder(path)
+
+
+def _checked_folder(path: Path) -> Path:
+    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not _exists(path / file)]
+    if missing:
+        raise SctnetError(f"{path}: not a model folder, it holds no {' and no '.join(missing)}")
+    return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for the system, or a folder that may not be entered
+        return False
+
+
+def _refuse_foreign_files(target: Path) -> None:
+    there = [file for file in (CARD_FILE, CONFIG_FILE) if _exists(target / file)]
+    if there and not _is_ours(target / CONFIG_FILE):
+        raise SctnetError(
+            f"{target}: holds a {there[0]} that is not a model's and would be overwritten; "
+            "choose another folder"
+        )
+
+
+def _is_ours(config_file: Path) -> bool:
+    """Say whether a config.json is a model's, be it one that this version cannot read."""
+    try:
+        content = json.loads(config_file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"format_version", "network"} <= content.keys()
 
 
 def _looks_like_hub_id(text: str) -> bool:

@@ -13,7 +13,11 @@ def evaluate(
     ] = ...,  # type: ignore[assignment]
     split: Annotated[str, typer.Option(help="Which pictures.")] = "val",
     out: Annotated[
-        Path | None, typer.Option(help="Default: evaluation/SPLIT in the model folder.")
+        Path | None,
+        typer.Option(
+            help="Default: evaluation/SPLIT in the model folder, or, for a bundled or a hub model, "
+            "evaluation/NAME/SPLIT here."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
@@ -32,14 +36,24 @@ def evaluate(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.opening import open_dataset
-    from sctnet.inference.scoring import score
+    from sctnet.inference.scoring import CONFUSION_FILE, SCORES_FILE, SHEET_FILE, score
     from sctnet.inference.segmenter import Segmenter
 
     segmenter = Segmenter(model, device, precision)
     print(f"{model}: {segmenter}")  # noqa: T201
     dataset = open_dataset(data, [split])
-    target = out or Path(model) / "evaluation" / split
+    target = out or _default_out(model) / split
     with counting_progress("scoring", len(dataset)) as progress:
         evaluation = score(segmenter, dataset, target, batch, sheet, progress)
     Console().print(scores_table(evaluation))
-    print(f"Written to {target}: {', '.join(sorted(file.name for file in target.iterdir()))}")  # noqa: T201
+    written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else [])]
+    print(f"Written to {target}: {', '.join(written)}")  # noqa: T201
+
+
+def _default_out(model: str) -> Path:
+    from sctnet.weights import CONFIG_FILE
+
+    folder = Path(model)
+    if (folder / CONFIG_FILE).is_file():
+        return folder / "evaluation"
+    return Path("evaluation") / folder.name

@@ -23,12 +23,13 @@ def predict(
     done all the same.
     """
     from sctnet.cli.progress import console, counting_progress
-    from sctnet.inference.files import find_pictures, predict_files
+    from sctnet.inference.files import check_output, find_pictures, predict_files
     from sctnet.inference.segmenter import Segmenter
 
-    pictures, missing = find_pictures(inputs)
-    segmenter = Segmenter(model, device, precision)
     kinds = [kind.strip() for kind in save.split(",")]
+    check_output(out, kinds)
+    pictures, missing = find_pictures(inputs, out)
+    segmenter = Segmenter(model, device, precision)
     with counting_progress("predicting", len(pictures)) as progress:
         unreadable = predict_files(segmenter, pictures, out, kinds, alpha, progress)
     failures = [*missing, *unreadable]

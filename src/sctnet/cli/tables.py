@@ -1,6 +1,7 @@
 """Tables for people."""
 
 from rich.table import Table
+from rich.text import Text
 
 from sctnet.evaluation.evaluator import Evaluation
 
@@ -11,7 +12,8 @@ def scores_table(evaluation: Evaluation) -> Table:
     table = Table("class", title=f"{evaluation.images} pictures")
     table.add_column("IoU %", justify="right")
     for name, value in scores.iou.items():
-        table.add_row(name, "absent" if value is None else f"{100 * value:.2f}")
+        # As Text: in a plain str, rich would take [/x] or [bold] for markup.
+        table.add_row(Text(name), "absent" if value is None else f"{100 * value:.2f}")
     table.add_section()
     table.add_row("mean IoU", f"{100 * scores.miou:.2f}")
     table.add_row("pixel accuracy", f"{100 * scores.pixel_accuracy:.2f}")

@@ -51,7 +51,11 @@ def open_camvid(root: str | Path, splits: Sequence[str]) -> FileDataset:
 def _read_list(root: Path, split: str) -> list[Files]:
     list_path = root / f"{split}.txt"
     try:
-        lines = list_path.read_text().splitlines()
+        lines = list_path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SctnetError(
+            f"{list_path}: the list is not UTF-8 text: copy it again from its source"
+        ) from error
     except OSError as error:
         raise SctnetError(
             f"{list_path}: the list of the split cannot be read: "

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
 from jaxtyping import Integer, UInt8
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
 from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
+from sctnet.yaml_files import load_yaml
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # A JPEG changes the values it stores, and so cannot be a mask.
@@ -61,6 +61,15 @@ class FolderConfig(BaseModel):
             raise ValueError(f"ids must lead to class numbers, 0 to {number - 1}")
         if self.ids is None and self.ignore < number:
             raise ValueError(f"ignore is {self.ignore}, which is the class number of a class")
+        if self.ids and self.ignore in self.ids and "ignore" in self.model_fields_set:
+            raise ValueError(f"ignore is {self.ignore}, which ids makes a class: drop one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _suffixes_end_names(self) -> "FolderConfig":
+        for key in ("mask_suffix", "image_suffix"):
+            if "/" in getattr(self, key):
+                raise ValueError(f"{key} is the end of a file's stem and cannot hold a /")
         return self
 
     @model_validator(mode="after")
@@ -101,13 +110,12 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
 
 def _read_config(yaml_path: Path) -> FolderConfig:
     try:
-        fields = yaml.safe_load(yaml_path.read_text(encoding="utf-8"))
+        text = yaml_path.read_text(encoding="utf-8")
     except OSError as error:
         raise SctnetError(f"{yaml_path}: cannot be read: give the data set's YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{yaml_path}, line {mark.line + 1}" if mark else str(yaml_path)
-        raise SctnetError(f"{place}: not valid YAML: correct it there") from error
+    except UnicodeDecodeError as error:
+        raise SctnetError(f"{yaml_path}: not UTF-8 text: save it as UTF-8") from error
+    fields = load_yaml(text, str(yaml_path))
     if not isinstance(fields, dict):
         raise SctnetError(f"{yaml_path}: expected the keys images, masks and classes at the top")
     try:
@@ -120,6 +128,8 @@ def _first_mistake(error: ValidationError) -> str:
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "string_type":
+        return f"{key}: {first['input']!r} is not text: put names such as yes, no or 1 in quotes"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}: the keys are {', '.join(FolderConfig.model_fields)}"
     return f"{key}: {message}" if key else message

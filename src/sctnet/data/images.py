@@ -1,6 +1,8 @@
 """Image files in: the one place where the package decodes pictures and masks."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -40,9 +42,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """
     header = _open(data, name)
     if _is_plain(header, data):
-        bgr = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        bgr = _decode_quickly(data)
         if bgr is not None:
             return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     try:
@@ -56,11 +56,16 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
 
     A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Raises
-    :class:`SctnetError` as :func:`decode_image` does.
+    :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
+    had changed: colours of 16 bits, and a PGM or PPM of another range than 0-255 or 0-65535.
     """
     image = _open(_read_bytes(path), str(path))
-    raw_mode = image.tile[0].args if image.tile else None
-    divisor = _STRETCHED_BY.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
+    if _is_rescaled(image):
+        raise SctnetError(
+            f"{path}: a mask's values cannot be had as they are from this file: "
+            "save it as a PNG with 8 bits a channel, or as grey with 16"
+        )
     try:
         if image.mode in {"1", "L", "P"} or image.mode.startswith("I"):
             values = np.array(image)
@@ -107,6 +112,33 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     return image
 
 
+def _decode_quickly(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Decode with OpenCV to BGR; None where it cannot, and Pillow is to say why."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        with _quiet_opencv():
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV from logging what Pillow is asked next, and an error then tells in a sentence."""
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    if logging is None:
+        yield
+        return
+    before = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        # The level is the process's. Of threads that overlap, only the one that found it loud
+        # restores it: no lock, which a forked worker could inherit locked, and it ends as it was.
+        if before != logging.LOG_LEVEL_SILENT:
+            logging.setLogLevel(before)
+
+
 def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
     """Tell whether OpenCV, which is faster, reads this image just as Pillow would."""
     if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
@@ -114,6 +146,23 @@ def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
     if header.format == "JPEG" and not data.endswith(b"\xff\xd9"):
         return False  # possibly truncated: some versions of OpenCV fill the rest with grey
     return "exif" not in header.info or header.getexif().get(_ORIENTATION, 1) == 1
+
+
+def _stored_mode(image: ImageFile.ImageFile) -> str:
+    """Return Pillow's name of how the file holds the pixels, such as L;4 or RGB;16B."""
+    args = image.tile[0].args if image.tile else ""
+    mode = args[0] if isinstance(args, tuple) else args
+    return str(mode)
+
+
+def _is_rescaled(image: ImageFile.ImageFile) -> bool:
+    """Tell whether Pillow changes values on reading, which is right for pictures only."""
+    if not image.tile:
+        return False
+    tile = image.tile[0]
+    if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
+        return bool(tile.args[1] != (65535 if image.mode.startswith("I") else 255))
+    return ";16" in _stored_mode(image) and not image.mode.startswith("I")
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

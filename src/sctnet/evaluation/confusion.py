@@ -17,8 +17,7 @@ class ConfusionMatrix:
     """Sums, over label maps, how many pixels of each class were given each class.
 
     ``counts[t, p]`` is the number of pixels of class t that were predicted as p. Pixels whose
-    truth is 255 are left out. The order of updates does not matter, and matrices of parts (of
-    processes, say) add up to the whole.
+    truth is 255 are left out. The order of updates does not matter.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -44,10 +43,6 @@ class ConfusionMatrix:
         columns = self._classes(prediction[labelled], "prediction")
         cells = np.bincount(rows * self.num_classes + columns, minlength=self.counts.size)
         self.counts += cells.reshape(self.counts.shape)
-
-    def merge(self, other: "ConfusionMatrix") -> None:
-        """Add another matrix's counts to this one's."""
-        self.counts += other.counts
 
     def scores(self, classes: Sequence[str]) -> Scores:
         """Return the scores of all that was counted; ``classes`` names them in order."""

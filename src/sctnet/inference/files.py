@@ -1,5 +1,6 @@
 """Prediction on files: which pictures are meant, and where their label maps go."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob, has_magic
@@ -27,30 +28,53 @@ class PictureFile(NamedTuple):
     name: Path
 
 
-def find_pictures(inputs: Sequence[str]) -> tuple[list[PictureFile], list[str]]:
+def find_pictures(inputs: Sequence[str], out: Path) -> tuple[list[PictureFile], list[str]]:
     """Return the pictures that files, folders (recursive) and globs name, and what failed.
 
-    Results keep the place of their picture below a named folder; where two would have one name,
-    the later one takes its ending into the name, then a number. Raises :class:`SctnetError` where
-    there is no picture at all.
+    Of folders, earlier results below ``out`` are left out. Results keep the place of their picture
+    below a named folder; where two would have one name, the later one takes its ending into the
+    name, then a number. An input that gives no picture is a sentence among the failures; raises
+    :class:`SctnetError` where there is no picture at all.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
     for item in inputs:
-        paths = [Path(path) for path in sorted(glob(item, recursive=True))]  # noqa: PTH207 - absolute too
-        if not has_magic(item) or Path(item).exists():
-            paths = [Path(item)]
-        for path in paths:
-            if path.is_dir():
-                found += [(file, file.relative_to(path)) for file in _pictures_below(path)]
-            elif path.is_file():
-                found.append((path, Path(path.name)))
-            else:
-                failures.append(f"{item}: there is no such file or folder")
+        try:
+            paths = _paths(item)
+            pictures = [picture for path in paths for picture in _pictures_at(path, out)]
+        except OSError as error:
+            failures.append(f"{item}: cannot be looked up ({error.strerror})")
+            continue
+        if not pictures:
+            missing = not paths and not has_magic(item)
+            reason = "there is no such file or folder" if missing else "no pictures there"
+            failures.append(f"{item}: {reason}")
+        found += pictures
     if not found:
-        reason = failures[0] if failures else f"{', '.join(inputs)}: no pictures there"
-        raise SctnetError(f"{reason}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
+        raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
     return _named(found), failures
+
+
+def check_output(out: Path, kinds: Sequence[str]) -> None:
+    """Raise :class:`SctnetError` for an unknown kind, and where ``out`` cannot be written.
+
+    Nothing is created, so that a mistake elsewhere leaves no empty folders.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise SctnetError(
+            f"{', '.join(unknown) or 'nothing'} to save: choose of {', '.join(KINDS)}"
+        )
+    for kind in kinds:
+        folder = out / kind
+        try:
+            nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        except OSError as error:
+            raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
+        if not nearest.is_dir():
+            raise SctnetError(f"{out}: cannot be written ({nearest} is not a folder)")
+        if not os.access(nearest, os.W_OK):
+            raise SctnetError(f"{out}: cannot be written (permission denied in {nearest})")
 
 
 def predict_files(
@@ -64,14 +88,10 @@ def predict_files(
     """Label pictures one by one into ``out/labels`` and ``out/overlay``; return what failed.
 
     Each file appears whole or not at all. A picture that cannot be read or labelled is one
-    sentence in the result; the others are done all the same. Raises :class:`SctnetError` for an
-    unknown kind and where ``out`` cannot be written.
+    sentence in the result; the others are done all the same. Raises :class:`SctnetError` as
+    :func:`check_output` does, and where writing fails.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise SctnetError(
-            f"{', '.join(unknown) or 'nothing'} to save: choose of {', '.join(KINDS)}"
-        )
+    check_output(out, kinds)
     failures = []
     for done, (picture, image) in enumerate(_read_ahead(pictures), start=1):
         try:
@@ -120,8 +140,28 @@ def _read(path: Path) -> np.ndarray | SctnetError:
         return error
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+def _paths(item: str) -> list[Path]:
+    """Return what an input names; a file that really has a * in its name is not a glob."""
+    path = Path(item)
+    if path.exists():
+        return [path]
+    if has_magic(item):
+        return [Path(match) for match in sorted(glob(item, recursive=True))]  # noqa: PTH207 - absolute too
+    return []
+
+
+def _pictures_at(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Return a file as it is, and of a folder the pictures below it, each with its place there."""
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    results = [os.path.realpath(out / kind) for kind in KINDS]
+    return [
+        (file, file.relative_to(path))
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in ENDINGS
+        and not file.is_dir()
+        and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
+    ]
 
 
 def _named(found: Sequence[tuple[Path, Path]]) -> list[PictureFile]:

@@ -18,6 +18,8 @@ from sctnet.pictures.writing import write_picture
 from sctnet.provenance import environment
 from sctnet.weights import write_text
 
+SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet.png"
+
 PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
 
 
@@ -49,10 +51,10 @@ def score(
 
     evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress)
     scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size), indent=2)
-    write_text(out / "scores.json", scores + "\n")
-    confusion_picture(evaluation.scores.counts, segmenter.classes, out / "confusion.png")
+    write_text(out / SCORES_FILE, scores + "\n")
+    confusion_picture(evaluation.scores.counts, segmenter.classes, out / CONFUSION_FILE)
     if predictions:
-        write_picture(_sheet(segmenter, dataset, predictions), out / "sheet.png")
+        write_picture(_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
     return evaluation
 
 

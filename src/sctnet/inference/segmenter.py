@@ -15,7 +15,7 @@ from sctnet.inference.segmentation import Segmentation
 from sctnet.labelling import ImageToLabels
 from sctnet.models import SCTNet
 from sctnet.pictures.palette import default_palette
-from sctnet.weights import ModelConfig, load_config, load_model
+from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
 
 __all__ = ["Segmentation", "Segmenter"]
 
@@ -47,7 +47,8 @@ class Segmenter:
         device: str | torch.device | None = None,
         precision: str = "fp32",
     ) -> None:
-        self._set_up(load_model(model), load_config(model), device, precision)
+        folder = find_model(model)  # once: a hub id may be a download
+        self._set_up(load_model(folder), load_config(folder), device, precision)
 
     @classmethod
     def from_model(
@@ -71,7 +72,7 @@ class Segmenter:
     ) -> None:
         if precision not in _AUTOCAST:
             raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
-        self.device = _usable_device(device)
+        self.device = _chosen_device(device)
         self.precision = precision
         self.config = config
         self.classes = config.classes
@@ -124,15 +125,10 @@ class Segmenter:
         return list(labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
+def _chosen_device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SctnetError(f"device {str(device)!r} cannot be used here: try 'cpu'") from error
-    return chosen
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return usable_device(device)
 
 
 def _picture(source: Source) -> Picture:
@@ -149,7 +145,13 @@ def _picture(source: Source) -> Picture:
 def _from_pillow(image: Image.Image) -> Picture:
     if image.mode.startswith(("I", "F")):
         raise SctnetError(f"a PIL image of mode {image.mode}: convert it to 8 bits a channel")
-    return _from_array(np.array(ImageOps.exif_transpose(image).convert("RGB")))
+    try:
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # it was opened, but not yet decoded
+        raise SctnetError(
+            f"the PIL image cannot be read as RGB ({error}): give a whole picture"
+        ) from error
+    return _from_array(pixels)
 
 
 def _from_array(array: np.ndarray) -> Picture:

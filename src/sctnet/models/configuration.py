@@ -20,7 +20,7 @@ class SCTNetConfig(BaseModel):
     stages 1 to 4.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     variant: str
     num_classes: int = Field(ge=2, le=65535)
@@ -46,6 +46,15 @@ class SCTNetConfig(BaseModel):
                 f"attention_kernels ({self.attention_kernels}) must be a multiple of "
                 f"attention_groups ({self.attention_groups})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_know_post_norm(self) -> "SCTNetConfig":
+        for kind in (self.stage3_block, self.stage4_block):
+            if self.norm_position == "post" and kind not in ("cfblock", "gfa"):
+                raise ValueError(
+                    f"norm_position 'post' is for cfblock and gfa, {kind} has one form"
+                )
         return self
 
 

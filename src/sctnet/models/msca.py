@@ -68,7 +68,7 @@ class MSCABlock(nn.Module):
         self.attention_norm = BatchNorm(channels)
         self.attention = MultiScaleConvolutionalAttention(channels)
         self.attention_scale = nn.Parameter(torch.full((channels, 1, 1), LAYER_SCALE))
-        self.feed_forward_norm = BatchNorm(channels)
+        self.feed_forward_norm: nn.Module = BatchNorm(channels)
         self.feed_forward = DepthwiseFeedForward(channels)
         self.feed_forward_scale = nn.Parameter(torch.full((channels, 1, 1), LAYER_SCALE))
         self.drop_path = DropPath(config.drop_path)

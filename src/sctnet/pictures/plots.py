@@ -1,5 +1,6 @@
 """Plots of a run: what is confused with what, and how the training went."""
 
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -46,8 +47,9 @@ def confusion_picture(
     axes.tick_params(length=0)
     if len(classes) <= _MOST_NAMES:
         letters = 9 if len(classes) <= _MOST_NUMBERS else 5
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=letters)
-        axes.set_yticks(range(len(classes)), classes, fontsize=letters)
+        plain: dict[str, Any] = {"fontsize": letters, "parse_math": False}  # a $ in a name is a $
+        axes.set_xticks(range(len(classes)), classes, rotation=90, **plain)
+        axes.set_yticks(range(len(classes)), classes, **plain)
     if len(classes) <= _MOST_NUMBERS:
         _print_numbers(axes, percent)
     _save(figure, path)
@@ -130,5 +132,8 @@ def _save(figure: "Figure", path: str | Path) -> None:
     if ending not in ("png", "svg", "pdf"):
         raise SctnetError(f"{path}: a plot is a .png, .svg or .pdf; end its name in one of them")
     content = BytesIO()
-    figure.savefig(content, format=ending, bbox_inches="tight", pad_inches=0.15)
+    with warnings.catch_warnings():
+        # Names in letters that the font lacks are drawn as boxes; the picture is right otherwise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(content, format=ending, bbox_inches="tight", pad_inches=0.15)
     write_whole(path, content.getvalue())

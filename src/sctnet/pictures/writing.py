@@ -18,7 +18,8 @@ _SETTINGS = {
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write the bytes beside ``path`` and rename; raises :class:`SctnetError` where it cannot."""
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # Shortened, so that the longest name a system takes stays possible.
+    beside = target.with_name(f".{target.name[:40]}.{os.getpid()}.part")
     try:
         try:
             beside.write_bytes(content)
