@@ -145,7 +145,7 @@ def convert_checkpoint(
     variant's shapes, and for a folder of something else; then nothing is written.
     """
     path = Path(checkpoint)
-    found = _with_released_names(_state_dict(_read(path), path), path)
+    found = _with_released_names(state_dict_of(read_checkpoint(path), path), path)
     tensors, ignored = _renamed(found, path)
     backbone_only = not any(key.startswith(("head.", "auxiliary_head.")) for key in tensors)
     model = _matching_network(tensors, variant, classes, path)
@@ -189,7 +189,8 @@ def _missing(
     return missing
 
 
-def _read(path: Path) -> object:
+def read_checkpoint(path: Path) -> object:
+    """Return what a PyTorch file holds, without executing anything of it."""
     try:
         if path.stat().st_size > _MAXIMAL_BYTES:
             raise SctnetError(
@@ -213,7 +214,7 @@ def _read(path: Path) -> object:
         ) from error
 
 
-def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+def state_dict_of(content: object, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, wherever it keeps them."""
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -103,7 +103,7 @@ def save_model(
             source=source,
         )
     except ValidationError as error:
-        raise SctnetError(f"cannot save the model: {_first_message(error)}") from error
+        raise SctnetError(f"cannot save the model: {first_message(error)}") from error
     return write_folder(Path(folder), config, model.state_dict(), card or _plain_card(config))
 
 
@@ -139,9 +139,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def write_folder(
-    target: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str
-) -> Path:
+def write_folder(target: Path, config: BaseModel, tensors: Mapping[str, Tensor], card: str) -> Path:
     """Write the three files of a model folder, each beside and renamed.
 
     Refuses to overwrite a README.md or config.json of something else, and changes nothing then.
@@ -172,7 +170,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     except OSError as error:
         raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        raise SctnetError(f"{file}: {_first_message(error)}") from error
+        raise SctnetError(f"{file}: {first_message(error)}") from error
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
@@ -323,7 +321,8 @@ def _shortened(keys: Sequence[str]) -> str:
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
 
 
-def _first_message(error: ValidationError) -> str:
+def first_message(error: ValidationError) -> str:
+    """Return the key and the message of the first mistake that pydantic found."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

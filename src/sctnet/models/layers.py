@@ -1,5 +1,7 @@
 """The small parts that every network here is built from."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,3 +79,14 @@ class ResidualBlock(nn.Module):
 def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
     """Resize maps to (height, width), bilinear with align_corners=False as everywhere here."""
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def initialise_convolutions(network: nn.Module) -> None:
+    """Draw every convolution anew: Kaiming normal (fan-out, ReLU), biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            # PyTorch's own helper forgets the groups of depthwise ones.
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

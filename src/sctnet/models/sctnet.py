@@ -1,6 +1,5 @@
 """SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.dappm import DAPPM
 from sctnet.models.fusing import fuse
 from sctnet.models.gfa import gfa_block
-from sctnet.models.layers import BatchNorm, ResidualBlock, resize
+from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
 from sctnet.models.msca import MSCABlock
 from sctnet.models.segformer_block import SegFormerBlock
 
@@ -125,13 +124,7 @@ class SCTNet(nn.Module):
 
     def _initialise(self) -> None:
         """Initialise as the authors meant it; the attention kernels have already been drawn."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # Kaiming, fan-out, ReLU; PyTorch's own helper forgets the groups of depthwise ones.
-                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self)
         for head in (self.head, self.auxiliary_head):
             if head is not None:
                 nn.init.normal_(head.classifier.weight, std=0.01)

@@ -56,6 +56,30 @@ class LossRecipe(_Part):
     """All pixels, ignored ones too, is what the released code divides by."""
 
 
+class AlignmentRecipe(_Part):
+    """Semantic information alignment (SIAM): which teacher, and the weight of each term.
+
+    A weight of 0 leaves a term out. The defaults are the released ones.
+    """
+
+    teacher: str = Field(description="folder or hub id, as made by sctnet convert --teacher")
+    logits: float = Field(default=3.0, ge=0)
+    decoder: float = Field(default=15.0, ge=0)
+    stage4: float = Field(default=15.0, ge=0)
+    stage3: float = Field(default=15.0, ge=0)
+    loss: Literal["cwd", "kl", "l2", "vid"] = "cwd"
+    """The rows of Table 9(a); vid is the mutual information."""
+    temperature: float = Field(default=4.0, gt=0, description="of cwd and kl")
+    shared_head: bool = True
+    """Whether the student's feature goes through the teacher's decoder head; Table 9 without."""
+
+    @model_validator(mode="after")
+    def _teaches_something(self) -> "AlignmentRecipe":
+        if self.logits == self.decoder == self.stage4 == self.stage3 == 0:
+            raise ValueError("every weight is 0; set alignment=null to train without a teacher")
+        return self
+
+
 class OptimizerRecipe(_Part):
     """AdamW; everything outside the backbone learns ``head_rate_factor`` times as fast."""
 
@@ -98,6 +122,7 @@ class Recipe(_Part):
     preparation: PreparationConfig = PreparationConfig()
     augmentation: AugmentationConfig
     loss: LossRecipe = LossRecipe()
+    alignment: AlignmentRecipe | None = None
     optimizer: OptimizerRecipe
     schedule: ScheduleRecipe
     run: RunRecipe

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
 from sctnet.weights import write_text
@@ -126,3 +127,19 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
             if number < len(lines) - 1:
                 raise SctnetError(f"{file}, line {number + 1}: not valid JSON") from error
     return records
+
+
+def model_card(
+    recipe: Recipe, data: SegmentationDataset, iteration: int, best: float | None
+) -> str:
+    """Return the README.md of a run's model: what it was trained on, how long, and how."""
+    validation = "" if best is None else f" Best validation mIoU so far: {best:.4f}."
+    teacher = "" if recipe.alignment is None else f" Taught by {recipe.alignment.teacher}."
+    return (
+        f"# {recipe.name}\n\n{recipe.description}\n\n"
+        f"{recipe.model.variant}, {len(data.classes)} classes ({', '.join(data.classes)}), trained "
+        f"for {iteration} iterations of {recipe.run.batch_size} crops on {len(data)} pictures "
+        f"({data.name}: {', '.join(recipe.data.train)}), seed {recipe.run.seed}."
+        f"{teacher}{validation}\n"
+        "The resolved recipe is in `recipe.yaml`.\n"
+    )

@@ -1,6 +1,8 @@
 """The learning rate as a pure function of the iteration, so that a resume cannot change it."""
 
-from torch import optim
+from collections.abc import Sequence
+
+from torch import nn, optim
 
 from sctnet.models import SCTNet
 from sctnet.training.recipe import OptimizerRecipe, ScheduleRecipe
@@ -20,17 +22,20 @@ def learning_rate(iteration: int, rate: float, schedule: ScheduleRecipe) -> floa
     return value
 
 
-def build_optimizer(model: SCTNet, recipe: OptimizerRecipe) -> optim.AdamW:
+def build_optimizer(
+    model: SCTNet, recipe: OptimizerRecipe, outside: Sequence[nn.Parameter] = ()
+) -> optim.AdamW:
     """Return AdamW with two groups: the backbone, and everything else at its higher rate.
 
-    Each group keeps its base rate under ``base_rate``.
+    ``outside`` are parameters that learn with the model but are no part of it. Each group keeps its
+    base rate under ``base_rate``.
     """
     backbone = [p for module in model.backbone_modules() for p in module.parameters()]
     inside = {id(parameter) for parameter in backbone}
     others = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     groups = [
         {"params": backbone, "base_rate": recipe.rate},
-        {"params": others, "base_rate": recipe.rate * recipe.head_rate_factor},
+        {"params": [*others, *outside], "base_rate": recipe.rate * recipe.head_rate_factor},
     ]
     return optim.AdamW(groups, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
 

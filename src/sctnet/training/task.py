@@ -9,12 +9,15 @@ from sctnet.data.dataset import IGNORE
 from sctnet.models import SCTNet
 from sctnet.models.layers import resize
 from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.training.alignment import Alignment
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
 from sctnet.training.recipe import LossRecipe
 
 
 class SegmentationTask(nn.Module):
     """A network and its losses: cross-entropy on the main head and, less, on the auxiliary one.
+
+    With an alignment, the terms of its teacher are added, each under its own name.
 
     It is one module, so that precision and data parallelism wrap all of a step.
     """
@@ -27,26 +30,35 @@ class SegmentationTask(nn.Module):
         preparation: PreparationConfig,
         loss: LossRecipe,
         class_weights: Float[Tensor, " k"] | None,
+        alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.alignment = alignment
         self.preparation = Preparation(preparation)
         self.loss = loss
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, batch: Sample, pixels: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
+    def forward(
+        self, batch: Sample, pixels: Float[Tensor, ""], parts: int = 1
+    ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
         ``pixels`` is what the sums over pixels are divided by: the labelled pixels of the whole
         step, all parts and processes, so that the result does not depend on how it is divided.
+        What is a mean over images is divided by the number of equal ``parts``.
         """
         images = self.preparation.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
-        features = self.model.features(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        features = self.model.features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / pixels}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
             auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / pixels
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
+        if self.alignment is not None:
+            for name, term in self.alignment.weighted(images, features).items():
+                losses[f"loss_alignment_{name}"] = term / parts
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 
     def pixels(self, labels: UInt8[Tensor, "n h w"]) -> Int[Tensor, ""]:

@@ -20,11 +20,12 @@ from sctnet.labelling import ImageToLabels
 from sctnet.models import SCTNet, create_model
 from sctnet.provenance import environment
 from sctnet.starting import load_start
+from sctnet.training.alignment import build_alignment
 from sctnet.training.averaging import moving_average
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.meter import Meter
 from sctnet.training.recipe import Recipe
-from sctnet.training.run_folder import RunFolder
+from sctnet.training.run_folder import RunFolder, model_card
 from sctnet.training.schedule import build_optimizer, set_learning_rate
 from sctnet.training.task import SegmentationTask
 from sctnet.training.weighting import class_weights
@@ -76,12 +77,19 @@ class _Run:
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
         self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # After the student, which so starts the same with a teacher and without.
+        self.alignment = (
+            build_alignment(recipe.alignment, model.config, self.data.classes)
+            if recipe.alignment is not None
+            else None
+        )
+        weights = class_weights(recipe.loss, self.data)
         task = SegmentationTask(
-            self.model, recipe.preparation, recipe.loss, class_weights(recipe.loss, self.data)
+            self.model, recipe.preparation, recipe.loss, weights, self.alignment
         )
-        self.task, self.optimizer = self.fabric.setup(
-            task, build_optimizer(self.model, recipe.optimizer)
-        )
+        outside = [] if self.alignment is None else self.alignment.learned_parameters()
+        optimizer = build_optimizer(self.model, recipe.optimizer, outside)
+        self.task, self.optimizer = self.fabric.setup(task, optimizer)
         decay = recipe.run.ema_decay
         self.average = None if decay is None else moving_average(self.model, decay)
         self.iteration = 0
@@ -127,7 +135,7 @@ class _Run:
         self.task.train()
         for number, part in enumerate(parts, start=1):
             with self.fabric.no_backward_sync(self.task, enabled=number < len(parts)):
-                losses.append(self.task(part, share))
+                losses.append(self.task(part, share, len(parts)))
                 self.fabric.backward(losses[-1]["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -165,7 +173,7 @@ class _Run:
             self.data.classes,
             colours=self.data.colours,
             preparation=self.recipe.preparation,
-            card=_card(self.recipe, self.data, self.iteration, self.best),
+            card=model_card(self.recipe, self.data, self.iteration, self.best),
         )
 
     def save(self) -> None:
@@ -176,6 +184,7 @@ class _Run:
             {
                 "iteration": self.iteration,
                 "model": self.model.state_dict(),
+                "alignment": None if self.alignment is None else self.alignment.learned_state(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "scaler": self._scaler_state(),
@@ -188,6 +197,8 @@ class _Run:
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.model.load_state_dict(checkpoint["model"])
+        if self.alignment is not None:
+            self.alignment.load_learned_state(checkpoint["alignment"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
@@ -290,14 +301,3 @@ def _divided(batch: Sample, parts: int) -> list[Sample]:
 def _step_seed(seed: int, iteration: int, rank: int) -> int:
     """Return the seed of one iteration of one process."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _card(recipe: Recipe, data: SegmentationDataset, iteration: int, best: float | None) -> str:
-    validation = "" if best is None else f" Best validation mIoU so far: {best:.4f}."
-    return (
-        f"# {recipe.name}\n\n{recipe.description}\n\n"
-        f"{recipe.model.variant}, {len(data.classes)} classes ({', '.join(data.classes)}), trained "
-        f"for {iteration} iterations of {recipe.run.batch_size} crops on {len(data)} pictures "
-        f"({data.name}: {', '.join(recipe.data.train)}), seed {recipe.run.seed}.{validation}\n"
-        "The resolved recipe is in `recipe.yaml`.\n"
-    )

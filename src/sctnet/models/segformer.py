@@ -1,0 +1,213 @@
+"""SegFormer (Xie et al. 2021): the transformer that teaches; SCTNet itself never needs it.
+
+As MMSegmentation computes it, whose head differs from the original in having a batch norm and a
+ReLU after each stage's projection and in taking stage 1 first. Layer norms have an epsilon of 1e-6.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from sctnet.errors import SctnetError
+from sctnet.models.layers import BatchNorm, DropPath, initialise_convolutions, resize
+from sctnet.models.segformer_block import MixFeedForward
+
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+"""Keys and values of a stage are taken on a map this much smaller."""
+
+
+class SegFormerConfig(BaseModel):
+    """Everything that decides the architecture of a SegFormer; saved beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: str
+    num_classes: int = Field(ge=2, le=65535)
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    decoder_channels: int = Field(default=256, ge=1)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifier")
+
+
+_NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
+SEGFORMER_VARIANTS: dict[str, dict[str, Any]] = {
+    "segformer-b0": {"widths": _NARROW, "depths": (2, 2, 2, 2)},
+    "segformer-b1": {"widths": _WIDE, "depths": (2, 2, 2, 2)},
+    "segformer-b2": {"widths": _WIDE, "depths": (3, 4, 6, 3)},
+    "segformer-b3": {"widths": _WIDE, "depths": (3, 4, 18, 3)},
+    "segformer-b4": {"widths": _WIDE, "depths": (3, 8, 27, 3)},
+    "segformer-b5": {"widths": _WIDE, "depths": (3, 6, 40, 3)},
+}
+
+
+def segformer_configuration(variant: str, num_classes: int, **options: Any) -> SegFormerConfig:
+    """Return the configuration of B0 to B5; raises :class:`SctnetError` for another name."""
+    if variant not in SEGFORMER_VARIANTS:
+        known = ", ".join(SEGFORMER_VARIANTS)
+        raise SctnetError(f"unknown variant {variant!r}: choose one of {known}")
+    fields = {**SEGFORMER_VARIANTS[variant], **options}
+    return SegFormerConfig(variant=variant, num_classes=num_classes, **fields)
+
+
+class SegFormerFeatures(NamedTuple):
+    """What a SegFormer computes on the way; strides in brackets."""
+
+    stage1: Float[Tensor, "n c1 h4 w4"]
+    """After the stage's layer norm, as all stages (4)."""
+    stage2: Float[Tensor, "n c2 h8 w8"]
+    """(8)."""
+    stage3: Float[Tensor, "n c3 h16 w16"]
+    """(16)."""
+    stage4: Float[Tensor, "n c4 h32 w32"]
+    """(32)."""
+    concatenated: Float[Tensor, "n 4*d h4 w4"]
+    """The projected stages, stage 1 first (4)."""
+    decoder_feature: Float[Tensor, "n d h4 w4"]
+    """After the fusion convolution, its norm and ReLU (4)."""
+    logits: Float[Tensor, "n k h4 w4"]
+    """(4)."""
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of every pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalise each pixel."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ReducedAttention(nn.Module):
+    """Multi-head self-attention whose keys and values come from a reduced map."""
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+        self.reduce: nn.Module = nn.Identity()
+        if reduction > 1:
+            convolution = nn.Conv2d(channels, channels, reduction, reduction)
+            self.reduce = nn.Sequential(convolution, ChannelNorm(channels))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Attend from every pixel to the reduced map."""
+        queries = x.flatten(2).transpose(1, 2)
+        keys = self.reduce(x).flatten(2).transpose(1, 2)
+        attended, _ = self.attention(queries, keys, keys, need_weights=False)
+        y: Tensor = attended.transpose(1, 2).reshape(x.shape)
+        return y
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.))."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.attention_norm = ChannelNorm(channels)
+        self.attention = ReducedAttention(channels, heads, reduction)
+        self.feed_forward_norm = ChannelNorm(channels)
+        self.feed_forward = MixFeedForward(channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Apply both branches."""
+        x = x + self.drop_path(self.attention(self.attention_norm(x)))
+        y: Tensor = x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)))
+        return y
+
+
+class SegFormerHead(nn.Module):
+    """Projections of the four stages, concatenated at stride 4, fused and classified."""
+
+    def __init__(self, config: SegFormerConfig) -> None:
+        super().__init__()
+        channels = config.decoder_channels
+        self.projections = nn.ModuleList(_conv_norm_relu(c, channels) for c in config.widths)
+        self.fusion = _conv_norm_relu(len(config.widths) * channels, channels)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(channels, config.num_classes, 1)
+
+    def concatenate(self, stages: list[Tensor]) -> Float[Tensor, "n d h4 w4"]:
+        """Project every stage and bring it to the size of the first."""
+        size = (stages[0].shape[2], stages[0].shape[3])
+        projected = zip(self.projections, stages, strict=True)
+        return torch.cat([resize(project(stage), size) for project, stage in projected], dim=1)
+
+    def decode(
+        self, concatenated: Float[Tensor, "n d4 h w"]
+    ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the logits."""
+        feature = self.fusion(concatenated)
+        return feature, self.classifier(self.dropout(feature))
+
+
+class SegFormer(nn.Module):
+    """The hierarchical transformer and its head.
+
+    ``model(images)`` returns logits at the size of the images, ``model.features(images)`` what a
+    student learns from. Images are normalised as SCTNet's and have at least 32 x 32 pixels.
+    """
+
+    def __init__(self, config: SegFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = sum(config.depths)
+        rates = [config.drop_path * index / max(1, blocks - 1) for index in range(blocks)]
+        stages = []
+        for number, (channels, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            before = config.widths[number - 1] if number else 3
+            stages.append(_stage(number, before, channels, rates[:depth]))
+            rates = rates[depth:]
+        self.stages = nn.ModuleList(stages)
+        self.head = SegFormerHead(config)
+        self._initialise()
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Map normalised RGB images to logits of their size."""
+        return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
+
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> SegFormerFeatures:
+        """Map normalised RGB images to all features; logits stay at stride 4."""
+        x, stages = images, []
+        for stage in self.stages:
+            x = stage(x)
+            stages.append(x)
+        concatenated = self.head.concatenate(stages)
+        decoder_feature, logits = self.head.decode(concatenated)
+        first, second, third, fourth = stages
+        return SegFormerFeatures(
+            first, second, third, fourth, concatenated, decoder_feature, logits
+        )
+
+    def _initialise(self) -> None:
+        initialise_convolutions(self)
+        for module in self.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                nn.init.trunc_normal_(module.in_proj_weight, std=0.02)
+                nn.init.trunc_normal_(module.out_proj.weight, std=0.02)
+        nn.init.normal_(self.head.classifier.weight, std=0.01)
+
+
+def _stage(number: int, in_channels: int, channels: int, rates: list[float]) -> nn.Sequential:
+    """Build overlapping patches, transformer blocks and a norm."""
+    kernel, stride = (7, 4) if number == 0 else (3, 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2),
+        ChannelNorm(channels),
+        nn.Sequential(
+            *(TransformerBlock(channels, HEADS[number], REDUCTIONS[number], rate) for rate in rates)
+        ),
+        ChannelNorm(channels),
+    )
+
+
+def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, bias=False), BatchNorm(channels), nn.ReLU()
+    )

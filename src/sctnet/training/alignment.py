@@ -1,0 +1,182 @@
+"""Semantic information alignment (SIAM): a frozen teacher shapes the student's features."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sctnet.errors import SctnetError
+from sctnet.models import Features, SCTNetConfig
+from sctnet.training.distillation import (
+    at_larger_size,
+    channel_wise_divergence,
+    mutual_information_bound,
+    pixel_wise_divergence,
+    squared_distance,
+)
+from sctnet.training.recipe import AlignmentRecipe
+from sctnet.training.teachers import Teacher, TeacherFeatures, load_teacher
+
+
+def scale_alignment(
+    student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]
+) -> Float[Tensor, "n c h w"]:
+    """Give each channel of the student the teacher's mean and std.
+
+    Both are taken over N x H x W, the std unbiased; the student's is increased by 1e-6. Gradients
+    flow through the student's statistics. In float32 at least. The paper does not name this step;
+    the released code has it between the expanded feature and the teacher's fusion convolution.
+    """
+    precise = torch.promote_types(student.dtype, torch.float32)
+    student, teacher = student.to(precise), teacher.to(precise)
+    over = (0, 2, 3)
+    centred = student - student.mean(over, keepdim=True)
+    standardised = centred / (student.std(over, keepdim=True) + 1e-6)
+    return standardised * teacher.std(over, keepdim=True) + teacher.mean(over, keepdim=True)
+
+
+class Alignment(nn.Module):
+    """The four alignment terms of the paper, and what learns with them.
+
+    Backbone feature alignment meets the teacher at stages 3 and 4 after a 1x1 projection. Shared
+    decoder head alignment expands the student's decoder input to what the teacher's head decides
+    from, aligns its scale, and sends it through the teacher's own fusion convolution and
+    classifier; without it (Table 9) the student's decoder feature is projected and its logits are
+    compared as they are.
+
+    The teacher never learns: its parameters need no gradients, it stays in eval mode, and its own
+    pass is not recorded. What learns are the projections (and VID's variances); neither they nor
+    the teacher are a part of the student.
+    """
+
+    def __init__(self, recipe: AlignmentRecipe, teacher: Teacher, student: SCTNetConfig) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.weights = {
+            name: weight
+            for name in ("logits", "decoder", "stage4", "stage3")
+            if (weight := getattr(recipe, name)) > 0
+        }
+        teacher.requires_grad_(False)
+        teacher.eval()
+        self.teacher = teacher
+        self.projections = nn.ModuleDict(self._projections(student))
+        self.variances = nn.ParameterDict(self._variances())
+
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"], student: Features
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the unweighted terms by name; each is a mean over the images."""
+        with torch.no_grad():
+            teacher = self.teacher.features(images)
+        pairs = self._pairs(student, teacher)
+        return {
+            name: self._divergence(name, *at_larger_size(*pairs[name])) for name in self.weights
+        }
+
+    def weighted(
+        self, images: Float[Tensor, "n 3 h w"], student: Features
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the terms times their weights."""
+        return {name: self.weights[name] * term for name, term in self(images, student).items()}
+
+    def train(self, mode: bool = True) -> "Alignment":
+        """Train the projections; the teacher stays as it is."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser is given, at the heads' rate."""
+        return [*self.projections.parameters(), *self.variances.parameters()]
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Return the state without the teacher, for a checkpoint."""
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not key.startswith("teacher.")}
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        self.load_state_dict({**self.state_dict(), **state})
+
+    def _projections(self, student: SCTNetConfig) -> dict[str, nn.Module]:
+        c, widths = student.base_channels, self.teacher.widths
+        shared = self.recipe.shared_head
+        between = {
+            "decoder": (4 * c, widths.concatenated if shared else widths.decoder_feature),
+            "stage4": (8 * c, widths.stage4),
+            "stage3": (4 * c, widths.stage3),
+        }
+        # The shared head's logits come out of the expanded feature, too.
+        used = {*self.weights, "decoder"} if shared and "logits" in self.weights else self.weights
+        return {name: nn.Conv2d(*pair, 1) for name, pair in between.items() if name in used}
+
+    def _variances(self) -> dict[str, nn.Parameter]:
+        """Return VID's variances; those of the start are log(1 + e^5), about 5."""
+        if self.recipe.loss != "vid":
+            return {}
+        widths = self.teacher.widths
+        channels = {
+            "logits": len(self.teacher.classes),
+            "decoder": widths.decoder_feature,
+            "stage4": widths.stage4,
+            "stage3": widths.stage3,
+        }
+        return {name: nn.Parameter(torch.full((channels[name],), 5.0)) for name in self.weights}
+
+    def _pairs(
+        self, student: Features, teacher: TeacherFeatures
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the student's and the teacher's map of every term with a weight."""
+        pairs = {"logits": (student.logits, teacher.logits)}
+        if "stage4" in self.projections:
+            pairs["stage4"] = (self.projections["stage4"](student.stage4), teacher.stage4)
+        if "stage3" in self.projections:
+            pairs["stage3"] = (self.projections["stage3"](student.stage3), teacher.stage3)
+        if "decoder" in self.projections and self.recipe.shared_head:
+            feature, logits = self._through_the_teachers_head(student, teacher)
+            pairs["decoder"] = (feature, teacher.decoder_feature)
+            pairs["logits"] = (logits, teacher.logits)
+        elif "decoder" in self.projections:
+            feature = self.projections["decoder"](student.decoder_feature)
+            pairs["decoder"] = (feature, teacher.decoder_feature)
+        return pairs
+
+    def _through_the_teachers_head(
+        self, student: Features, teacher: TeacherFeatures
+    ) -> tuple[Tensor, Tensor]:
+        expanded = self.projections["decoder"](student.decoder_input)
+        return self.teacher.decode(scale_alignment(*at_larger_size(expanded, teacher.concatenated)))
+
+    def _divergence(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
+        match self.recipe.loss:
+            case "cwd":
+                return channel_wise_divergence(student, teacher, self.recipe.temperature)
+            case "kl":
+                return pixel_wise_divergence(student, teacher, self.recipe.temperature)
+            case "l2":
+                return squared_distance(student, teacher)
+            case "vid":
+                return mutual_information_bound(student, teacher, self.variances[name])
+
+
+def build_alignment(
+    recipe: AlignmentRecipe, student: SCTNetConfig, classes: tuple[str, ...]
+) -> Alignment:
+    """Load the recipe's teacher and build its alignment.
+
+    Raises :class:`SctnetError` for what :func:`load_teacher` refuses, and for a teacher whose
+    classes are not the data's, in name and order.
+    """
+    teacher = load_teacher(recipe.teacher)
+    if teacher.classes != classes:
+        raise SctnetError(
+            f"{recipe.teacher}: this teacher knows {_counted(teacher.classes)}, the data have "
+            f"{_counted(classes)}; name and order must agree: give a teacher that was trained on "
+            "these classes, or name them when it is converted (--classes)"
+        )
+    return Alignment(recipe, teacher, student)
+
+
+def _counted(classes: tuple[str, ...]) -> str:
+    names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    return f"{len(classes)} classes ({names})"

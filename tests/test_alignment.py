@@ -1,0 +1,357 @@
+"""A taught run: what reaches the student, what stays with the teacher, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import sctnet
+from sctnet.data.augmentation import Sample
+from sctnet.data.opening import open_dataset
+from sctnet.errors import SctnetError
+from sctnet.models import SCTNet
+from sctnet.models.segformer import SegFormer, SegFormerConfig
+from sctnet.preparation import PreparationConfig
+from sctnet.training.alignment import Alignment
+from sctnet.training.recipe import (
+    AlignmentRecipe,
+    LossRecipe,
+    OptimizerRecipe,
+    Recipe,
+    load_recipe,
+)
+from sctnet.training.run_folder import read_metrics
+from sctnet.training.schedule import build_optimizer
+from sctnet.training.task import SegmentationTask
+from sctnet.training.teachers import SegFormerTeacher, load_teacher, save_teacher
+from sctnet.training.trainer import train
+
+CLASSES = open_dataset("synthetic", ["train"]).classes
+TERMS = ("logits", "decoder", "stage4", "stage3")
+SETTINGS = [
+    "augmentation.crop=[48, 64]",
+    "schedule.iterations=4",
+    "schedule.warmup_iterations=0",
+    "run.batch_size=2",
+    "run.log_every=1",
+    "run.checkpoint_every=2",
+    "data.validation=[]",
+    "data.workers=0",
+    "loss.class_weights=none",
+]
+
+
+def small_network(classes: int = len(CLASSES)) -> SegFormer:
+    torch.manual_seed(0)
+    return SegFormer(
+        SegFormerConfig(
+            variant="small",
+            num_classes=classes,
+            widths=(8, 16, 40, 64),
+            depths=(1, 1, 1, 1),
+            decoder_channels=16,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_teacher(small_network(), tmp_path_factory.mktemp("teacher") / "small", CLASSES)
+
+
+def recipe(*settings: str) -> Recipe:
+    return load_recipe("synthetic/sctnet-tiny", [*SETTINGS, *settings])
+
+
+def pair(**options: object) -> tuple[SCTNet, Alignment]:
+    torch.manual_seed(1)
+    model = sctnet.create_model("tiny", len(CLASSES), drop_path=0)
+    chosen = AlignmentRecipe(teacher="small", **options)
+    return model, Alignment(chosen, SegFormerTeacher(small_network(), CLASSES), model.config)
+
+
+def batch() -> Sample:
+    images = torch.randint(0, 256, (2, 3, 48, 64)).to(torch.uint8)
+    labels = torch.randint(0, len(CLASSES), (2, 48, 64)).to(torch.uint8)
+    return Sample(images, labels, torch.tensor([[48, 64]] * 2))
+
+
+def task_of(model: SCTNet, alignment: Alignment) -> SegmentationTask:
+    return SegmentationTask(model, PreparationConfig(), LossRecipe(), None, alignment).train()
+
+
+# What the gradient reaches
+
+REACHED = {
+    # (term, shared head): parts of the student that must learn from it
+    ("stage3", True): ("stem", "stage3"),
+    ("stage4", True): ("stem", "stage3", "stage4"),
+    ("decoder", True): ("stage2", "stage3", "stage4", "dappm"),
+    ("logits", True): ("stage2", "stage3", "stage4", "dappm"),
+    ("decoder", False): ("stage2", "stage3", "stage4", "dappm", "head.conv"),
+    ("logits", False): ("stage2", "stage3", "stage4", "dappm", "head.conv", "head.classifier"),
+}
+
+
+@pytest.mark.parametrize("loss", ["cwd", "kl", "l2", "vid"])
+@pytest.mark.parametrize(("term", "shared"), REACHED)
+def test_every_term_reaches_the_student(term: str, shared: bool, loss: str) -> None:
+    weights = {name: float(name == term) for name in TERMS}
+    model, alignment = pair(**weights, loss=loss, shared_head=shared)
+    images = torch.randn(2, 3, 64, 96)
+    terms = alignment(images, model.features(images))
+    assert list(terms) == [term]
+    terms[term].backward()
+    for part in REACHED[term, shared]:
+        gradients = [p.grad for p in model.get_submodule(part).parameters()]
+        assert any(g is not None and bool(g.any()) for g in gradients), part
+    assert all(p.grad is not None for p in alignment.learned_parameters())
+    assert all(p.grad is None for p in alignment.teacher.parameters())
+
+
+def test_all_terms_together_are_weighed() -> None:
+    model, alignment = pair(logits=3, decoder=10, stage4=0.5, stage3=2)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features = model.features(images)
+        terms, weighted = alignment(images, features), alignment.weighted(images, features)
+    expected = {"logits": 3, "decoder": 10, "stage4": 0.5, "stage3": 2}
+    assert set(terms) == set(TERMS)
+    for name, weight in expected.items():
+        assert float(weighted[name]) == pytest.approx(weight * float(terms[name]))
+
+
+# What a step changes
+
+
+def test_a_step_changes_the_student_and_nothing_of_the_teacher() -> None:
+    model, alignment = pair()
+    task = task_of(model, alignment)
+    optimizer = build_optimizer(
+        model, OptimizerRecipe(rate=1e-2), outside=alignment.learned_parameters()
+    )
+    before = {key: value.clone() for key, value in task.state_dict().items()}
+    data = batch()
+    losses = task(data, task.pixels(data.labels).float())
+    losses["loss"].backward()
+    optimizer.step()
+    names = {f"loss_alignment_{term}" for term in TERMS}
+    assert names | {"loss_main", "loss_auxiliary", "loss"} == set(losses)
+    changed = {
+        key for key, value in task.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert not {key for key in changed if "teacher" in key}
+    assert "model.stem.0.weight" in changed
+    assert {f"alignment.projections.{name}.weight" for name in ("decoder", "stage4", "stage3")} <= (
+        changed
+    )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert not held & {id(p) for p in alignment.teacher.parameters()}
+
+
+def test_the_projections_learn_at_the_heads_rate() -> None:
+    model, alignment = pair(loss="vid")
+    chosen = OptimizerRecipe(rate=1e-3)
+    optimizer = build_optimizer(model, chosen, outside=alignment.learned_parameters())
+    rates = {id(p): group["base_rate"] for group in optimizer.param_groups for p in group["params"]}
+    learned = alignment.learned_parameters()
+    assert len(learned) == 3 * 2 + 4
+    assert all(rates[id(parameter)] == pytest.approx(1e-2) for parameter in learned)
+
+
+@torch.no_grad()
+def test_the_terms_are_means_over_the_parts_of_a_step() -> None:
+    task = task_of(*pair(logits=0, decoder=0)).eval()  # scale alignment sees one part only
+    data = batch()
+    pixels = task.pixels(data.labels).float()
+    whole = task(data, pixels)["loss"]
+    parts = [task(Sample(*(t[i : i + 1] for t in data)), pixels, 2)["loss"] for i in (0, 1)]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_mixed_precision_is_finite(shared: bool) -> None:
+    task, data = task_of(*pair(shared_head=shared)), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task(data, task.pixels(data.labels).float())
+    losses["loss"].backward()
+    assert all(math.isfinite(float(loss.detach())) for loss in losses.values())
+    assert losses["loss_alignment_decoder"].dtype == torch.float32
+    gradients = [p.grad for p in task.parameters() if p.requires_grad and p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def taught(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "taught"
+    train(recipe(f"alignment.teacher={teacher}"), folder)
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_taught_student_looks_like_any_other(taught: Path, tmp_path: Path) -> None:
+    train(recipe(), tmp_path)
+    one, other = tensors(taught), tensors(tmp_path)
+    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
+    configs = [(folder / "config.json").read_text() for folder in (taught, tmp_path)]
+    assert configs[0] == configs[1]
+    assert not torch.equal(one["stage3.0.conv1.weight"], other["stage3.0.conv1.weight"])
+    sctnet.load_model(taught)
+    # Before the first step, teacher or not, the students are the same.
+    records = [read_metrics(folder / "metrics.jsonl")[0] for folder in (taught, tmp_path)]
+    assert records[0]["loss_main"] == records[1]["loss_main"]
+    assert all(records[0][f"loss_alignment_{term}"] > 0 for term in TERMS)
+
+
+def test_the_checkpoint_holds_projections_and_no_teacher(taught: Path) -> None:
+    checkpoint = torch.load(taught / "last.ckpt", weights_only=True)
+    assert {key.split(".")[0] for key in checkpoint["alignment"]} == {"projections"}
+    assert not any("teacher" in key for key in checkpoint["model"])
+
+
+@pytest.mark.parametrize("settings", [[], ["alignment.loss=vid"]])
+def test_a_taught_run_is_resumed_exactly(
+    settings: list[str], teacher: Path, tmp_path: Path
+) -> None:
+    chosen = recipe(f"alignment.teacher={teacher}", *settings)
+
+    def crash(record: dict[str, float]) -> None:
+        if record["step"] == 3:  # the last checkpoint is that of iteration 2
+            raise InterruptedError
+
+    train(chosen, tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        train(chosen, tmp_path / "crashed", observe=crash)
+    train(chosen, tmp_path / "crashed", resume=True)
+    whole, crashed = tensors(tmp_path / "whole"), tensors(tmp_path / "crashed")
+    assert all(torch.equal(value, crashed[key]) for key, value in whole.items())
+    states = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["alignment"]
+        for name in ("whole", "crashed")
+    ]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_run_in_parts_and_bf16(teacher: Path, tmp_path: Path) -> None:
+    settings = ["run.accumulate=2", "run.precision=bf16", "schedule.iterations=2"]
+    train(recipe(f"alignment.teacher={teacher}", *settings), tmp_path)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+# Teachers on disk
+
+
+def test_a_teacher_is_the_same_after_saving(teacher: Path) -> None:
+    network, images = small_network().eval(), torch.randn(1, 3, 64, 96)
+    loaded = load_teacher(teacher)
+    assert loaded.classes == CLASSES
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.features(images).logits, network.features(images).logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["alignment.teacher=nowhere"], "nowhere: does not exist"),
+        (["alignment.teacher=SMALL", "augmentation.crop=[24, 64]"], "32 x 32 or more"),
+        (["alignment.teacher=SMALL", "alignment.logits=-1"], "alignment.logits"),
+        (["alignment.teacher=SMALL", "alignment.loss=cosine"], "alignment.loss"),
+        (["alignment.logits=1"], "alignment.teacher"),
+        (
+            [f"alignment={{teacher: SMALL, {', '.join(f'{name}: 0' for name in TERMS)}}}"],
+            "every weight is 0",
+        ),
+    ],
+)
+def test_mistakes_in_a_recipe(
+    settings: list[str], named: str, teacher: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SctnetError) as caught:
+        train(recipe(*(text.replace("SMALL", str(teacher)) for text in settings)), tmp_path / "run")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        CLASSES[:-1],
+        (*CLASSES[1:], CLASSES[0]),  # the same names in another order would teach nonsense
+    ],
+)
+def test_a_teacher_of_other_classes_is_refused(classes: tuple[str, ...], tmp_path: Path) -> None:
+    folder = save_teacher(small_network(len(classes)), tmp_path / "other", classes)
+    with pytest.raises(SctnetError, match="name and order must agree") as caught:
+        train(recipe(f"alignment.teacher={folder}"), tmp_path / "run")
+    assert str(folder) in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def _without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _with_nan(folder: Path) -> None:
+    values = load_file(folder / "model.safetensors")
+    values["stages.2.2.0.attention.attention.in_proj_bias"][3] = math.nan
+    save_file(values, folder / "model.safetensors")
+
+
+def _without_a_tensor(folder: Path) -> None:
+    values = load_file(folder / "model.safetensors")
+    del values["head.fusion.0.weight"]
+    save_file(values, folder / "model.safetensors")
+
+
+def _of_another_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["network"]["decoder_channels"] = 8
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _student_instead(folder: Path) -> None:
+    sctnet.save_model(sctnet.create_model("tiny", len(CLASSES)), folder, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (_without_weights, "holds no model.safetensors"),
+        (_cut_short, "not a whole safetensors file"),
+        (_with_nan, "in_proj_bias holds a value that is not finite"),
+        (_without_a_tensor, "lacks head.fusion.0.weight"),
+        (_of_another_width, "has the shape"),
+        (_student_instead, "describes no teacher"),
+    ],
+)
+def test_a_spoiled_teacher_is_refused(spoil: object, named: str, tmp_path: Path) -> None:
+    folder = save_teacher(small_network(), tmp_path / "teacher", CLASSES)
+    spoil(folder)  # type: ignore[operator]
+    with pytest.raises(SctnetError) as caught:
+        load_teacher(folder)
+    assert named in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_names_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(SctnetError, match="2 class names for a teacher with"):
+        save_teacher(small_network(), tmp_path, ["road", "car"])
+    with pytest.raises(SctnetError, match="stands twice"):
+        save_teacher(small_network(2), tmp_path, ["road", "road"])
