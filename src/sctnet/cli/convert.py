@@ -7,20 +7,35 @@ import typer
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pth file of the released code.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A .pth file of the released code, or of a teacher.")
+    ],
     out: Annotated[Path, typer.Argument(help="The model folder to write.")],
     variant: Annotated[
         str | None, typer.Option(help="sctnet-s or sctnet-b; found from the widths by default.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names, separated by commas.")] = None,
+    teacher: Annotated[
+        bool,
+        typer.Option(
+            "--teacher",
+            help="Take the SegFormer of an MMSegmentation or released checkpoint, as a teacher.",
+        ),
+    ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", help="List every key, not only how many there are.")
     ] = False,
 ) -> None:
     """Turn a released checkpoint into a model folder, strictly."""
     from sctnet.conversion import convert_checkpoint
+    from sctnet.errors import SctnetError
 
     names = [name.strip() for name in classes.split(",")] if classes else None
+    if teacher:
+        if variant is not None or keys:
+            raise SctnetError("--variant and --keys do not go with --teacher: leave them out")
+        _convert_teacher(checkpoint, out, names)
+        return
     report = convert_checkpoint(checkpoint, out, variant, classes=names)
     if keys:
         for key in report.used:
@@ -31,3 +46,10 @@ def convert(
             print(f"new      {key}")  # noqa: T201
     print(report)  # noqa: T201
     print(f"Written to {out}")  # noqa: T201
+
+
+def _convert_teacher(checkpoint: Path, out: Path, names: list[str] | None) -> None:
+    from sctnet.training.teacher_conversion import convert_teacher
+
+    config = convert_teacher(checkpoint, out, names)
+    print(f"{config.variant}, a teacher with {config.num_classes} classes, written to {out}")  # noqa: T201

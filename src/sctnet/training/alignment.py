@@ -160,13 +160,15 @@ class Alignment(nn.Module):
 
 
 def build_alignment(
-    recipe: AlignmentRecipe, student: SCTNetConfig, classes: tuple[str, ...]
-) -> Alignment:
-    """Load the recipe's teacher and build its alignment.
+    recipe: AlignmentRecipe | None, student: SCTNetConfig, classes: tuple[str, ...]
+) -> Alignment | None:
+    """Load the recipe's teacher and build its alignment; None where the recipe has none.
 
     Raises :class:`SctnetError` for what :func:`load_teacher` refuses, and for a teacher whose
     classes are not the data's, in name and order.
     """
+    if recipe is None:
+        return None
     teacher = load_teacher(recipe.teacher)
     if teacher.classes != classes:
         raise SctnetError(

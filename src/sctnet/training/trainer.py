@@ -78,11 +78,7 @@ class _Run:
             model = convert_sync_batchnorm(model)
         self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # After the student, which so starts the same with a teacher and without.
-        self.alignment = (
-            build_alignment(recipe.alignment, model.config, self.data.classes)
-            if recipe.alignment is not None
-            else None
-        )
+        self.alignment = build_alignment(recipe.alignment, model.config, self.data.classes)
         weights = class_weights(recipe.loss, self.data)
         task = SegmentationTask(
             self.model, recipe.preparation, recipe.loss, weights, self.alignment
