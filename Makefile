@@ -18,10 +18,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # make demo: a tiny network learns drawn streets. make demo IMAGES=folder: the bundled model on yours.
 demo: setup
 ifdef IMAGES
-	$(BIN)/sctnet predict sctnet-s-camvid $(IMAGES) --out demo/pictures
+	$(BIN)/sctnet predict sctnet-s-camvid '$(IMAGES)' --out demo/pictures
 	@echo "Look at demo/pictures/overlay."
 else
-	@rm -rf demo
+	@rm -rf demo/model demo/scores
 	$(BIN)/sctnet train synthetic/sctnet-tiny --out demo/model
 	$(BIN)/sctnet eval demo/model --data synthetic --split test --out demo/scores --sheet 5
 	@echo "Look at demo/scores/sheet.png: image, truth and prediction, side by side."
@@ -32,6 +32,7 @@ lint: setup
 	$(BIN)/ruff check --quiet src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/readme_figures.py --check
 
 test: lint
 	$(BIN)/pytest -m 'not slow'

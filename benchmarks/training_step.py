@@ -66,7 +66,8 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
     dataset = open_dataset(arguments.data, ["train"])
-    stream = TrainingStream(dataset, recipe.augmentation, seed=0)
+    rule = recipe.preparation.working_size
+    stream = TrainingStream(dataset, recipe.augmentation, 0, rule)
     sampler = StepSampler(recipe.run.batch_size, 1)
     batch = Sample(*next(iter(training_loader(stream, sampler, 0))))
     result = {
@@ -76,7 +77,9 @@ def main() -> None:
         "batch_size": recipe.run.batch_size,
         "precision": recipe.run.precision,
         "loader_workers": recipe.data.workers,
-        "step_images_per_second": round(step_speed(recipe, batch, 11, arguments.steps), 2),
+        "step_images_per_second": round(
+            step_speed(recipe, batch, len(dataset.classes), arguments.steps), 2
+        ),
         "loader_images_per_second": round(loader_speed(recipe, stream, 4 * arguments.steps), 2),
         **environment(),
     }

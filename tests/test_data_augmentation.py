@@ -18,7 +18,7 @@ from sctnet.data.augmentation import (
     to_sample,
 )
 from sctnet.data.dataset import IGNORE
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
@@ -111,8 +111,9 @@ def test_window_equals_the_crop_of_the_whole(size: tuple[int, int]) -> None:
     ],
 )
 def test_scaled_size_is_mmcv_rescale(picture, base, ratio, expected) -> None:
-    config = AugmentationConfig(crop=(9, 9), scale=(ratio, ratio), scaled_from=base)
-    assert _scaled_size(*picture, config, np.random.default_rng(0)) == expected
+    base = base or picture[::-1]
+    generator = np.random.default_rng(0)
+    assert _scaled_size(*picture, base, (ratio, ratio), generator) == expected
 
 
 def test_crop_avoids_what_is_nearly_all_one_class() -> None:
@@ -214,3 +215,15 @@ def test_saturation_and_hue_are_matplotlibs() -> None:
 def test_configuration_is_checked(fields) -> None:
     with pytest.raises(ValidationError):
         AugmentationConfig(**{"crop": (8, 8), **fields})
+
+
+def test_training_sees_pictures_at_the_working_size():
+    """At ratio 1 a crop is a piece of what prediction sees, whatever the picture's own size."""
+    image = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
+    labels = np.arange(1080 * 1920).reshape(1080, 1920).astype(np.uint8) % 3
+    config = AugmentationConfig(crop=(4000, 4000), scale=(1, 1), flip=0, photometric=False)
+    rule = WorkingSize(rule="shorter-side", pixels=360)
+    scaled, _ = augment(image, labels, config, np.random.default_rng(0), rule)
+    assert scaled.shape == (360, 640, 3)
+    as_is, _ = augment(image, labels, config, np.random.default_rng(0))
+    assert as_is.shape == image.shape

@@ -64,6 +64,12 @@ def test_wrong_settings_are_named(minimal: Path, setting: str, named: str) -> No
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("source", ["a #1/data.yaml", "a: b", "null", "2024-99-99", "no"])
+def test_a_source_is_taken_as_it_is(minimal: Path, source: str) -> None:
+    """It is a path, not YAML."""
+    assert load_recipe(minimal, source=source).data.source == source
+
+
 def test_every_mistake_is_told_at_once(minimal: Path) -> None:
     with pytest.raises(SctnetError, match=r"run\.seed.*optimizer\.rate|optimizer\.rate.*run\.seed"):
         load_recipe(minimal, ["run.seed=-1", "optimizer.rate=0"])
@@ -93,7 +99,7 @@ def test_unknown_recipe_lists_the_shipped_ones() -> None:
 
 def test_a_base_is_one_level_deep(minimal: Path, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
-    child.write_text(f"base: {minimal}\nrun: {{seed: 3}}\n")
+    child.write_text(f"base: {minimal.name}\nrun: {{seed: 3}}\n")  # beside its own file
     recipe = load_recipe(child)
     assert (recipe.run.seed, recipe.run.batch_size, recipe.name) == (3, 4, "child")
     grandchild = tmp_path / "grandchild.yaml"

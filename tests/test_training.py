@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sctnet
 from sctnet.data.opening import open_dataset
+from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
@@ -147,7 +148,7 @@ def test_a_run_is_not_overwritten_and_not_changed(whole_run: Path) -> None:
     before = weights(whole_run)
     with pytest.raises(SctnetError, match="holds a run already; continue it with --resume"):
         train(recipe(), whole_run)
-    with pytest.raises(SctnetError, match="begun with other settings"):
+    with pytest.raises(SctnetError, match=r"begun with other settings, the first is run\.seed"):
         train(recipe("run.seed=1"), whole_run, resume=True)
     assert all(torch.equal(value, before[key]) for key, value in weights(whole_run).items())
 
@@ -157,6 +158,63 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"half")
     with pytest.raises(SctnetError, match=r"last\.ckpt: not a whole checkpoint"):
         train(recipe("schedule.iterations=1"), tmp_path, resume=True)
+
+
+def test_what_is_no_run_is_neither_resumed_nor_replaced(tmp_path: Path) -> None:
+    with pytest.raises(SctnetError, match="no run to resume"):
+        train(recipe(), tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+    (tmp_path / "README.md").write_text("somebody's project")
+    with pytest.raises(SctnetError, match=r"would replace \(README\.md"):
+        train(recipe(), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "somebody's project"
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_a_resumed_record_counts_the_steps_before(tmp_path: Path) -> None:
+    """A record of three steps, of which the stop fell on the second."""
+    settings = ["run.log_every=3", "run.checkpoint_every=4"]
+    train(recipe(*settings), tmp_path / "whole")
+
+    def crash(record: dict[str, float]) -> None:
+        if record["step"] == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(recipe(*settings), tmp_path / "stopped", observe=crash)
+    train(recipe(*settings), tmp_path / "stopped", resume=True)
+    runs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "stopped")]
+    assert [r["loss"] for r in runs[0]] == [r["loss"] for r in runs[1]]
+    assert [r["step"] for r in runs[1]] == [3, 6]
+
+
+def test_a_failed_validation_loses_nothing_and_is_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["data.validation=[val]", "run.validate_every=3", "run.checkpoint_every=100"]
+    readable = SyntheticStreets.pair
+
+    def pair(dataset: SyntheticStreets, index: int) -> object:
+        if len(dataset) == 40:  # the validation split
+            raise SctnetError("unreadable")
+        return readable(dataset, index)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SyntheticStreets, "pair", pair)
+        with pytest.raises(SctnetError, match="unreadable"):
+            train(recipe(*settings), tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["iteration"] == 3
+    train(recipe(*settings), tmp_path, resume=True)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records if "miou" in record] == [3, 6]
+
+
+def test_changed_data_are_not_resumed_on(tmp_path: Path) -> None:
+    train(recipe(), tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "train_pictures": 7}, tmp_path / "last.ckpt")
+    with pytest.raises(SctnetError, match="begun on 7 pictures"):
+        train(recipe(), tmp_path, resume=True)
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
@@ -196,7 +254,7 @@ def test_a_network_learns(tmp_path: Path) -> None:
     settings = ["schedule.iterations=60", "run.log_every=15", "optimizer.rate=5e-3"]
     train(recipe(*settings), tmp_path)
     losses = [record["loss"] for record in read_metrics(tmp_path / "metrics.jsonl")]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +268,16 @@ def test_a_network_learns(tmp_path: Path) -> None:
         ("model.variant=sctnet-x", "sctnet-x"),
         ("model.options={attention_kernel: 2x2}", "attention_kernel"),
         ("model.init=nowhere", "nowhere"),
+        ("model.options={num_classes: 3}", "num_classes"),
+        ("optimizer.betas=[2, 3]", "optimizer.betas"),
+        ("loss.class_weights=[-1, 1]", "loss.class_weights"),
+        ("run.seed=99999999999999999999", "run.seed"),
+        ("augmentation.scale=[.inf, .inf]", "augmentation.scale"),
     ],
 )
 def test_mistakes_are_told_before_training(setting: str, named: str, tmp_path: Path) -> None:
     with pytest.raises(SctnetError) as caught:
         train(recipe(setting), tmp_path / "run")
+    assert "Value error" not in str(caught.value)
     assert named in str(caught.value)
     assert not (tmp_path / "run").exists()

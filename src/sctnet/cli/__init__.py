@@ -25,12 +25,12 @@ app.add_typer(recipes.app, name="recipes")
 
 
 def main() -> None:
-    """Run the program; a mistake of the user is one sentence and exit status 2."""
+    """Run the program; a mistake of the user is one sentence and exit status 2.
+
+    Typer ends an interrupted command with status 130.
+    """
     try:
         app()  # ends in SystemExit
     except SctnetError as error:
         print(f"sctnet: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("sctnet: interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)

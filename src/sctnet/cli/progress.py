@@ -32,21 +32,28 @@ def progress_bar() -> Progress:
 @contextmanager
 def training_progress(iterations: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """Show a run's iterations, loss, speed and remaining time; a line for each validation."""
-    with progress_bar() as progress:
-        bar = progress.add_task("training", total=iterations, text="")
+    progress = progress_bar()
 
-        def observe(record: dict[str, float]) -> None:
-            progress.update(bar, completed=record["step"])
-            if "loss" in record:
-                text = f"loss {record['loss']:.3f}  {record['images_per_second']:.1f} images/s"
-                progress.update(bar, text=text)
-            if "miou" in record:
-                progress.console.print(
-                    f"iteration {record['step']:.0f}: validation mIoU {record['miou']:.4f}, "
-                    f"pixel accuracy {record['pixel_accuracy']:.4f}"
-                )
+    def observe(record: dict[str, float]) -> None:
+        # The bar begins with the first record: after all checks, and where a resumed run is.
+        if not progress.tasks:
+            progress.add_task("training", total=iterations, completed=int(record["step"]), text="")
+            progress.start()
+        bar = progress.tasks[0].id
+        progress.update(bar, completed=record["step"])
+        if "loss" in record:
+            text = f"loss {record['loss']:.3f}  {record['images_per_second']:.1f} images/s"
+            progress.update(bar, text=text)
+        if "miou" in record:
+            progress.console.print(
+                f"iteration {record['step']:.0f}: validation mIoU {record['miou']:.4f}, "
+                f"pixel accuracy {record['pixel_accuracy']:.4f}"
+            )
 
+    try:
         yield observe
+    finally:
+        progress.stop()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """``sctnet train``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,11 @@ def train(
     from sctnet.training.recipe import load_recipe
     from sctnet.training.trainer import train as run
 
-    chosen = [f"data.source={data}"] if data is not None else []
-    loaded = load_recipe(recipe, [*chosen, *(settings or [])])
-    with training_progress(loaded.schedule.iterations) as observe:
-        folder = run(loaded, out, resume=resume, observe=observe)
+    loaded = load_recipe(recipe, settings or [], source=data)
+    try:
+        with training_progress(loaded.schedule.iterations) as observe:
+            folder = run(loaded, out, resume=resume, observe=observe)
+    except KeyboardInterrupt:
+        print(f"Stopped; what was done is in {out}, continue it with --resume", file=sys.stderr)  # noqa: T201
+        raise
     print(f"Trained {loaded.name}: the model is in {folder.path}")  # noqa: T201

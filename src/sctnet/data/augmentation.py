@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from sctnet.data.dataset import IGNORE, Labels, Picture
+from sctnet.preparation import WorkingSize
 
 PictureCrop = UInt8[np.ndarray, "crop_h crop_w 3"]
 LabelsCrop = UInt8[np.ndarray, "crop_h crop_w"]
@@ -22,18 +23,20 @@ _BRIGHTNESS = 32.0  # levels of 0-255
 _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18  # of OpenCV's 180 steps
 _LEVELS = np.arange(256, dtype=np.float64)
+_AS_IS = WorkingSize()
 
 
 class AugmentationConfig(BaseModel):
     """What happens to a training picture.
 
     With a ratio r drawn from ``scale``, the picture is resized, its own ratio kept, to fit into
-    r times ``scaled_from`` (width, height; the long side belongs to the longer of the two);
-    None stands for the picture's own size. A crop in which one class has ``max_class_share`` of
-    the labelled pixels or more is drawn again, ``crop_tries`` times at most.
+    r times ``scaled_from`` (width, height; the long side belongs to the longer of the two). None
+    stands for its working size, the size at which the trained network will see it. A crop in
+    which one class has ``max_class_share`` of the labelled pixels or more is drawn again,
+    ``crop_tries`` times at most.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     crop: tuple[int, int] = Field(description="height, width in pixels")
     scale: tuple[float, float] = (0.5, 2.0)
@@ -61,13 +64,19 @@ class Sample(NamedTuple):
 
 
 def augment(
-    image: Picture, labels: Labels, config: AugmentationConfig, generator: np.random.Generator
+    image: Picture,
+    labels: Labels,
+    config: AugmentationConfig,
+    generator: np.random.Generator,
+    working_size: WorkingSize = _AS_IS,
 ) -> tuple[PictureCrop, LabelsCrop]:
     """Scale, crop, flip and distort a picture and its labels, at random.
 
     The result is ``config.crop`` pixels large, or smaller where the scaled picture is smaller.
     """
-    scaled = _scaled_size(image.shape[0], image.shape[1], config, generator)
+    height, width = working_size.apply(image.shape[0], image.shape[1])
+    base = config.scaled_from or (width, height)
+    scaled = _scaled_size(image.shape[0], image.shape[1], base, config.scale, generator)
     window, labels = _choose_crop(labels, scaled, config, generator)
     image = _resize_window(image, scaled, window)
     if generator.random() < config.flip:
@@ -101,11 +110,15 @@ class _Window(NamedTuple):
 
 
 def _scaled_size(
-    height: int, width: int, config: AugmentationConfig, generator: np.random.Generator
+    height: int,
+    width: int,
+    base: tuple[int, int],
+    scale: tuple[float, float],
+    generator: np.random.Generator,
 ) -> tuple[int, int]:
     """Return the (height, width) of the scaled picture; the rounding is mmcv's ``imrescale``."""
-    ratio = generator.uniform(*config.scale)
-    target = [max(1, int(side * ratio)) for side in config.scaled_from or (width, height)]
+    ratio = generator.uniform(*scale)
+    target = [max(1, int(side * ratio)) for side in base]
     factor = min(max(target) / max(height, width), min(target) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 

@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sample
 from sctnet.data.dataset import Labels, Picture, SegmentationDataset
 from sctnet.errors import SctnetError
+from sctnet.preparation import WorkingSize
+
+_AS_IS = WorkingSize()
 
 # Two families of random streams of one seed, so that no order repeats an augmentation's numbers.
 _ORDER, _AUGMENTATION = 0, 1
@@ -30,8 +33,15 @@ class TrainingStream(Dataset[Sample]):
     (seed, e) draws, its augmentation from (seed, k).
     """
 
-    def __init__(self, dataset: SegmentationDataset, config: AugmentationConfig, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        config: AugmentationConfig,
+        seed: int,
+        working_size: WorkingSize = _AS_IS,
+    ) -> None:
         self.dataset = dataset
+        self.working_size = working_size
         self.config = config
         self.seed = seed
         self._order: tuple[int, np.ndarray] | None = None
@@ -47,7 +57,7 @@ class TrainingStream(Dataset[Sample]):
     def __getitem__(self, sample_number: int) -> Sample:
         image, labels = self.dataset.pair(self.picture_number(sample_number))
         generator = np.random.default_rng([self.seed, _AUGMENTATION, sample_number])
-        image, labels = augment(image, labels, self.config, generator)
+        image, labels = augment(image, labels, self.config, generator, self.working_size)
         return to_sample(image, labels, self.config.crop)
 
 
@@ -149,6 +159,7 @@ def _collate(items: list[Sample | SctnetError]) -> Any:
 
 def _begin_worker(_: int) -> None:
     cv2.setNumThreads(1)  # where workers are not forked; PyTorch limits its own threads itself
-    # Ctrl-C reaches every process of a terminal; only the main one decides when to stop.
+    # Ctrl-C in a terminal and a scheduler's SIGTERM reach every process of a group; the main one
+    # decides when to stop, and its workers leave with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,7 +14,7 @@ from sctnet.preparation import PreparationConfig
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelRecipe(_Part):
@@ -23,6 +23,13 @@ class ModelRecipe(_Part):
     variant: str
     options: dict[str, Any] = Field(default={}, description="further fields of SCTNetConfig")
     init: str | None = Field(default=None, description="folder or hub id to start from")
+
+    @model_validator(mode="after")
+    def _options_are_options(self) -> "ModelRecipe":
+        for key in ("variant", "num_classes"):
+            if key in self.options:
+                raise ValueError(f"options cannot hold {key}: the variant and the data decide it")
+        return self
 
 
 class DataRecipe(_Part):
@@ -45,11 +52,15 @@ class OHEM(_Part):
     minimal_share: float = Field(default=0.1, gt=0, le=1)
 
 
+_Weight = Annotated[float, Field(ge=0)]
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class LossRecipe(_Part):
     """Cross-entropy on the main head plus a share of that on the auxiliary head."""
 
     auxiliary_weight: float = Field(default=0.4, ge=0)
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    class_weights: Literal["none", "balanced"] | tuple[_Weight, ...] = "none"
     """``balanced``: one over the square root of a class's share of the pixels; mean 1 a pixel."""
     ohem: OHEM | None = None
     divide_by: Literal["labelled", "all"] = "labelled"
@@ -85,7 +96,7 @@ class OptimizerRecipe(_Part):
 
     rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0125, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     head_rate_factor: float = Field(default=10.0, gt=0)
 
 
@@ -106,7 +117,7 @@ class RunRecipe(_Part):
     accumulate: int = Field(default=1, ge=1, description="parts that a step is computed in")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: int = Field(default=50, ge=1, description="iterations")
     validate_every: int = Field(default=2000, ge=1, description="iterations")
     checkpoint_every: int = Field(default=1000, ge=1, description="iterations")
@@ -143,23 +154,30 @@ def shipped_recipes() -> list[str]:
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
 
 
-def load_recipe(recipe: str | Path, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | Path, settings: Sequence[str] = (), *, source: str | None = None
+) -> Recipe:
     """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
 
-    A recipe may name one ``base`` recipe, whose fields it overrides. Raises :class:`SctnetError`
+    ``source`` takes the place of ``data.source``. A recipe may name one ``base`` recipe, shipped
+    or a path relative to its own file, whose fields it overrides. Raises :class:`SctnetError`
     that names every wrong key.
     """
     path = _find(recipe)
     fields = _read(path)
     base = fields.pop("base", None)
     if base is not None:
-        beneath = _read(_find(base))
+        if not isinstance(base, str):
+            raise SctnetError(f"{path}: base: name a recipe, {base!r} is none")
+        beneath = _read(_find(base, beside=path.parent))
         if "base" in beneath:
             raise SctnetError(f"{path}: its base {base} has a base itself; one level is allowed")
         fields = _merged(beneath, fields)
     fields.setdefault("name", str(recipe) if path.is_relative_to(_shipped_folder()) else path.stem)
     for setting in settings:
         fields = _merged(fields, _parsed(setting))
+    if source is not None:
+        fields = _merged(fields, {"data": {"source": source}})
     return validated(fields, str(path))
 
 
@@ -169,7 +187,8 @@ def validated(fields: Mapping[str, Any], origin: str) -> Recipe:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         mistakes = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
             for item in error.errors()
         ]
         raise SctnetError(f"{origin}: {'; '.join(mistakes)}") from error
@@ -184,13 +203,10 @@ def _shipped_folder() -> Path:
     return Path(str(files("sctnet") / "recipes"))
 
 
-def _find(recipe: str | Path) -> Path:
-    shipped = _shipped_folder() / f"{recipe}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = Path(recipe)
-    if path.is_file():
-        return path
+def _find(recipe: str | Path, beside: Path = Path()) -> Path:
+    for path in (_shipped_folder() / f"{recipe}.yaml", beside / recipe):
+        if path.is_file():
+            return path
     raise SctnetError(
         f"{recipe}: neither a file nor a shipped recipe; the recipes are "
         f"{', '.join(shipped_recipes())}"

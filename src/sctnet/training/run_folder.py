@@ -11,7 +11,7 @@ import torch
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
-from sctnet.weights import write_text
+from sctnet.weights import CARD_FILE, CONFIG_FILE, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,21 +26,42 @@ class RunFolder:
         self.checkpoint_file = self.path / "last.ckpt"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
-
         self._board: SummaryWriter | None = None
 
-    def begin(self, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
-        """Prepare the folder; return the checkpoint to resume from, or None for a new run.
+    def has_checkpoint(self) -> bool:
+        """Say whether there is something to resume."""
+        return self.checkpoint_file.exists()
 
-        Refuses to overwrite a run, and to resume one with another recipe.
-        """
-        begun = self.checkpoint_file.exists() or self.summary_file.exists()
-        if begun and not resume:
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """Refuse to overwrite what is there, and to resume what is not or with another recipe."""
+        finished, run = self.summary_file.exists(), self.recipe_file.exists()
+        if not resume and (self.has_checkpoint() or finished):
             raise SctnetError(
                 f"{self.path}: holds a run already; continue it with --resume "
                 "or choose another --out"
             )
-        if not self.checkpoint_file.exists():
+        if resume and (finished or not run) and not self.has_checkpoint():
+            raise SctnetError(f"{self.path}: holds no last.ckpt; there is no run to resume")
+        if not run and any((self.path / name).exists() for name in (CARD_FILE, CONFIG_FILE)):
+            raise SctnetError(
+                f"{self.path}: holds files that a run would replace ({CARD_FILE} or {CONFIG_FILE}) "
+                "and is no run's folder; choose another --out"
+            )
+        if self.has_checkpoint():
+            field = _first_difference(load_recipe(self.recipe_file), recipe)
+            if field is not None:
+                raise SctnetError(
+                    f"{self.recipe_file}: the run was begun with other settings, the first is "
+                    f"{field}; resume it with these, or choose another --out"
+                )
+
+    def begin(self, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+        """Prepare the folder; return the checkpoint to resume from, or None for a new run.
+
+        Refuses what :meth:`check` refuses.
+        """
+        self.check(recipe, resume)
+        if not self.has_checkpoint():
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_text(self.recipe_file, to_yaml(recipe))
@@ -49,13 +70,8 @@ class RunFolder:
                 raise SctnetError(f"{self.path}: cannot be written ({error.strerror})") from error
             self._open_board(0)
             return None
-        if load_recipe(self.recipe_file) != recipe:
-            raise SctnetError(
-                f"{self.recipe_file}: the run was begun with other settings; resume it with these, "
-                "or choose another --out"
-            )
         checkpoint = self._read_checkpoint()
-        self._forget_metrics_after(checkpoint["iteration"])
+        self._forget_metrics_after(checkpoint["iteration"], checkpoint["validated"])
         self._open_board(checkpoint["iteration"])
         return checkpoint
 
@@ -101,16 +117,41 @@ class RunFolder:
             checkpoint: dict[str, Any] = torch.load(
                 self.checkpoint_file, map_location="cpu", weights_only=True
             )
+            checkpoint["iteration"], checkpoint["validated"], checkpoint["meter"]
         except Exception as error:  # torch.load raises many kinds for a broken file
             raise SctnetError(
-                f"{self.checkpoint_file}: not a whole checkpoint; remove it to begin anew"
+                f"{self.checkpoint_file}: not a whole checkpoint of a run; begin another"
             ) from error
         return checkpoint
 
-    def _forget_metrics_after(self, iteration: int) -> None:
+    def _forget_metrics_after(self, iteration: int, validated: int) -> None:
         """Drop the lines of iterations that a killed run did after its last checkpoint."""
-        kept = [line for line in read_metrics(self.metrics_file) if int(line["step"]) <= iteration]
+        kept = [
+            line
+            for line in read_metrics(self.metrics_file)
+            if line["step"] <= (validated if "miou" in line else iteration)
+        ]
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+_HARMLESS = ("data.source", "data.workers")
+"""Settings that a resume may change: where the same pictures lie, and who reads them."""
+
+
+def _first_difference(one: Recipe, other: Recipe) -> str | None:
+    """Return the first field in which two recipes differ, in their order."""
+    first, second = (_flat(recipe.model_dump()) for recipe in (one, other))
+    differing = (key for key in {**first, **second} if first.get(key) != second.get(key))
+    return next((key for key in differing if key not in _HARMLESS), None)
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested fields under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

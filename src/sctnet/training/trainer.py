@@ -32,7 +32,7 @@ from sctnet.training.weighting import class_weights
 from sctnet.weights import save_model
 
 Observer = Callable[[dict[str, float]], None]
-"""Called with every record of metrics.jsonl as it is written."""
+"""Called with every record of metrics.jsonl, and with its ``step`` alone after each iteration."""
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -43,11 +43,13 @@ def train(
     """Carry out a run and leave a run folder, which is a model folder too.
 
     Every iteration's randomness is a function of the seed and its number, so that a resumed run
-    continues as if it had never stopped. An interrupt (Ctrl-C) saves a checkpoint first. Raises
+    continues as if it had never stopped. An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and
+    then raises KeyboardInterrupt. Raises
     :class:`SctnetError` for what the user can mend: data, recipe, folder.
     """
     folder = RunFolder(out)
-    run = _Run(recipe, folder, observe or (lambda _: None))
+    folder.check(recipe, resume)
+    run = _Run(recipe, folder, observe or (lambda _: None), resume and folder.has_checkpoint())
     checkpoint = folder.begin(recipe, resume) if run.is_first else None
     checkpoint = run.fabric.broadcast(checkpoint)
     if checkpoint is not None:
@@ -60,7 +62,9 @@ def train(
 class _Run:
     """The state of a run in progress."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, observe: Observer) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, observe: Observer, continues: bool
+    ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.observe = observe
@@ -72,7 +76,7 @@ class _Run:
         torch.manual_seed(recipe.run.seed)
         model = create_model(recipe.model.variant, len(self.data.classes), **recipe.model.options)
         self.new_keys: list[str] | None = None
-        if recipe.model.init is not None:
+        if recipe.model.init is not None and not continues:
             self.new_keys = load_start(model, recipe.model.init, self.data.classes)
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
@@ -88,7 +92,9 @@ class _Run:
         self.task, self.optimizer = self.fabric.setup(task, optimizer)
         decay = recipe.run.ema_decay
         self.average = None if decay is None else moving_average(self.model, decay)
+        self.meter = Meter(recipe.run.batch_size)
         self.iteration = 0
+        self.validated = 0  # the last iteration that was
         self.best: float | None = None
         self.seconds_before = 0.0
         self.started = time.monotonic()
@@ -99,23 +105,25 @@ class _Run:
         """Do the iterations that are left."""
         run = self.recipe.run
         batches = iter(self._batches())
-        meter = Meter(run.batch_size)
         with deferred_interrupt() as interrupted:
+            self.show()
+            self.validate_if_due()
             while self.iteration < self.recipe.schedule.iterations:
-                with meter.waiting():
+                with self.meter.waiting():
                     batch = Sample(*self.fabric.to_device(tuple(next(batches))))
                 rate, losses = self.step(batch)
-                meter.add(losses)
+                self.meter.add(losses)
                 self.iteration += 1
+                self.show()
                 if self._is_due(run.log_every):
-                    self.record({"learning_rate": rate, **meter.take()})
-                if self.validation is not None and self._is_due(run.validate_every):
-                    self.validate()
-                    meter.restart()
-                if self._is_due(run.checkpoint_every) or interrupted():
+                    self.record({"learning_rate": rate, **self.meter.take()})
+                stop = interrupted()
+                # Before a validation too, which may meet a broken file of its own.
+                if self._is_due(run.checkpoint_every) or self._validation_is_due() or stop:
                     self.save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
+                self.validate_if_due()
 
     def step(self, batch: Sample) -> tuple[float, dict[str, Tensor]]:
         """Do one iteration; return the learning rate and the losses."""
@@ -142,9 +150,10 @@ class _Run:
         }
         return rate, cast(dict[str, Tensor], self.fabric.all_reduce(summed, reduce_op="mean"))
 
-    def validate(self) -> None:
+    def validate_if_due(self) -> None:
         """Score the model as it would be saved; keep it in ``best`` if none was better."""
-        assert self.validation is not None
+        if self.validation is None or not self._validation_is_due():
+            return
         if self.is_first:
             labeller = ImageToLabels(self.saved_model().fuse(), self.recipe.preparation)
             labeller = labeller.to(self.fabric.device)
@@ -154,6 +163,8 @@ class _Run:
                 self.best = scores.miou
                 self.save_model(self.folder.path / "best")
         self.best = self.fabric.broadcast(self.best)
+        self.validated = self.iteration
+        self.meter.pause()
 
     # What is kept
 
@@ -174,11 +185,17 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint and the model as they are now."""
+        self.meter.check()
         if not self.is_first:
             return
         self.folder.save_checkpoint(
             {
                 "iteration": self.iteration,
+                "validated": self.validated,
+                "classes": list(self.data.classes),
+                "train_pictures": len(self.data),
+                "meter": self.meter.state(),
+                "new_tensors": self.new_keys,
                 "model": self.model.state_dict(),
                 "alignment": None if self.alignment is None else self.alignment.learned_state(),
                 "optimizer": self.optimizer.state_dict(),
@@ -192,6 +209,13 @@ class _Run:
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
+        now = list(self.data.classes), len(self.data)
+        if (checkpoint["classes"], checkpoint["train_pictures"]) != now:
+            raise SctnetError(
+                f"{self.folder.checkpoint_file}: the run was begun on "
+                f"{checkpoint['train_pictures']} pictures with {len(checkpoint['classes'])} "
+                "classes, and these data have changed: resume it on the same, or begin another"
+            )
         self.model.load_state_dict(checkpoint["model"])
         if self.alignment is not None:
             self.alignment.load_learned_state(checkpoint["alignment"])
@@ -202,7 +226,10 @@ class _Run:
         if scaler is not None and checkpoint["scaler"] is not None:
             scaler.load_state_dict(checkpoint["scaler"])
         self.iteration = checkpoint["iteration"]
+        self.validated = checkpoint["validated"]
         self.best = checkpoint["best"]
+        self.new_keys = checkpoint["new_tensors"]
+        self.meter.restore(checkpoint["meter"])
         self.seconds_before = checkpoint["seconds"]
 
     def record(self, values: dict[str, float]) -> None:
@@ -211,6 +238,11 @@ class _Run:
         if self.is_first:
             self.folder.log(line)
             self.observe(line)
+
+    def show(self) -> None:
+        """Tell the observer how far the run is."""
+        if self.is_first:
+            self.observe({"step": self.iteration})
 
     def finish(self) -> None:
         """Leave the last checkpoint, the model and a summary."""
@@ -235,7 +267,12 @@ class _Run:
     # Small things
 
     def _batches(self) -> Any:
-        stream = TrainingStream(self.data, self.recipe.augmentation, self.recipe.run.seed)
+        stream = TrainingStream(
+            self.data,
+            self.recipe.augmentation,
+            self.recipe.run.seed,
+            self.recipe.preparation.working_size,
+        )
         sampler = StepSampler(
             self.recipe.run.batch_size,
             self.recipe.schedule.iterations,
@@ -248,6 +285,10 @@ class _Run:
     def _is_due(self, every: int) -> bool:
         last = self.iteration == self.recipe.schedule.iterations
         return self.iteration % every == 0 or last
+
+    def _validation_is_due(self) -> bool:
+        due = self.iteration > self.validated and self._is_due(self.recipe.run.validate_every)
+        return self.validation is not None and due
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
