@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError
 from sctnet.preparation import PreparationConfig
+from sctnet.yaml_files import load_yaml
 
 
 class _Part(BaseModel):
@@ -215,13 +216,9 @@ def _find(recipe: str | Path, beside: Path = Path()) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise SctnetError(f"{path}: cannot be read as text") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise SctnetError(f"{path}{where}: not valid YAML") from error
+        raise SctnetError(f"{path}: cannot be read as text; give a recipe's YAML file") from error
     if not isinstance(content, dict):
         raise SctnetError(f"{path}: a recipe is a mapping of fields, this file is not")
     return content
@@ -231,10 +228,7 @@ def _parsed(setting: str) -> dict[str, Any]:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise SctnetError(f"{setting}: a setting is written key=value, such as run.seed=1")
-    try:
-        fields: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SctnetError(f"{setting}: the value is not valid YAML") from error
+    fields: Any = load_yaml(text, setting)
     for part in reversed(key.split(".")):
         fields = {part: fields}
     result: dict[str, Any] = fields
