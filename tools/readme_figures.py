@@ -26,6 +26,7 @@ def figures() -> str:
     iou = " | ".join(f"{100 * value:.1f}" for value in scores["iou"].values())
     s, b = (fusing[name, (512, 1024)]["ratio"] for name in ("sctnet-s", "sctnet-b"))
     return f"""
+
 SCTNet-S on CamVid (11 classes, 360x480), from scratch, trained on train + val for
 {run["iterations"]:,} iterations of {run["images"] // run["iterations"]} crops
 ({run["seconds"] / 60:.0f} minutes on a shared CPU of two cores, seed {run["seed"]}), last weights,
