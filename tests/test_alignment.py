@@ -334,7 +334,7 @@ def _student_instead(folder: Path) -> None:
     [
         (_without_weights, "holds no model.safetensors"),
         (_cut_short, "not a whole safetensors file"),
-        (_with_nan, "in_proj_bias holds a value that is not finite"),
+        (_with_nan, "in_proj_bias holds NaN or infinity"),
         (_without_a_tensor, "lacks head.fusion.0.weight"),
         (_of_another_width, "has the shape"),
         (_student_instead, "describes no teacher"),

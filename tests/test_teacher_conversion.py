@@ -105,7 +105,7 @@ def _spoilt(bare: dict[str, Tensor], what: str) -> dict[str, Tensor]:
         ("a tensor more", "has in addition linear_fuse.weight"),
         ("no head", "no head.classifier.weight"),
         ("another network", "holds no SegFormer of MMSegmentation"),
-        ("no number", "not finite"),
+        ("no number", "holds NaN or infinity"),
     ],
 )
 def test_what_is_no_whole_teacher(
