@@ -1,7 +1,8 @@
-"""From an image's bytes to the network's input, and from its logits back to the image's size.
+"""From an image's bytes to the network's input.
 
-This is the only room in which pictures are resized and normalised: training, evaluation,
-prediction and export all pass through it, so that they cannot differ.
+The only room in which pictures are normalised, and in which a whole picture is brought to the size
+that a network works at: validation, evaluation, prediction and export all pass through it, so that
+they cannot differ. Training draws its crops around the same working size.
 """
 
 from typing import Annotated, Literal
