@@ -16,6 +16,7 @@ from sctnet.errors import SctnetError
 from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.preparation import PreparationConfig
+from sctnet.starting import save_backbone
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import (
     AlignmentRecipe,
@@ -27,8 +28,9 @@ from sctnet.training.recipe import (
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.schedule import build_optimizer
 from sctnet.training.task import SegmentationTask
-from sctnet.training.teachers import SegFormerTeacher, load_teacher, save_teacher
+from sctnet.training.teachers import ForeignTeacher, NetworkTeacher, load_teacher
 from sctnet.training.trainer import train
+from sctnet.weights import save_model
 
 CLASSES = open_dataset("synthetic", ["train"]).classes
 TERMS = ("logits", "decoder", "stage4", "stage3")
@@ -49,7 +51,7 @@ def small_network(classes: int = len(CLASSES)) -> SegFormer:
     torch.manual_seed(0)
     return SegFormer(
         SegFormerConfig(
-            variant="small",
+            variant="segformer-b0",
             num_classes=classes,
             widths=(8, 16, 40, 64),
             depths=(1, 1, 1, 1),
@@ -60,7 +62,7 @@ def small_network(classes: int = len(CLASSES)) -> SegFormer:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_teacher(small_network(), tmp_path_factory.mktemp("teacher") / "small", CLASSES)
+    return save_model(small_network(), tmp_path_factory.mktemp("teacher") / "small", CLASSES)
 
 
 def recipe(*settings: str) -> Recipe:
@@ -71,7 +73,7 @@ def pair(**options: object) -> tuple[SCTNet, Alignment]:
     torch.manual_seed(1)
     model = sctnet.create_model("tiny", len(CLASSES), drop_path=0)
     chosen = AlignmentRecipe(teacher="small", **options)
-    return model, Alignment(chosen, SegFormerTeacher(small_network(), CLASSES), model.config)
+    return model, Alignment(chosen, NetworkTeacher(small_network(), CLASSES), model.widths)
 
 
 def batch() -> Sample:
@@ -291,7 +293,7 @@ def test_mistakes_in_a_recipe(
     ],
 )
 def test_a_teacher_of_other_classes_is_refused(classes: tuple[str, ...], tmp_path: Path) -> None:
-    folder = save_teacher(small_network(len(classes)), tmp_path / "other", classes)
+    folder = save_model(small_network(len(classes)), tmp_path / "other", classes)
     with pytest.raises(SctnetError, match="name and order must agree") as caught:
         train(recipe(f"alignment.teacher={folder}"), tmp_path / "run")
     assert str(folder) in str(caught.value)
@@ -325,8 +327,8 @@ def _of_another_width(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def _student_instead(folder: Path) -> None:
-    sctnet.save_model(sctnet.create_model("tiny", len(CLASSES)), folder, CLASSES)
+def _a_backbone_instead(folder: Path) -> None:
+    save_backbone(small_network(), folder, with_context=False)
 
 
 @pytest.mark.parametrize(
@@ -337,11 +339,11 @@ def _student_instead(folder: Path) -> None:
         (_with_nan, "in_proj_bias holds NaN or infinity"),
         (_without_a_tensor, "lacks head.fusion.0.weight"),
         (_of_another_width, "has the shape"),
-        (_student_instead, "describes no teacher"),
+        (_a_backbone_instead, "a backbone to start training from"),
     ],
 )
 def test_a_spoiled_teacher_is_refused(spoil: object, named: str, tmp_path: Path) -> None:
-    folder = save_teacher(small_network(), tmp_path / "teacher", CLASSES)
+    folder = save_model(small_network(), tmp_path / "teacher", CLASSES)
     spoil(folder)  # type: ignore[operator]
     with pytest.raises(SctnetError) as caught:
         load_teacher(folder)
@@ -350,8 +352,70 @@ def test_a_spoiled_teacher_is_refused(spoil: object, named: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_a_larger_sctnet_can_teach(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    larger = sctnet.create_model("tiny", len(CLASSES), base_channels=16)
+    folder = sctnet.save_model(larger, tmp_path / "larger", CLASSES)
+    model = sctnet.create_model("tiny", len(CLASSES))
+    alignment = Alignment(AlignmentRecipe(teacher=str(folder)), load_teacher(folder), model.widths)
+    images = torch.randn(2, 3, 64, 96)
+    terms = alignment(images, model.features(images))
+    assert list(terms) == list(TERMS)
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(p.grad is not None for p in model.stage4.parameters())
+
+
+class _Dilated(torch.nn.Module):
+    """A network from elsewhere: strides by choice, logits in a mapping."""
+
+    def __init__(self, stride4: int = 2) -> None:
+        super().__init__()
+        self.stage3 = torch.nn.Conv2d(3, 12, 3, 16, padding=1)
+        self.stage4 = torch.nn.Conv2d(12, 20, 3, stride4, padding=1)
+        self.classifier = torch.nn.Conv2d(20, len(CLASSES), 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"out": self.classifier(self.stage4(self.stage3(images)))}
+
+
+def foreign(network: torch.nn.Module, **names: str) -> ForeignTeacher:
+    stages = {"stage3": "stage3", "stage4": "stage4", **names}
+    return ForeignTeacher(network, CLASSES, **stages, logits=lambda output: output["out"])
+
+
+def test_a_foreign_network_teaches_by_stages_and_logits(tmp_path: Path) -> None:
+    teacher = foreign(_Dilated())
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    chosen = recipe(
+        "alignment={teacher: elsewhere, decoder: 0, shared_head: false}",
+    )
+    train(chosen, tmp_path / "run", teacher=teacher)
+    record = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert {key for key in record if "alignment" in key} == {
+        "loss_alignment_logits",
+        "loss_alignment_stage3",
+        "loss_alignment_stage4",
+    }
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_wrong_use_of_a_foreign_teacher_is_clear() -> None:
+    model = sctnet.create_model("tiny", len(CLASSES))
+    with pytest.raises(SctnetError, match="has no decoder to align"):
+        Alignment(AlignmentRecipe(teacher="x"), foreign(_Dilated()), model.widths)
+    with pytest.raises(SctnetError, match="stage4: the teacher has no submodule 'stage5'"):
+        foreign(_Dilated(), stage4="stage5")
+    with pytest.raises(SctnetError, match=r"stage3: .* gives no map"):
+        foreign(_Dilated(), stage3="")
+    without = AlignmentRecipe(teacher="x", decoder=0, shared_head=False)
+    alignment = Alignment(without, foreign(_Dilated(stride4=1)), model.widths)
+    images = torch.randn(1, 3, 64, 96)
+    with pytest.raises(SctnetError, match=r"its stage 4 makes 4 of 64 pixels.*stride 32"):
+        alignment(images, model.features(images))
+
+
 def test_class_names_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(SctnetError, match="2 class names for a teacher with"):
-        save_teacher(small_network(), tmp_path, ["road", "car"])
+    with pytest.raises(SctnetError, match="2 class names for a network with"):
+        save_model(small_network(), tmp_path, ["road", "car"])
     with pytest.raises(SctnetError, match="stands twice"):
-        save_teacher(small_network(2), tmp_path, ["road", "road"])
+        save_model(small_network(2), tmp_path, ["road", "road"])

@@ -74,11 +74,11 @@ def checked(message, file):
     return message
 
 
-def backbone(released, with_dappm=False):
+def backbone(released, with_context=False):
     return {
         key: value
         for key, value in released.items()
-        if key.startswith("backbone.") and (with_dappm or not key.startswith("backbone.spp."))
+        if key.startswith("backbone.") and (with_context or not key.startswith("backbone.spp."))
     }
 
 
@@ -211,8 +211,8 @@ BACKBONES = {
     "without prefix, with classifier": lambda s: (
         bare(backbone(s)) | {"head.fc.weight": torch.zeros(1000, 8)}
     ),
-    "with DAPPM": lambda s: backbone(s, with_dappm=True),
-    "without prefix, with DAPPM": lambda s: bare(backbone(s, with_dappm=True)),
+    "with DAPPM": lambda s: backbone(s, with_context=True),
+    "without prefix, with DAPPM": lambda s: bare(backbone(s, with_context=True)),
 }
 
 
@@ -220,13 +220,13 @@ BACKBONES = {
 def test_a_backbone_becomes_a_start(released, converted, convert, tmp_path, form):
     content = form(released)
     report = convert(content)
-    with_dappm = any("spp." in key for key in content)
+    with_context = any("spp." in key for key in content)
     assert report.backbone_only
     parts = {key.split(".")[0] for key in report.missing}
-    assert parts == {"head", "auxiliary_head"} | (set() if with_dappm else {"dappm"})
+    assert parts == {"head", "auxiliary_head"} | (set() if with_context else {"dappm"})
     classifier = {"head.fc.weight": "classifier of the pre-training"}
     assert report.ignored == (classifier if "head.fc.weight" in content else {})
-    assert set(report.used) == set(backbone(released, with_dappm))
+    assert set(report.used) == set(backbone(released, with_context))
     assert "classes" not in str(report)
 
     with pytest.raises(SctnetError, match="a backbone to start training from"):
@@ -347,7 +347,7 @@ REFUSED = {
         "the first is backbone.layer5.mlp_l.conv2.bias",
     ),
     "a backbone with a part of a DAPPM": (
-        lambda s: without("backbone.spp.compression.2.bias")(backbone(s, with_dappm=True)),
+        lambda s: without("backbone.spp.compression.2.bias")(backbone(s, with_context=True)),
         "holds a part of the DAPPM only, backbone.spp.compression.2.bias is missing",
     ),
     "the head alone": (

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.conversion import released_names
-from sctnet.models import SCTNet
+from sctnet.models import SCTNet, model_configuration
 from sctnet.models.counting import count_parameters
 from sctnet.models.layers import DropPath, resize
-from sctnet.models.segformer import SegFormer, segformer_configuration
+from sctnet.models.segformer import SegFormer
 from sctnet.training.alignment import Alignment
 from sctnet.training.losses import cross_entropy
 from sctnet.training.recipe import AlignmentRecipe
@@ -61,7 +61,7 @@ def pair(folder: Path, projections: dict[str, Tensor]) -> tuple[SCTNet, Alignmen
     """Return SCTNet-S and its alignment, filled by the rule and passed through our converters."""
     model = sctnet.load_model(folder / "student")
     teacher = load_teacher(folder / "teacher")
-    alignment = Alignment(AlignmentRecipe(teacher="B2"), teacher, model.config).eval()
+    alignment = Alignment(AlignmentRecipe(teacher="B2"), teacher, model.widths).eval()
     alignment.projections.load_state_dict(projections)
     return model, alignment
 
@@ -86,7 +86,7 @@ def test_teacher(
     teacher = pair[1].to(dtype).teacher
     with torch.inference_mode():
         features = teacher.network.features(crop(reference, dtype))
-    pairs = {f"teacher_stage{n}": features[n - 1] for n in (1, 2, 3, 4)}
+    pairs = {f"teacher_stage{n}": features[n - 2] for n in (2, 3, 4)}
     pairs |= {
         "teacher_decoder_feature": features.decoder_feature,
         "teacher_logits": features.logits,
@@ -192,7 +192,7 @@ def test_whole_input(
         concatenated = torch.from_numpy(stored["teacher_concat"])
         expected = torch.from_numpy(stored["siam_terms_full_input"])
     with torch.inference_mode():
-        ours = alignment.teacher.features(crop(reference, torch.float64)).concatenated
+        ours = alignment.teacher.features(crop(reference, torch.float64)).decoder_input
         assert deviation(ours, concatenated) < 1e-6
         images = reference["input"].double()
         terms = alignment(images, model.features(images))
@@ -202,7 +202,7 @@ def test_whole_input(
 @pytest.mark.parametrize(("variant", "encoder"), [("b2", 24_196_288), ("b3", 44_072_128)])
 def test_parameters(variant: str, encoder: int) -> None:
     with torch.device("meta"):
-        network = SegFormer(segformer_configuration(f"segformer-{variant}", 19))
+        network = SegFormer(model_configuration(f"segformer-{variant}", 19))
     assert count_parameters(network.stages) == encoder
     assert count_parameters(network.head) == 531_731
 
@@ -210,7 +210,7 @@ def test_parameters(variant: str, encoder: int) -> None:
 @pytest.fixture
 def small() -> SegFormer:
     torch.manual_seed(0)
-    config = segformer_configuration("segformer-b0", 5, depths=(1, 1, 1, 1), decoder_channels=16)
+    config = model_configuration("segformer-b0", 5, depths=(1, 1, 1, 1), decoder_channels=16)
     return SegFormer(config)
 
 

@@ -174,7 +174,7 @@ FOREIGN = {
 def test_files_of_something_else_stay(tmp_path, files, words):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    for save in (save_model, lambda *given: save_backbone(*given, with_dappm=True)):
+    for save in (save_model, lambda *given: save_backbone(*given, with_context=True)):
         message = refusal(save, network(), tmp_path)
         assert message.startswith(f"{tmp_path}: ")
         assert words in message
@@ -451,15 +451,15 @@ def test_a_model_of_other_classes_keeps_new_classifiers(saved, classes):
         assert value.equal(before[key] if key in new else start[key]), key
 
 
-@pytest.mark.parametrize("with_dappm", [False, True])
-def test_a_backbone_leaves_the_rest_new(tmp_path, with_dappm):
+@pytest.mark.parametrize("with_context", [False, True])
+def test_a_backbone_leaves_the_rest_new(tmp_path, with_context):
     start = network()
-    folder = save_backbone(start, tmp_path / "backbone", with_dappm=with_dappm)
+    folder = save_backbone(start, tmp_path / "backbone", with_context=with_context)
     assert "a backbone to start training from" in refusal(load_model, folder)
     model = network(num_classes=7, seed=1)
     before = state(model)
     new = load_start(model, folder, tuple("abcdefg"))
-    rest = {"head", "auxiliary_head"} | (set() if with_dappm else {"dappm"})
+    rest = {"head", "auxiliary_head"} | (set() if with_context else {"dappm"})
     assert {key.split(".")[0] for key in new} == rest
     for key, value in model.state_dict().items():
         assert value.equal(before[key] if key in new else start.state_dict()[key]), key
@@ -501,7 +501,7 @@ def test_an_incomplete_model_is_no_start(folder, lost, words, num_classes):
     ids=["stage 4", "DAPPM", "head"],
 )
 def test_an_incomplete_backbone_is_no_start(tmp_path, tensors, words):
-    folder = save_backbone(network(), tmp_path / "backbone", with_dappm=True)
+    folder = save_backbone(network(), tmp_path / "backbone", with_context=True)
     rewrite(folder, **tensors)
     model = network(seed=1)
     before = state(model)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sctnet.errors import SctnetError
-from sctnet.models import SCTNet, create_model
+from sctnet.models import SCTNet, SCTNetConfig, model_configuration
 from sctnet.starting import save_backbone
 from sctnet.weights import Colour, Source, check_tensor, save_model
 
@@ -155,7 +155,7 @@ def convert_checkpoint(
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     source = Source(file=path.name, sha256=sha256)
     if backbone_only:
-        save_backbone(model, folder, with_dappm="dappm" not in _parts(missing), source=source)
+        save_backbone(model, folder, with_context="dappm" not in _parts(missing), source=source)
     else:
         save_model(model, folder, classes, colours=colours, source=source)
     return ConversionReport(
@@ -322,7 +322,10 @@ def _matching_network(
     if classes is not None and len(classes) != num_classes:
         raise SctnetError(f"{path}: {len(classes)} class names given, the file has {num_classes}")
     auxiliary = classifier is None or any(key.startswith("auxiliary_head.") for key in tensors)
-    return create_model(variant or found or "", num_classes, auxiliary_head=auxiliary)
+    config = model_configuration(variant or found or "", num_classes, auxiliary_head=auxiliary)
+    if not isinstance(config, SCTNetConfig):
+        raise SctnetError(f"variant: {variant} is no SCTNet; leave it out, the file decides it")
+    return SCTNet(config)
 
 
 def _rows(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sctnet.errors import SctnetError
-from sctnet.models import SCTNet
+from sctnet.models import SegmentationNetwork, build
 from sctnet.weights import (
     WEIGHTS_FILE,
     ModelConfig,
@@ -21,61 +21,85 @@ from sctnet.weights import (
     write_folder,
 )
 
-BACKBONE_PARTS = ("stem.", "stage1.", "stage2.", "stage3.", "stage4.")
+IMAGENET = "imagenet"
+"""The start that asks for the ImageNet weights which come with a network's package."""
 
 
 def save_backbone(
-    model: SCTNet,
+    model: SegmentationNetwork,
     folder: str | os.PathLike[str],
     *,
-    with_dappm: bool,
+    with_context: bool,
     source: Source | None = None,
 ) -> Path:
-    """Write the backbone of a model, with or without its DAPPM, as a start for training."""
+    """Write the backbone of a model, with or without its context module (DAPPM), as a start."""
     config = ModelConfig(network=model.config, classes=(), source=source, backbone_only=True)
-    parts = BACKBONE_PARTS + (("dappm.",) if with_dappm else ())
-    tensors = {key: value for key, value in model.state_dict().items() if key.startswith(parts)}
+    tensors = _of_backbone(model, model.state_dict(), with_context)
     card = f"# {model.config.variant}, backbone\n\nA start for training (`init`), not a model.\n"
     return write_folder(Path(folder), config, tensors, card)
 
 
-def load_start(model: SCTNet, folder: str | os.PathLike[str], classes: Sequence[str]) -> list[str]:
+def load_start(
+    model: SegmentationNetwork, folder: str | os.PathLike[str], classes: Sequence[str]
+) -> list[str]:
     """Start a model from the weights of a folder or hub id; return the keys that stay new.
 
-    A backbone fills stem to stage 4 (and the DAPPM, if it has one); a model fills everything, but
-    the classifiers where its classes are others than ``classes``, in name or order, and an
-    auxiliary head that it does not have.
-    Anything else that does not fit, and a start that is not whole itself, raises
-    :class:`SctnetError` and changes nothing.
+    A backbone fills the backbone (and the context module, if it has one); a model fills everything,
+    but the classifiers where its classes are others than ``classes``, in name or order, and an
+    auxiliary head that it does not have. The word ``imagenet`` stands for the weights that come
+    with the network's own package. Anything else that does not fit, and a start that is not whole
+    itself, raises :class:`SctnetError` and changes nothing.
     """
+    if str(folder) == IMAGENET:
+        origin, tensors = f"{IMAGENET} weights of {model.config.variant}", model.imagenet_weights()
+    else:
+        origin, tensors = _read_start(folder, classes)
+    if getattr(model, "auxiliary_head", None) is None:
+        tensors = {key: value for key, value in tensors.items() if "auxiliary_head" not in key}
+    expected = model.state_dict()
+    new = [key for key in expected if key not in tensors]
+    backbone = _of_backbone(model, expected, with_context=False)
+    lacking = [key for key in new if key in backbone]
+    extra = [key for key in tensors if key not in expected]
+    if lacking or extra:
+        what = f"lacks {lacking[0]}" if lacking else f"holds {extra[0]}, which this network lacks"
+        raise SctnetError(f"{origin}: {what}; it is no start for this {model.config.variant}")
+    for key, tensor in tensors.items():
+        check_tensor(key, tensor, expected[key], origin)
+    model.load_state_dict({**expected, **tensors})
+    return new
+
+
+def _read_start(
+    folder: str | os.PathLike[str], classes: Sequence[str]
+) -> tuple[str, dict[str, Tensor]]:
+    """Return the file of a folder's weights and those that serve for these classes."""
     path = find_model(folder)
     config = load_config(path)
     file = path / WEIGHTS_FILE
     tensors = read_tensors(file)
     _check_start(tensors, config, str(file))
-    expected = model.state_dict()
     if config.classes != tuple(classes):
         tensors = {key: value for key, value in tensors.items() if "classifier" not in key}
-    if model.auxiliary_head is None:
-        tensors = {key: value for key, value in tensors.items() if "auxiliary_head" not in key}
-    new = [key for key in expected if key not in tensors]
-    lacking = [key for key in new if key.startswith(BACKBONE_PARTS)]
-    extra = [key for key in tensors if key not in expected]
-    if lacking or extra:
-        what = f"lacks {lacking[0]}" if lacking else f"holds {extra[0]}, which this network lacks"
-        raise SctnetError(f"{file}: {what}; it is no start for this {model.config.variant}")
-    for key, tensor in tensors.items():
-        check_tensor(key, tensor, expected[key], str(file))
-    model.load_state_dict({**expected, **tensors})
-    return new
+    return str(file), tensors
 
 
 def _check_start(tensors: Mapping[str, Tensor], config: ModelConfig, origin: str) -> None:
     """Raise :class:`SctnetError` unless a start is whole, measured by its own configuration."""
     with torch.device("meta"):  # only keys and shapes; and the caller's random numbers stay
-        expected = SCTNet(config.network).state_dict()
+        network = build(config.network)
+    expected = network.state_dict()
     if config.backbone_only:
-        with_dappm = any(key.startswith("dappm.") for key in tensors)
-        parts = BACKBONE_PARTS + (("dappm.",) if with_dappm else ())
-        expected = {key: value for key, value in expected.items() if key.startswith(parts)}
+        context = tuple(f"{part}." for part in network.context_parts)
+        with_context = bool(context) and any(key.startswith(context) for key in tensors)
+        expected = _of_backbone(network, expected, with_context)
     check_tensors(tensors, expected, origin, config.network.variant)
+
+
+def _of_backbone(
+    network: SegmentationNetwork, tensors: Mapping[str, Tensor], with_context: bool
+) -> dict[str, Tensor]:
+    """Return those of a network's tensors that belong to its backbone."""
+    parts = network.backbone_parts + (network.context_parts if with_context else ())
+    prefixes = tuple(f"{part}." for part in parts)
+    return {key: value for key, value in tensors.items() if key.startswith(prefixes)}

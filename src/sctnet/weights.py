@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sctnet.errors import SctnetError
-from sctnet.models import SCTNet, SCTNetConfig
-from sctnet.models.fusing import is_fused
+from sctnet.models import NetworkConfig, SegmentationNetwork, build
+from sctnet.models.building import read_configuration
 from sctnet.preparation import PreparationConfig
 
 CONFIG_FILE = "config.json"
@@ -47,7 +55,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = Field(default=1, ge=1, le=1)
-    network: SCTNetConfig
+    network: Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_configuration)]
     classes: tuple[str, ...]
     colours: tuple[Colour, ...] | None = None
     preparation: PreparationConfig = PreparationConfig()
@@ -75,7 +83,7 @@ class ModelConfig(BaseModel):
 
 
 def save_model(
-    model: SCTNet,
+    model: SegmentationNetwork,
     folder: str | os.PathLike[str],
     classes: Sequence[str] | None = None,
     *,
@@ -91,7 +99,7 @@ def save_model(
     :class:`SctnetError` for names that do not fit the network, for a fused network, whose weights
     have another shape, and for a folder whose README.md or config.json is not a model's.
     """
-    if is_fused(model):
+    if model.is_fused:
         raise SctnetError("a fused network cannot be saved: save the one that fuse() was called on")
     names = [f"class {index}" for index in range(model.config.num_classes)]
     try:
@@ -107,7 +115,9 @@ def save_model(
     return write_folder(Path(folder), config, model.state_dict(), card or _plain_card(config))
 
 
-def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> SCTNet:
+def load_model(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> SegmentationNetwork:
     """Return the model of a bundled name, a folder or a Hugging Face hub id, in eval mode.
 
     Loading is strict: a missing, additional or differently shaped tensor raises
@@ -120,7 +130,7 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
     if config.backbone_only:
         raise SctnetError(f"{path}: a backbone to start training from (init), not a model")
     tensors = read_tensors(path / WEIGHTS_FILE)
-    model = SCTNet(config.network)
+    model = build(config.network)
     load_strictly(model, tensors, str(path / WEIGHTS_FILE))
     return model.to(chosen).eval()
 
@@ -200,7 +210,7 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_FILE}"))
 
 
-def load_strictly(model: SCTNet, tensors: Mapping[str, Tensor], origin: str) -> None:
+def load_strictly(model: SegmentationNetwork, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a model that has exactly these keys and shapes, or change nothing."""
     check_tensors(tensors, model.state_dict(), origin, model.config.variant)
     model.load_state_dict(dict(tensors))

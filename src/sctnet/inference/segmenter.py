@@ -13,7 +13,7 @@ from sctnet.data.images import decode_image, read_image
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.labelling import ImageToLabels
-from sctnet.models import SCTNet
+from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
 
@@ -53,7 +53,7 @@ class Segmenter:
     @classmethod
     def from_model(
         cls,
-        model: SCTNet,
+        model: SegmentationNetwork,
         config: ModelConfig,
         device: str | torch.device | None = None,
         precision: str = "fp32",
@@ -65,7 +65,7 @@ class Segmenter:
 
     def _set_up(
         self,
-        model: SCTNet,
+        model: SegmentationNetwork,
         config: ModelConfig,
         device: str | torch.device | None,
         precision: str,

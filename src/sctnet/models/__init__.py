@@ -2,18 +2,32 @@
 
 from typing import Any
 
-from sctnet.models.configuration import VARIANTS, SCTNetConfig, model_configuration
-from sctnet.models.sctnet import Features, SCTNet
+from sctnet.models.building import build, model_configuration
+from sctnet.models.configuration import VARIANTS, SCTNetConfig
+from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.sctnet import SCTNet
 
-__all__ = ["VARIANTS", "Features", "SCTNet", "SCTNetConfig", "create_model", "model_configuration"]
+__all__ = [
+    "VARIANTS",
+    "Features",
+    "NetworkConfig",
+    "SCTNet",
+    "SCTNetConfig",
+    "SegmentationNetwork",
+    "Widths",
+    "build",
+    "create_model",
+    "model_configuration",
+]
 
 
-def create_model(variant: str, num_classes: int, **options: Any) -> SCTNet:
+def create_model(variant: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """Return a freshly initialised network in training mode.
 
-    ``variant`` is ``"sctnet-s"``, ``"sctnet-b"``, ``"sctnet-l"`` or ``"sctnet-tiny"``; ``options``
-    are the further fields of :class:`SCTNetConfig`, for example ``attention_kernel="7x7"`` or
-    ``stage3_block="residual"``. Weights are drawn from PyTorch's global generator. Raises
-    :class:`SctnetError` for an unknown variant, option or value.
+    ``variant`` is ``"sctnet-s"``, ``"sctnet-b"``, ``"sctnet-l"``, ``"sctnet-tiny"`` or one of the
+    networks it is taught by or compared with (:data:`sctnet.models.building.FAMILIES`);
+    ``options`` are the further fields of its configuration, for SCTNet :class:`SCTNetConfig`, for
+    example ``attention_kernel="7x7"`` or ``stage3_block="residual"``. Weights are drawn from
+    PyTorch's global generator. Raises :class:`SctnetError` for an unknown variant, option or value.
     """
-    return SCTNet(model_configuration(variant, num_classes, **options))
+    return build(model_configuration(variant, num_classes, **options))

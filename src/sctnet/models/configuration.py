@@ -1,10 +1,10 @@
-"""What an SCTNet is made of: a frozen, validated configuration, and the table of variants."""
+"""What an SCTNet is made of, and the table of its variants."""
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from sctnet.errors import SctnetError
+from sctnet.models.network import NetworkConfig
 
 BlockKind = Literal["cfblock", "residual", "segformer", "gfa", "msca"]
 """The blocks compared in Table 4, any of which may stand where the CFBlocks stand."""
@@ -13,17 +13,13 @@ AttentionKernel = Literal["1x1", "1x1+1x1", "1x3+3x1", "1x5+5x1", "1x7+7x1", "1x
 """The forms of the learned attention kernels compared in Table 8."""
 
 
-class SCTNetConfig(BaseModel):
-    """Everything that decides the architecture of an SCTNet; saved beside its weights.
+class SCTNetConfig(NetworkConfig):
+    """Everything that decides the architecture of an SCTNet.
 
     The defaults are the released network's. Widths are 1, 2, 4 and 8 times ``base_channels`` in
     stages 1 to 4.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    variant: str
-    num_classes: int = Field(ge=2, le=65535)
     base_channels: int = Field(ge=4, multiple_of=4)
     dappm_channels: int = Field(ge=4)
     stage3_block: BlockKind = "cfblock"
@@ -68,27 +64,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # For tests and demos.
     "sctnet-tiny": {"base_channels": 8, "dappm_channels": 16, "attention_kernels": 32},
 }
-
-
-def model_configuration(variant: str, num_classes: int, **options: Any) -> SCTNetConfig:
-    """Return the configuration of a named variant, with ``options`` in place of its defaults.
-
-    ``variant`` is a key of :data:`VARIANTS`, with or without its ``sctnet-``. Raises
-    :class:`SctnetError` for an unknown variant, option or value.
-    """
-    name = variant if variant in VARIANTS else f"sctnet-{variant}"
-    if name not in VARIANTS:
-        raise SctnetError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
-    fields = {"variant": name, "num_classes": num_classes, **VARIANTS[name], **options}
-    try:
-        return SCTNetConfig(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "options"
-        known = ", ".join(SCTNetConfig.model_fields)
-        hint = f"; the options are {known}" if first["type"] == "extra_forbidden" else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise SctnetError(f"{name}: {key}: {message}{hint}") from error
 
 
 BLOCK_KINDS: tuple[str, ...] = get_args(BlockKind)

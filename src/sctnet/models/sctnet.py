@@ -1,7 +1,5 @@
 """SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,30 +9,12 @@ from sctnet.errors import SctnetError
 from sctnet.models.cfblock import cfblock
 from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.dappm import DAPPM
-from sctnet.models.fusing import fuse
+from sctnet.models.fusing import fuse, is_fused
 from sctnet.models.gfa import gfa_block
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
 from sctnet.models.msca import MSCABlock
+from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.models.segformer_block import SegFormerBlock
-
-
-class Features(NamedTuple):
-    """What the network computes on the way; all unrectified, strides in brackets."""
-
-    stage2: Float[Tensor, "n c2 h8 w8"]
-    """2C channels (8)."""
-    stage3: Float[Tensor, "n c4 h16 w16"]
-    """4C channels (16)."""
-    stage4: Float[Tensor, "n c8 h32 w32"]
-    """8C channels (32)."""
-    decoder_input: Float[Tensor, "n c4 h8 w8"]
-    """Stage 2 concatenated with the resized DAPPM output, 4C channels (8)."""
-    decoder_feature: Float[Tensor, "n c4 h8 w8"]
-    """Output of the head's 3x3 convolution (8); of a fused network, after its norm."""
-    logits: Float[Tensor, "n k h8 w8"]
-    """(8)."""
-    auxiliary_logits: Float[Tensor, "n k h8 w8"] | None
-    """From stage 2 (8); None where there is no auxiliary head."""
 
 
 class SegmentationHead(nn.Module):
@@ -55,7 +35,7 @@ class SegmentationHead(nn.Module):
         return feature, self.classifier(F.relu(self.norm2(feature)))
 
 
-class SCTNet(nn.Module):
+class SCTNet(SegmentationNetwork):
     """The single-branch network of the paper, as the released code computes it.
 
     Stages 1 to 4 have 1, 2, 4 and 8 times ``config.base_channels`` channels at strides 4, 8, 16
@@ -63,10 +43,15 @@ class SCTNet(nn.Module):
     what the losses need.
     """
 
+    config: SCTNetConfig
+    backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4")
+    context_parts = ("dappm",)  # as released
+
     def __init__(self, config: SCTNetConfig) -> None:
         super().__init__()
         self.config = config
         c = config.base_channels
+        self.widths = Widths(4 * c, 8 * c, 4 * c, 4 * c)
         self.stem = nn.Sequential(*_conv_norm_relu(3, c), *_conv_norm_relu(c, c))
         self.stage1 = nn.Sequential(*_residual_pair(c, c, stride=1))
         self.stage2 = nn.Sequential(*_residual_pair(c, 2 * c, stride=2))
@@ -100,6 +85,13 @@ class SCTNet(nn.Module):
         auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(stage2)[1]
         return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
 
+    def decode(
+        self, decoder_input: Float[Tensor, "n c4 h w"]
+    ) -> tuple[Float[Tensor, "n c4 h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the logits."""
+        feature, logits = self.head(decoder_input)
+        return feature, logits
+
     def fuse(self) -> "SCTNet":
         """Return a new inference network: norms folded into convolutions, no auxiliary head.
 
@@ -107,9 +99,10 @@ class SCTNet(nn.Module):
         """
         return fuse(self)
 
-    def backbone_modules(self) -> tuple[nn.Module, ...]:
-        """Return what learns at the base rate: stem to stage 4 and, as released, the DAPPM."""
-        return (self.stem, self.stage1, self.stage2, self.stage3, self.stage4, self.dappm)
+    @property
+    def is_fused(self) -> bool:
+        """Whether :meth:`fuse` made this network."""
+        return is_fused(self)
 
     def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stage1 = self.stage1(self.stem(images))

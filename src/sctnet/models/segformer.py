@@ -1,32 +1,32 @@
-"""SegFormer (Xie et al. 2021): the transformer that teaches; SCTNet itself never needs it.
+"""SegFormer (Xie et al. 2021): a transformer that teaches, and a student too.
 
 As MMSegmentation computes it, whose head differs from the original in having a batch norm and a
 ReLU after each stage's projection and in taking stage 1 first. Layer norms have an epsilon of 1e-6.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models.layers import BatchNorm, DropPath, initialise_convolutions, resize
+from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 from sctnet.models.segformer_block import MixFeedForward
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
 """Keys and values of a stage are taken on a map this much smaller."""
+SMALLEST_SIDE = 32
+"""Below it, a stage is smaller than its own reduction."""
 
 
-class SegFormerConfig(BaseModel):
-    """Everything that decides the architecture of a SegFormer; saved beside its weights."""
+class SegFormerConfig(NetworkConfig):
+    """Everything that decides the architecture of a SegFormer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: str
-    num_classes: int = Field(ge=2, le=65535)
     widths: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     decoder_channels: int = Field(default=256, ge=1)
@@ -43,34 +43,6 @@ SEGFORMER_VARIANTS: dict[str, dict[str, Any]] = {
     "segformer-b4": {"widths": _WIDE, "depths": (3, 8, 27, 3)},
     "segformer-b5": {"widths": _WIDE, "depths": (3, 6, 40, 3)},
 }
-
-
-def segformer_configuration(variant: str, num_classes: int, **options: Any) -> SegFormerConfig:
-    """Return the configuration of B0 to B5; raises :class:`SctnetError` for another name."""
-    if variant not in SEGFORMER_VARIANTS:
-        known = ", ".join(SEGFORMER_VARIANTS)
-        raise SctnetError(f"unknown variant {variant!r}: choose one of {known}")
-    fields = {**SEGFORMER_VARIANTS[variant], **options}
-    return SegFormerConfig(variant=variant, num_classes=num_classes, **fields)
-
-
-class SegFormerFeatures(NamedTuple):
-    """What a SegFormer computes on the way; strides in brackets."""
-
-    stage1: Float[Tensor, "n c1 h4 w4"]
-    """After the stage's layer norm, as all stages (4)."""
-    stage2: Float[Tensor, "n c2 h8 w8"]
-    """(8)."""
-    stage3: Float[Tensor, "n c3 h16 w16"]
-    """(16)."""
-    stage4: Float[Tensor, "n c4 h32 w32"]
-    """(32)."""
-    concatenated: Float[Tensor, "n 4*d h4 w4"]
-    """The projected stages, stage 1 first (4)."""
-    decoder_feature: Float[Tensor, "n d h4 w4"]
-    """After the fusion convolution, its norm and ReLU (4)."""
-    logits: Float[Tensor, "n k h4 w4"]
-    """(4)."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -123,15 +95,16 @@ class TransformerBlock(nn.Module):
 
 
 class SegFormerHead(nn.Module):
-    """Projections of the four stages, concatenated at stride 4, fused and classified."""
+    """Projections of four stages, concatenated at the first one's size, fused and classified."""
 
-    def __init__(self, config: SegFormerConfig) -> None:
+    def __init__(
+        self, widths: Sequence[int], channels: int, num_classes: int, dropout: float
+    ) -> None:
         super().__init__()
-        channels = config.decoder_channels
-        self.projections = nn.ModuleList(_conv_norm_relu(c, channels) for c in config.widths)
-        self.fusion = _conv_norm_relu(len(config.widths) * channels, channels)
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = nn.Conv2d(channels, config.num_classes, 1)
+        self.projections = nn.ModuleList(_conv_norm_relu(width, channels) for width in widths)
+        self.fusion = _conv_norm_relu(len(widths) * channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def concatenate(self, stages: list[Tensor]) -> Float[Tensor, "n d h4 w4"]:
         """Project every stage and bring it to the size of the first."""
@@ -147,16 +120,24 @@ class SegFormerHead(nn.Module):
         return feature, self.classifier(self.dropout(feature))
 
 
-class SegFormer(nn.Module):
+class SegFormer(SegmentationNetwork):
     """The hierarchical transformer and its head.
 
     ``model(images)`` returns logits at the size of the images, ``model.features(images)`` what a
     student learns from. Images are normalised as SCTNet's and have at least 32 x 32 pixels.
     """
 
+    config: SegFormerConfig
+    backbone_parts = ("stages",)
+
     def __init__(self, config: SegFormerConfig) -> None:
         super().__init__()
         self.config = config
+        self.widths = Widths(
+            *config.widths[2:],
+            len(config.widths) * config.decoder_channels,
+            config.decoder_channels,
+        )
         blocks = sum(config.depths)
         rates = [config.drop_path * index / max(1, blocks - 1) for index in range(blocks)]
         stages = []
@@ -165,25 +146,33 @@ class SegFormer(nn.Module):
             stages.append(_stage(number, before, channels, rates[:depth]))
             rates = rates[depth:]
         self.stages = nn.ModuleList(stages)
-        self.head = SegFormerHead(config)
+        self.head = SegFormerHead(
+            config.widths, config.decoder_channels, config.num_classes, config.dropout
+        )
         self._initialise()
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
-        """Map normalised RGB images to logits of their size."""
-        return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
-
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> SegFormerFeatures:
-        """Map normalised RGB images to all features; logits stay at stride 4."""
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
+        """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
+        height, width = images.shape[2:]
+        if min(height, width) < SMALLEST_SIDE:
+            raise SctnetError(
+                f"{self.config.variant} cannot see {height} x {width} pixels: give it images or "
+                f"crops (augmentation.crop) of {SMALLEST_SIDE} x {SMALLEST_SIDE} or more"
+            )
         x, stages = images, []
         for stage in self.stages:
             x = stage(x)
             stages.append(x)
-        concatenated = self.head.concatenate(stages)
-        decoder_feature, logits = self.head.decode(concatenated)
-        first, second, third, fourth = stages
-        return SegFormerFeatures(
-            first, second, third, fourth, concatenated, decoder_feature, logits
-        )
+        decoder_input = self.head.concatenate(stages)
+        decoder_feature, logits = self.head.decode(decoder_input)
+        _, second, third, fourth = stages
+        return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
+
+    def decode(
+        self, decoder_input: Float[Tensor, "n d4 h w"]
+    ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the logits."""
+        return self.head.decode(decoder_input)
 
     def _initialise(self) -> None:
         initialise_convolutions(self)

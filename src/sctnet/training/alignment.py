@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models import Features, SCTNetConfig
+from sctnet.models import Features, Widths
 from sctnet.training.distillation import (
     at_larger_size,
     channel_wise_divergence,
@@ -14,7 +14,7 @@ from sctnet.training.distillation import (
     squared_distance,
 )
 from sctnet.training.recipe import AlignmentRecipe
-from sctnet.training.teachers import Teacher, TeacherFeatures, load_teacher
+from sctnet.training.teachers import Teacher, load_teacher
 
 
 def scale_alignment(
@@ -48,7 +48,7 @@ class Alignment(nn.Module):
     the teacher are a part of the student.
     """
 
-    def __init__(self, recipe: AlignmentRecipe, teacher: Teacher, student: SCTNetConfig) -> None:
+    def __init__(self, recipe: AlignmentRecipe, teacher: Teacher, student: Widths) -> None:
         super().__init__()
         self.recipe = recipe
         self.weights = {
@@ -68,6 +68,7 @@ class Alignment(nn.Module):
         """Return the unweighted terms by name; each is a mean over the images."""
         with torch.no_grad():
             teacher = self.teacher.features(images)
+        _check_strides(images, teacher)
         pairs = self._pairs(student, teacher)
         return {
             name: self._divergence(name, *at_larger_size(*pairs[name])) for name in self.weights
@@ -98,17 +99,28 @@ class Alignment(nn.Module):
         """Continue from a checkpoint."""
         self.load_state_dict({**self.state_dict(), **state})
 
-    def _projections(self, student: SCTNetConfig) -> dict[str, nn.Module]:
-        c, widths = student.base_channels, self.teacher.widths
+    def _projections(self, student: Widths) -> dict[str, nn.Module]:
+        teacher = self.teacher.widths
         shared = self.recipe.shared_head
         between = {
-            "decoder": (4 * c, widths.concatenated if shared else widths.decoder_feature),
-            "stage4": (8 * c, widths.stage4),
-            "stage3": (4 * c, widths.stage3),
+            "decoder": (student.decoder_input, teacher.decoder_input)
+            if shared
+            else (student.decoder_feature, teacher.decoder_feature),
+            "stage4": (student.stage4, teacher.stage4),
+            "stage3": (student.stage3, teacher.stage3),
         }
         # The shared head's logits come out of the expanded feature, too.
         used = {*self.weights, "decoder"} if shared and "logits" in self.weights else self.weights
-        return {name: nn.Conv2d(*pair, 1) for name, pair in between.items() if name in used}
+        projections: dict[str, nn.Module] = {}
+        for name in (name for name in between if name in used):
+            inside, outside = between[name]
+            if inside is None or outside is None:
+                raise SctnetError(
+                    "alignment: one of teacher and student has no decoder to align; set "
+                    "alignment.decoder=0 and alignment.shared_head=false"
+                )
+            projections[name] = nn.Conv2d(inside, outside, 1)
+        return projections
 
     def _variances(self) -> dict[str, nn.Parameter]:
         """Return VID's variances; those of the start are log(1 + e^5), about 5."""
@@ -117,35 +129,37 @@ class Alignment(nn.Module):
         widths = self.teacher.widths
         channels = {
             "logits": len(self.teacher.classes),
-            "decoder": widths.decoder_feature,
+            "decoder": widths.decoder_feature or 0,
             "stage4": widths.stage4,
             "stage3": widths.stage3,
         }
         return {name: nn.Parameter(torch.full((channels[name],), 5.0)) for name in self.weights}
 
-    def _pairs(
-        self, student: Features, teacher: TeacherFeatures
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def _pairs(self, student: Features, teacher: Features) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the student's and the teacher's map of every term with a weight."""
-        pairs = {"logits": (student.logits, teacher.logits)}
+        pairs: dict[str, tuple[Tensor, Tensor]] = {"logits": (student.logits, teacher.logits)}
         if "stage4" in self.projections:
             pairs["stage4"] = (self.projections["stage4"](student.stage4), teacher.stage4)
         if "stage3" in self.projections:
             pairs["stage3"] = (self.projections["stage3"](student.stage3), teacher.stage3)
-        if "decoder" in self.projections and self.recipe.shared_head:
+        if "decoder" not in self.projections:
+            return pairs
+        assert teacher.decoder_feature is not None  # its width is known
+        if self.recipe.shared_head:
             feature, logits = self._through_the_teachers_head(student, teacher)
-            pairs["decoder"] = (feature, teacher.decoder_feature)
             pairs["logits"] = (logits, teacher.logits)
-        elif "decoder" in self.projections:
+        else:
             feature = self.projections["decoder"](student.decoder_feature)
-            pairs["decoder"] = (feature, teacher.decoder_feature)
+        pairs["decoder"] = (feature, teacher.decoder_feature)
         return pairs
 
     def _through_the_teachers_head(
-        self, student: Features, teacher: TeacherFeatures
+        self, student: Features, teacher: Features
     ) -> tuple[Tensor, Tensor]:
+        assert teacher.decoder_input is not None
         expanded = self.projections["decoder"](student.decoder_input)
-        return self.teacher.decode(scale_alignment(*at_larger_size(expanded, teacher.concatenated)))
+        sized = at_larger_size(expanded, teacher.decoder_input)
+        return self.teacher.decode(scale_alignment(*sized))
 
     def _divergence(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
         match self.recipe.loss:
@@ -160,23 +174,39 @@ class Alignment(nn.Module):
 
 
 def build_alignment(
-    recipe: AlignmentRecipe | None, student: SCTNetConfig, classes: tuple[str, ...]
+    recipe: AlignmentRecipe | None,
+    student: Widths,
+    classes: tuple[str, ...],
+    teacher: Teacher | None = None,
 ) -> Alignment | None:
-    """Load the recipe's teacher and build its alignment; None where the recipe has none.
+    """Return the recipe's alignment, None where it has none; without ``teacher``, load it.
 
     Raises :class:`SctnetError` for what :func:`load_teacher` refuses, and for a teacher whose
     classes are not the data's, in name and order.
     """
     if recipe is None:
         return None
-    teacher = load_teacher(recipe.teacher)
+    if teacher is None:
+        teacher = load_teacher(recipe.teacher)
     if teacher.classes != classes:
         raise SctnetError(
             f"{recipe.teacher}: this teacher knows {_counted(teacher.classes)}, the data have "
-            f"{_counted(classes)}; name and order must agree: give a teacher that was trained on "
-            "these classes, or name them when it is converted (--classes)"
+            f"{_counted(classes)}; name and order must agree: fine-tune a teacher on these data "
+            "(sctnet train camvid/teacher_segformer-b2 --data ...), or name the classes when it is "
+            "converted (--classes)"
         )
     return Alignment(recipe, teacher, student)
+
+
+def _check_strides(images: Tensor, teacher: Features) -> None:
+    """Raise :class:`SctnetError` unless the stages are those of strides 16 and 32."""
+    for name, stage, stride in (("3", teacher.stage3, 16), ("4", teacher.stage4, 32)):
+        for pixels, size in zip(images.shape[2:], stage.shape[2:], strict=True):
+            if abs(size - pixels / stride) > 1:
+                raise SctnetError(
+                    f"alignment.teacher: its stage {name} makes {size} of {pixels} pixels, but "
+                    f"meets the student's at stride {stride}; name the stage of that stride"
+                )
 
 
 def _counted(classes: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn, optim
 
-from sctnet.models import SCTNet
+from sctnet.models import SegmentationNetwork
 from sctnet.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 
@@ -23,7 +23,7 @@ def learning_rate(iteration: int, rate: float, schedule: ScheduleRecipe) -> floa
 
 
 def build_optimizer(
-    model: SCTNet, recipe: OptimizerRecipe, outside: Sequence[nn.Parameter] = ()
+    model: SegmentationNetwork, recipe: OptimizerRecipe, outside: Sequence[nn.Parameter] = ()
 ) -> optim.AdamW:
     """Return AdamW with two groups: the backbone, and everything else at its higher rate.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sctnet.data.augmentation import Sample
 from sctnet.data.dataset import IGNORE
-from sctnet.models import SCTNet
+from sctnet.models import SegmentationNetwork
 from sctnet.models.layers import resize
 from sctnet.preparation import Preparation, PreparationConfig
 from sctnet.training.alignment import Alignment
@@ -26,7 +26,7 @@ class SegmentationTask(nn.Module):
 
     def __init__(
         self,
-        model: SCTNet,
+        model: SegmentationNetwork,
         preparation: PreparationConfig,
         loss: LossRecipe,
         class_weights: Float[Tensor, " k"] | None,

@@ -1,4 +1,4 @@
-"""From a SegFormer checkpoint of MMSegmentation or the released SCTNet to a teacher's folder."""
+"""From a SegFormer checkpoint of MMSegmentation or the released SCTNet to a model folder."""
 
 import hashlib
 import os
@@ -10,14 +10,9 @@ from torch import Tensor
 
 from sctnet.conversion import read_checkpoint, state_dict_of
 from sctnet.errors import SctnetError
-from sctnet.models.segformer import (
-    SEGFORMER_VARIANTS,
-    SegFormer,
-    SegFormerConfig,
-    segformer_configuration,
-)
-from sctnet.training.teachers import fill_network, save_teacher
-from sctnet.weights import Source
+from sctnet.models import NetworkConfig, build, model_configuration
+from sctnet.models.segformer import SEGFORMER_VARIANTS
+from sctnet.weights import Source, load_strictly, save_model
 
 _PREFIXES = (
     # Inside a released SCTNet, as the released conversion tool leaves it, and MMSegmentation's own.
@@ -52,8 +47,8 @@ def convert_teacher(
     checkpoint: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     classes: Sequence[str] | None = None,
-) -> SegFormerConfig:
-    """Turn a checkpoint of SegFormer with MMSegmentation's head into a teacher's folder, strictly.
+) -> NetworkConfig:
+    """Turn a checkpoint of SegFormer with MMSegmentation's head into a model folder, strictly.
 
     Keys may stand bare or under ``state_dict``, and begin with ``backbone.`` and ``decode_head.``,
     with ``teacher_backbone.`` and ``teacher_head.``, or as these in a released SCTNet. Variant,
@@ -71,11 +66,11 @@ def convert_teacher(
         raise SctnetError(
             f"{path}: {len(names)} class names given, the file has {config.num_classes}"
         )
-    network = SegFormer(config)
-    fill_network(network, tensors, str(path))
+    network = build(config)
+    load_strictly(network, tensors, str(path))
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    save_teacher(network, folder, names, source=Source(file=path.name, sha256=sha256))
+    save_model(network, folder, names, source=Source(file=path.name, sha256=sha256))
     return config
 
 
@@ -101,7 +96,7 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _configuration(tensors: Mapping[str, Tensor], path: Path) -> SegFormerConfig:
+def _configuration(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
     """Find which SegFormer has these widths and depths."""
     needed = ["head.classifier.weight", *(f"stages.{stage}.0.weight" for stage in range(4))]
     lacking = [key for key in needed if key not in tensors or tensors[key].ndim != 4]
@@ -114,7 +109,7 @@ def _configuration(tensors: Mapping[str, Tensor], path: Path) -> SegFormerConfig
     depths = tuple(_depth(tensors, stage) for stage in range(4))
     for variant, shape in SEGFORMER_VARIANTS.items():
         if (shape["widths"], shape["depths"]) == (widths, depths):
-            return segformer_configuration(variant, classes, decoder_channels=channels)
+            return model_configuration(variant, classes, decoder_channels=channels)
     raise SctnetError(
         f"{path}: no SegFormer from B0 to B5 has the widths {widths} and depths {depths}; "
         "is the file incomplete?"

@@ -17,7 +17,7 @@ from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.labelling import ImageToLabels
-from sctnet.models import SCTNet, create_model
+from sctnet.models import SegmentationNetwork, create_model
 from sctnet.provenance import environment
 from sctnet.starting import load_start
 from sctnet.training.alignment import build_alignment
@@ -28,6 +28,7 @@ from sctnet.training.recipe import Recipe
 from sctnet.training.run_folder import RunFolder, model_card
 from sctnet.training.schedule import build_optimizer, set_learning_rate
 from sctnet.training.task import SegmentationTask
+from sctnet.training.teachers import Teacher
 from sctnet.training.weighting import class_weights
 from sctnet.weights import save_model
 
@@ -38,18 +39,25 @@ _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def train(
-    recipe: Recipe, out: str | Path, *, resume: bool = False, observe: Observer | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    observe: Observer | None = None,
+    teacher: Teacher | None = None,
 ) -> RunFolder:
     """Carry out a run and leave a run folder, which is a model folder too.
 
     Every iteration's randomness is a function of the seed and its number, so that a resumed run
     continues as if it had never stopped. An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and
-    then raises KeyboardInterrupt. Raises
+    then raises KeyboardInterrupt. A ``teacher`` takes the place of the one that the recipe's
+    alignment names, which is how a network from elsewhere can teach. Raises
     :class:`SctnetError` for what the user can mend: data, recipe, folder.
     """
     folder = RunFolder(out)
     folder.check(recipe, resume)
-    run = _Run(recipe, folder, observe or (lambda _: None), resume and folder.has_checkpoint())
+    continues = resume and folder.has_checkpoint()
+    run = _Run(recipe, folder, observe or (lambda _: None), continues, teacher)
     checkpoint = folder.begin(recipe, resume) if run.is_first else None
     checkpoint = run.fabric.broadcast(checkpoint)
     if checkpoint is not None:
@@ -63,7 +71,12 @@ class _Run:
     """The state of a run in progress."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, observe: Observer, continues: bool
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        observe: Observer,
+        continues: bool,
+        teacher: Teacher | None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -80,9 +93,11 @@ class _Run:
             self.new_keys = load_start(model, recipe.model.init, self.data.classes)
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
-        self.model: SCTNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: SegmentationNetwork = model.to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last
+        )
         # After the student, which so starts the same with a teacher and without.
-        self.alignment = build_alignment(recipe.alignment, model.config, self.data.classes)
+        self.alignment = build_alignment(recipe.alignment, model.widths, self.data.classes, teacher)
         weights = class_weights(recipe.loss, self.data)
         task = SegmentationTask(
             self.model, recipe.preparation, recipe.loss, weights, self.alignment
@@ -168,9 +183,11 @@ class _Run:
 
     # What is kept
 
-    def saved_model(self) -> SCTNet:
+    def saved_model(self) -> SegmentationNetwork:
         """Return the model that the run leaves: the moving average where there is one."""
-        return self.model if self.average is None else cast(SCTNet, self.average.module)
+        return (
+            self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
+        )
 
     def save_model(self, path: Path) -> None:
         """Write a model folder."""
@@ -298,9 +315,9 @@ class _Run:
         return None if scaler is None else scaler.state_dict()
 
 
-def convert_sync_batchnorm(model: SCTNet) -> SCTNet:
+def convert_sync_batchnorm(model: SegmentationNetwork) -> SegmentationNetwork:
     """Return the model with batch norms whose statistics span all processes."""
-    return cast(SCTNet, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
+    return cast(SegmentationNetwork, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
 
 def _open(recipe: Recipe, splits: tuple[str, ...]) -> SegmentationDataset:

@@ -1,0 +1,75 @@
+"""From a variant's name to its configuration, and from a configuration to a network."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from sctnet.errors import SctnetError
+from sctnet.models.configuration import VARIANTS, SCTNetConfig
+from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
+from sctnet.models.network import NetworkConfig, SegmentationNetwork
+from sctnet.models.sctnet import SCTNet
+from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
+
+
+class Family(NamedTuple):
+    """Networks that differ in their configuration only."""
+
+    network: type[Any]
+    config: type[NetworkConfig]
+    variants: Mapping[str, Mapping[str, Any]]
+
+
+FAMILIES = (
+    Family(SCTNet, SCTNetConfig, VARIANTS),
+    Family(SegFormer, SegFormerConfig, SEGFORMER_VARIANTS),
+    Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
+)
+
+
+def model_configuration(variant: str, num_classes: int, **options: Any) -> NetworkConfig:
+    """Return the configuration of a named variant, with ``options`` in place of its defaults.
+
+    An SCTNet may be named without its ``sctnet-``. Raises :class:`SctnetError` for an unknown
+    variant, option or value.
+    """
+    name = f"sctnet-{variant}" if f"sctnet-{variant}" in VARIANTS else variant
+    family = _family(name)
+    fields = {"variant": name, "num_classes": num_classes, **family.variants[name], **options}
+    try:
+        return family.config(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "options"
+        known = ", ".join(family.config.model_fields)
+        hint = f"; the options are {known}" if first["type"] == "extra_forbidden" else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise SctnetError(f"{name}: {key}: {message}{hint}") from error
+
+
+def read_configuration(fields: Any) -> NetworkConfig:
+    """Return the configuration that a model's config.json holds; ValueError for another thing."""
+    if isinstance(fields, NetworkConfig):
+        return fields
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("variant"), str):
+        raise ValueError("a mapping with a variant is needed")
+    try:
+        family = _family(fields["variant"])
+    except SctnetError as error:
+        raise ValueError(str(error)) from error
+    return family.config.model_validate(fields)
+
+
+def build(config: NetworkConfig) -> SegmentationNetwork:
+    """Return a freshly initialised network, drawn from PyTorch's global generator."""
+    network: SegmentationNetwork = _family(config.variant).network(config)
+    return network
+
+
+def _family(variant: str) -> Family:
+    for family in FAMILIES:
+        if variant in family.variants:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.variants)
+    raise SctnetError(f"unknown variant {variant!r}: choose one of {known}")

