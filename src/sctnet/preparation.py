@@ -20,14 +20,15 @@ class WorkingSize(BaseModel):
     """The size at which a network sees a picture, as a rule; the ratio of the sides is kept.
 
     ``as-is`` leaves every picture as it is. ``shorter-side`` and ``longer-side`` scale it until
-    that side has ``pixels`` pixels. ``fixed`` scales it to ``height`` x ``width``, whatever its
-    ratio.
+    that side has ``pixels`` pixels; with the former, ``longest`` bounds the other side, whatever
+    becomes of the shorter. ``fixed`` scales it to ``height`` x ``width``, whatever its ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: Literal["as-is", "shorter-side", "longer-side", "fixed"] = "as-is"
     pixels: int | None = Field(default=None, ge=1)
+    longest: int | None = Field(default=None, ge=1)
     height: int | None = Field(default=None, ge=1)
     width: int | None = Field(default=None, ge=1)
 
@@ -38,12 +39,15 @@ class WorkingSize(BaseModel):
         if given != needed:
             wanted = " and ".join(sorted(needed)) or "no size"
             raise ValueError(f"the rule {self.rule!r} takes {wanted}")
+        if self.longest is not None and self.rule != "shorter-side":
+            raise ValueError(f"longest goes with the rule 'shorter-side', not {self.rule!r}")
         return self
 
     def __str__(self) -> str:
         """Name the rule and its sizes."""
         sizes = {"as-is": "", "fixed": f" {self.height}x{self.width}"}
-        return self.rule + sizes.get(self.rule, f" {self.pixels}")
+        bound = "" if self.longest is None else f", at most {self.longest}"
+        return self.rule + sizes.get(self.rule, f" {self.pixels}{bound}")
 
     def apply(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) at which a picture of this size is processed."""
@@ -55,6 +59,8 @@ class WorkingSize(BaseModel):
             return height, width
         side = min(height, width) if self.rule == "shorter-side" else max(height, width)
         scale = self.pixels / side
+        if self.longest is not None:
+            scale = min(scale, self.longest / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -66,13 +72,16 @@ class PreparationConfig(BaseModel):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     working_size: WorkingSize = WorkingSize()
+    antialias: bool = True
+    """Whether a picture is smoothed where it is made smaller; the paper's runs are not."""
 
 
 class Preparation(nn.Module):
     """Resize to the working size and normalise.
 
-    Bilinear, align_corners=False; with anti-aliasing, so that a 4K photo brought down to the
-    working size keeps its thin structures instead of sampling every eighth pixel.
+    Bilinear, align_corners=False; with anti-aliasing, unless that is turned off, so that a 4K photo
+    brought down to the working size keeps its thin structures instead of sampling every eighth
+    pixel.
     """
 
     mean: Tensor
@@ -91,7 +100,11 @@ class Preparation(nn.Module):
         pixels = images.to(self.mean.dtype)
         if size != (height, width):
             pixels = F.interpolate(
-                pixels, size, mode="bilinear", align_corners=False, antialias=True
+                pixels,
+                size,
+                mode="bilinear",
+                align_corners=False,
+                antialias=self.config.antialias,
             )
         return (pixels - self.mean) / self.std
 

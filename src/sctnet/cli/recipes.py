@@ -9,7 +9,7 @@ app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_
 
 @app.callback()
 def recipes(context: typer.Context) -> None:
-    """List the shipped recipes with network, crop and iterations; `show NAME` prints one."""
+    """List the shipped recipes with crop, iterations and published mIoU; `show NAME` prints one."""
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
@@ -17,7 +17,7 @@ def recipes(context: typer.Context) -> None:
 
     from sctnet.training.recipe import load_recipe, shipped_recipes
 
-    table = Table("recipe", "network", "crop", "iterations", "description")
+    table = Table("recipe", "network", "crop", "iterations", "published mIoU", "description")
     for name in shipped_recipes():
         recipe = load_recipe(name)
         height, width = recipe.augmentation.crop
@@ -26,6 +26,7 @@ def recipes(context: typer.Context) -> None:
             recipe.model.variant,
             f"{height}x{width}",
             f"{recipe.schedule.iterations:,}",
+            "" if recipe.published_miou is None else f"{recipe.published_miou:.1f} %",
             recipe.description,
         )
     Console().print(table)

@@ -17,6 +17,10 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="A data set's root or YAML, or the word synthetic.")
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Carry the recipe to other pictures: seg50, seg75 or camvid."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
@@ -31,7 +35,7 @@ def train(
     from sctnet.training.recipe import load_recipe
     from sctnet.training.trainer import train as run
 
-    loaded = load_recipe(recipe, settings or [], source=data)
+    loaded = load_recipe(recipe, settings or [], source=data, scale=scale)
     try:
         with training_progress(loaded.schedule.iterations) as observe:
             folder = run(loaded, out, resume=resume, observe=observe)

@@ -99,6 +99,9 @@ class OptimizerRecipe(_Part):
     weight_decay: float = Field(default=0.0125, ge=0)
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     head_rate_factor: float = Field(default=10.0, gt=0)
+    undecayed: Literal["nothing", "cfblock-norms", "norms"] = "nothing"
+    """What weight decay spares; the paper's runs on ADE20K and COCO-Stuff spare the norms in the
+    CFBlocks (released code)."""
 
 
 class ScheduleRecipe(_Part):
@@ -129,6 +132,7 @@ class Recipe(_Part):
 
     name: str
     description: str = ""
+    published_miou: float | None = Field(default=None, gt=0, le=100, description="%, by the paper")
     model: ModelRecipe
     data: DataRecipe = DataRecipe()
     preparation: PreparationConfig = PreparationConfig()
@@ -152,17 +156,28 @@ class Recipe(_Part):
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes in the package, such as ``camvid/sctnet-s_360x480``."""
     root = _shipped_folder()
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    names = (str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("scales/"))
+
+
+def shipped_scales() -> list[str]:
+    """Return the names of the scales in the package, such as ``seg50`` and ``camvid``."""
+    return sorted(path.stem for path in (_shipped_folder() / "scales").glob("*.yaml"))
 
 
 def load_recipe(
-    recipe: str | Path, settings: Sequence[str] = (), *, source: str | None = None
+    recipe: str | Path,
+    settings: Sequence[str] = (),
+    *,
+    source: str | None = None,
+    scale: str | None = None,
 ) -> Recipe:
     """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
 
     ``source`` takes the place of ``data.source``. A recipe may name one ``base`` recipe, shipped
-    or a path relative to its own file, whose fields it overrides. Raises :class:`SctnetError`
-    that names every wrong key.
+    or a path relative to its own file, whose fields it overrides. A ``scale`` is a shipped set of
+    fields (crop, sizes, schedule) that carries any recipe to other pictures; settings come after
+    it. Raises :class:`SctnetError` that names every wrong key.
     """
     path = _find(recipe)
     fields = _read(path)
@@ -175,6 +190,12 @@ def load_recipe(
             raise SctnetError(f"{path}: its base {base} has a base itself; one level is allowed")
         fields = _merged(beneath, fields)
     fields.setdefault("name", str(recipe) if path.is_relative_to(_shipped_folder()) else path.stem)
+    if scale is not None:
+        if scale not in shipped_scales():
+            raise SctnetError(
+                f"--scale: there is no {scale}: choose of {', '.join(shipped_scales())}"
+            )
+        fields = _merged(fields, _read(_shipped_folder() / "scales" / f"{scale}.yaml"))
     for setting in settings:
         fields = _merged(fields, _parsed(setting))
     if source is not None:
