@@ -22,6 +22,7 @@ from sctnet.data.synthetic import SPLITS
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.evaluation.scores import Scores
 from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.training.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +335,60 @@ def test_convert_reports_every_key(run: type[Program], tmp_path: Path) -> None:
     assert program.status == 2
     assert "gone.pth" in program.err
     assert not (tmp_path / "nothing").exists()
+
+
+def _small_data_set(root: Path) -> Path:
+    for kind, pixels in (("images", _picture()), ("masks", np.eye(40, 60, dtype=np.uint8))):
+        (root / kind).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / kind / "a.png")
+    (root / "data.yaml").write_text(
+        "images: {train: images}\nmasks: {train: masks}\nclasses: [road, car]\n"
+    )
+    return root / "data.yaml"
+
+
+SMALL = [
+    "schedule.iterations=2",
+    "schedule.warmup_iterations=0",
+    "run.batch_size=1",
+    "model.variant=sctnet-tiny",
+    "data.workers=0",
+]
+
+
+def test_train_without_a_recipe_chooses_and_says_why(run: type[Program], tmp_path: Path) -> None:
+    data, out = _small_data_set(tmp_path / "data"), tmp_path / "run"
+    program = run("train", *SMALL, "--data", data, "--out", out)
+    assert program.status == 0, program.err
+    assert "augmentation.crop = [40, 60]  (what fits of that" in program.out
+    assert "loss.class_weights = balanced  (the most frequent class has 59 times" in program.out
+    resolved = load_recipe(out / "recipe.yaml")
+    assert resolved.augmentation.crop == (40, 60)
+    assert resolved.schedule.iterations == 2
+    # A resume needs neither recipe nor data: the run has both.
+    again = run("train", "--out", out, "--resume")
+    assert again.status == 0, again.err
+    assert load_recipe(out / "recipe.yaml") == resolved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "name a recipe, or data (--data)"),
+        (("run.seed=1",), "name a recipe, or data (--data)"),
+        (("--data", "{data}", "--scale", "camvid"), "--scale: goes with a named recipe"),
+        (("ablation/base", "--scale", "seg1"), "--scale: there is no seg1"),
+    ],
+)
+def test_train_says_what_it_lacks(
+    run: type[Program], tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    data = str(_small_data_set(tmp_path / "data"))
+    filled = [argument.replace("{data}", data) for argument in arguments]
+    program = run("train", *filled, "--out", tmp_path / "run")
+    assert program.status == 2
+    assert named in program.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_models_and_recipes_are_listed(run: type[Program]) -> None:

@@ -2,13 +2,21 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from sctnet.training.recipe import Recipe
+
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file; without one, it is chosen from the data."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="Fields of the recipe as key=value, such as run.seed=1."),
@@ -25,17 +33,16 @@ def train(
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a network by a recipe.
+    """Train a network by a recipe, or by one that is chosen from the data and explained.
 
     The folder --out then holds the model (config.json, model.safetensors, README.md), the resolved
     recipe.yaml, last.ckpt, metrics.jsonl, summary.json and a TensorBoard log; best/ holds the model
     with the best validation mIoU, where there is a validation split.
     """
     from sctnet.cli.progress import training_progress
-    from sctnet.training.recipe import load_recipe
     from sctnet.training.trainer import train as run
 
-    loaded = load_recipe(recipe, settings or [], source=data, scale=scale)
+    loaded = _recipe(recipe, settings or [], out, data, scale, resume)
     try:
         with training_progress(loaded.schedule.iterations) as observe:
             folder = run(loaded, out, resume=resume, observe=observe)
@@ -43,3 +50,33 @@ def train(
         print(f"Stopped; what was done is in {out}, continue it with --resume", file=sys.stderr)  # noqa: T201
         raise
     print(f"Trained {loaded.name}: the model is in {folder.path}")  # noqa: T201
+
+
+def _recipe(
+    name: str | None,
+    settings: list[str],
+    out: Path,
+    data: str | None,
+    scale: str | None,
+    resume: bool,
+) -> "Recipe":
+    """Return the named recipe, a resumed run's own, or one chosen from the data."""
+    from sctnet.errors import SctnetError
+    from sctnet.training.choosing import choose_recipe
+    from sctnet.training.recipe import adjusted, load_recipe
+
+    if name is not None and "=" in name:
+        settings = [name, *settings]  # it is the first of them
+        name = None
+    if name is None and resume and (out / "recipe.yaml").is_file():
+        name = str(out / "recipe.yaml")
+    if name is not None:
+        return load_recipe(name, settings, source=data, scale=scale)
+    if data is None:
+        raise SctnetError("train: name a recipe, or data (--data) to choose one for")
+    if scale is not None:
+        raise SctnetError("--scale: goes with a named recipe; this one is chosen from the data")
+    recipe, choices = choose_recipe(data)
+    for choice in choices:
+        print(f"{choice.field} = {choice.value}  ({choice.reason})")  # noqa: T201
+    return adjusted(recipe, settings)

@@ -203,6 +203,14 @@ def load_recipe(
     return validated(fields, str(path))
 
 
+def adjusted(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Return a recipe with ``key=value`` settings applied, as :func:`load_recipe` does."""
+    fields: dict[str, Any] = recipe.model_dump(mode="json")
+    for setting in settings:
+        fields = _merged(fields, _parsed(setting))
+    return validated(fields, recipe.name)
+
+
 def validated(fields: Mapping[str, Any], origin: str) -> Recipe:
     """Return the recipe of these fields; ``origin`` names them in an error."""
     try:

@@ -1,0 +1,151 @@
+"""A recipe for data that come without one, and the reason for every choice."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.opening import open_dataset
+from sctnet.errors import SctnetError
+from sctnet.training.recipe import Recipe, validated
+
+SURVEYED = 300
+"""Pictures that are looked at, spread evenly over the training split."""
+
+UNEVEN = 10
+"""A class this many times as frequent as another calls for class weights."""
+
+
+class Choice(NamedTuple):
+    """A field of the recipe and why it has its value."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+class _Means(NamedTuple):
+    """What a machine can do in an hour or two."""
+
+    name: str
+    shorter_side: int
+    crop: tuple[int, int]
+    batch_size: int
+    passes: int
+    iterations: tuple[int, int]
+
+
+_CPU = _Means("a CPU", 512, (384, 512), 8, 60, (500, 4000))
+_GPU = _Means("a GPU", 1024, (512, 1024), 16, 200, (4000, 80000))
+
+
+class _Survey(NamedTuple):
+    """What the data look like."""
+
+    height: int
+    width: int
+    class_pixels: np.ndarray
+    """By class, int64."""
+
+
+def choose_recipe(source: str, *, on_gpu: bool | None = None) -> tuple[Recipe, list[Choice]]:
+    """Return a recipe for a data set, with the reasons for its choices.
+
+    ``source`` is what ``--data`` takes; it needs a split ``train``, and ``val`` is used for
+    validation if it exists. ``on_gpu`` says what the run will be made on, by default what is here.
+    Raises :class:`SctnetError` for data that cannot be read or have no labelled pixel.
+    """
+    if on_gpu is None:
+        on_gpu = torch.cuda.is_available()
+    data = open_dataset(source, ["train"])
+    survey = _look_at(data)
+    choices = _choices(survey, len(data), _GPU if on_gpu else _CPU)
+    if _has_validation(source):
+        choices.append(Choice("data.validation", ["val"], "the data have a split val"))
+    else:
+        choices.append(Choice("data.validation", [], "the data have no split val"))
+    fields: dict[str, Any] = {
+        "name": f"chosen for {data.name}",
+        "data": {"source": source},
+        "augmentation": {"scale": [0.5, 2.0]},
+        "optimizer": {"weight_decay": 0.0125},
+        "schedule": {"power": 0.9},
+        "run": {"precision": "bf16", "log_every": 20, "checkpoint_every": 100},
+    }
+    for choice in choices:
+        part, _, field = choice.field.partition(".")
+        fields.setdefault(part, {})[field] = choice.value
+    fields["description"] = " ".join(f"{c.field}: {c.reason}." for c in choices)
+    return validated(fields, "the chosen recipe"), choices
+
+
+def _choices(survey: _Survey, pictures: int, means: _Means) -> list[Choice]:
+    side = min(min(survey.height, survey.width), means.shorter_side)
+    factor = side / min(survey.height, survey.width)
+    working = round(survey.height * factor), round(survey.width * factor)
+    upright = working[0] > working[1]
+    limits = means.crop[::-1] if upright else means.crop
+    crop = [max(32, min(working[0], limits[0])), max(32, min(working[1], limits[1]))]
+    lowest, highest = means.iterations
+    wanted = round(pictures * means.passes / means.batch_size, -2)
+    iterations = int(min(max(wanted, lowest), highest))
+    of_median = f"the median picture is {survey.height}x{survey.width} (height x width)"
+    return [
+        Choice("model.variant", "sctnet-s", "small enough for a CPU, the paper's fastest"),
+        Choice(
+            "preparation.working_size",
+            {"rule": "shorter-side", "pixels": side},
+            f"{of_median}, {means.name} works at {means.shorter_side} at most",
+        ),
+        Choice("augmentation.crop", crop, f"what fits of that, on {means.name}"),
+        Choice("run.batch_size", means.batch_size, f"usual on {means.name}"),
+        Choice(
+            "schedule.iterations",
+            iterations,
+            f"{pictures} pictures, {iterations * means.batch_size / pictures:.0f} passes",
+        ),
+        Choice("schedule.warmup_iterations", iterations // 20, "a twentieth of them"),
+        Choice("schedule.final_rate", 0.0, "decays to nothing"),
+        Choice("optimizer.rate", 1e-3, "best of three on CamVid with a batch of 8"),
+        Choice("optimizer.head_rate_factor", 4, "likewise"),
+        Choice("run.validate_every", max(iterations // 10, 1), "ten times in all"),
+        Choice("run.ema_decay", 0.998 if iterations >= 1500 else 0.99, "steadies the weights"),
+        _class_weights(survey.class_pixels),
+    ]
+
+
+def _class_weights(pixels: np.ndarray) -> Choice:
+    present = pixels[pixels > 0]
+    ratio = present.max() / present.min()
+    if ratio > UNEVEN:
+        reason = f"the most frequent class has {ratio:.0f} times the pixels of the rarest"
+        return Choice("loss.class_weights", "balanced", reason)
+    return Choice("loss.class_weights", "none", f"the classes differ by a factor of {ratio:.1f}")
+
+
+def _look_at(data: SegmentationDataset) -> _Survey:
+    if len(data) == 0:
+        raise SctnetError(f"{data.name}: no picture in train: add some, with their masks")
+    numbers = np.unique(np.linspace(0, len(data) - 1, min(len(data), SURVEYED)).astype(int))
+    sizes, counts = [], np.zeros(256, np.int64)
+    for number in numbers:
+        labels = data.labels(int(number))
+        sizes.append(labels.shape)
+        counts += np.bincount(labels.ravel(), minlength=256)
+    of_classes = counts[: len(data.classes)]
+    if of_classes.sum() == 0:
+        raise SctnetError(
+            f"{data.name}: no pixel of the training masks is labelled: check the masks, the class "
+            "numbers and the ignored value (sctnet data check)"
+        )
+    # A picture of the middle, not two medians: its sides belong together.
+    middle = sorted(sizes, key=lambda size: (min(size), max(size)))[len(sizes) // 2]
+    return _Survey(int(middle[0]), int(middle[1]), of_classes)
+
+
+def _has_validation(source: str) -> bool:
+    try:
+        return len(open_dataset(source, ["val"])) > 0
+    except SctnetError:
+        return False
