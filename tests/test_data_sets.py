@@ -80,10 +80,10 @@ def test_camvid_splits_are_checked(camvid: Path, splits: list[str], sentence: st
 
 def test_camvid_broken_in_every_way(camvid: Path) -> None:
     write(camvid / "trainannot" / "b.png", np.full((6, 8), 12, np.uint8))
-    with pytest.raises(SctnetError, match=r"b\.png: the value 12 is neither"):
+    with pytest.raises(SctnetError, match=r"b\.png: the value 12 is unknown"):
         open_camvid(camvid, ["train"]).labels(0)
     write(camvid / "trainannot" / "b.png", PICTURE)
-    with pytest.raises(SctnetError, match=r"b\.png: .* one number per pixel"):
+    with pytest.raises(SctnetError, match=r"b\.png: the mask holds colours, not one number"):
         open_camvid(camvid, ["train"]).labels(0)
     write(camvid / "trainannot" / "b.png", np.zeros((3, 8), np.uint8))
     with pytest.raises(SctnetError, match=r"n/b\.png is 8 x 6 but .*trainannot/b\.png is 8 x 3"):

@@ -7,10 +7,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
-from sctnet.data.images import read_mask
+from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
+from sctnet.data.official import label_table, read_list, read_values
 from sctnet.errors import SctnetError
 
 _CLASSES = {
@@ -30,11 +28,16 @@ CLASSES = tuple(_CLASSES)
 COLOURS = tuple(_CLASSES.values())
 SPLITS = ("train", "val", "test")
 
-_VOID = len(CLASSES)
 _AUTHORS_ROOT = "/SegNet/CamVid/"
 
-_LABEL_OF_VALUE = np.full(256, IGNORE, np.uint8)
-_LABEL_OF_VALUE[:_VOID] = range(_VOID)
+_LABEL_OF_VALUE = label_table(range(len(CLASSES)), [len(CLASSES)])
+
+
+def is_camvid(root: Path) -> bool:
+    """Tell a CamVid by a split's list and its folder of masks."""
+    return any(
+        (root / f"{split}.txt").is_file() and (root / f"{split}annot").is_dir() for split in SPLITS
+    )
 
 
 def open_camvid(root: str | Path, splits: Sequence[str]) -> FileDataset:
@@ -50,25 +53,11 @@ def open_camvid(root: str | Path, splits: Sequence[str]) -> FileDataset:
 
 def _read_list(root: Path, split: str) -> list[Files]:
     list_path = root / f"{split}.txt"
-    try:
-        lines = list_path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise SctnetError(
-            f"{list_path}: the list is not UTF-8 text: copy it again from its source"
-        ) from error
-    except OSError as error:
-        raise SctnetError(
-            f"{list_path}: the list of the split cannot be read: "
-            f"give the folder that holds {split}.txt, {split} and {split}annot"
-        ) from error
-    files = [
+    return [
         _files_of_line(root, line, f"{list_path}, line {number}")
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(read_list(list_path), start=1)
         if line.strip()
     ]
-    if not files:
-        raise SctnetError(f"{list_path}: the list is empty: copy it again from its source")
-    return files
 
 
 def _files_of_line(root: Path, line: str, place: str) -> Files:
@@ -82,12 +71,4 @@ def _files_of_line(root: Path, line: str, place: str) -> Files:
 
 
 def _read_labels(path: Path) -> Labels:
-    values = read_mask(path)
-    if values.ndim != 2:
-        raise SctnetError(f"{path}: a CamVid mask holds one number per pixel, this one colours")
-    if values.max() > _VOID:
-        raise SctnetError(
-            f"{path}: the value {values.max()} is neither a class (0-10) nor void (11): "
-            "give the 11-class masks of the SegNet authors"
-        )
-    return _LABEL_OF_VALUE.take(values)
+    return read_values(path, _LABEL_OF_VALUE, "0-10 for the classes and 11 for void")

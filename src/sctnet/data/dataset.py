@@ -26,12 +26,16 @@ class SegmentationDataset(ABC):
     """Pictures with a class for every pixel.
 
     ``classes`` are the names by label, ``colours`` their RGB colours where the data set has
-    customary ones.
+    customary ones. ``raw_values`` are the numbers by label that the publishers' own label maps
+    hold and their servers take; None where these are the labels themselves. ``labelled`` is
+    False where the labels are the publishers' secret, as those of a test split often are.
     """
 
     name: str
     classes: tuple[str, ...]
     colours: tuple[Colour, ...] | None
+    raw_values: tuple[int, ...] | None = None
+    labelled: bool = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -55,7 +59,7 @@ class SegmentationDataset(ABC):
 
 
 class Files(NamedTuple):
-    """One picture of a data set on disk."""
+    """One picture of a data set on disk; ``mask`` is where the labels are, or would be."""
 
     name: str
     image: Path
@@ -63,7 +67,10 @@ class Files(NamedTuple):
 
 
 class FileDataset(SegmentationDataset):
-    """Pictures and masks in files; ``read_labels`` turns a mask file into a label map."""
+    """Pictures and masks in files; ``read_labels`` turns a mask file into a label map.
+
+    Where the data set is not ``labelled``, asking for labels raises :class:`SctnetError`.
+    """
 
     def __init__(
         self,
@@ -72,10 +79,15 @@ class FileDataset(SegmentationDataset):
         colours: tuple[Colour, ...] | None,
         files: Sequence[Files],
         read_labels: Callable[[Path], Labels],
+        *,
+        raw_values: tuple[int, ...] | None = None,
+        labelled: bool = True,
     ) -> None:
         self.name = name
         self.classes = classes
         self.colours = colours
+        self.raw_values = raw_values
+        self.labelled = labelled
         self.files = tuple(files)
         self._read_labels = read_labels
 
@@ -92,6 +104,11 @@ class FileDataset(SegmentationDataset):
 
     @override
     def labels(self, index: int) -> Labels:
+        if not self.labelled:
+            raise SctnetError(
+                f"{self.name} has no published labels: train and score on another split, "
+                "and label this one by sctnet eval --save-predictions"
+            )
         return self._read_labels(self.files[index].mask)
 
     @override
@@ -115,6 +132,8 @@ class JoinedDataset(SegmentationDataset):
         self.name = name
         self.classes = parts[0].classes
         self.colours = parts[0].colours
+        self.raw_values = parts[0].raw_values
+        self.labelled = all(part.labelled for part in parts)
         self._parts = tuple(parts)
         self._ends = list(accumulate(len(part) for part in parts))
 

@@ -1,33 +1,53 @@
 """What ``--data`` takes: one function from its argument to a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from sctnet.data.camvid import SPLITS, open_camvid
+from sctnet.data.ade20k import is_ade20k, open_ade20k
+from sctnet.data.camvid import is_camvid, open_camvid
+from sctnet.data.cityscapes import is_cityscapes, open_cityscapes
+from sctnet.data.cocostuff import is_cocostuff, open_cocostuff
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.folder import open_folder
 from sctnet.data.synthetic import open_synthetic
+from sctnet.data.voc import is_voc, open_voc
 from sctnet.errors import SctnetError
+
+
+class _Layout(NamedTuple):
+    is_at: Callable[[Path], bool]
+    open: Callable[[Path, Sequence[str]], SegmentationDataset]
+    description: str
+
+
+_LAYOUTS = (
+    _Layout(is_camvid, open_camvid, "CamVid (train.txt, train, trainannot)"),
+    _Layout(is_cityscapes, open_cityscapes, "Cityscapes (leftImg8bit, gtFine)"),
+    _Layout(is_cocostuff, open_cocostuff, "COCO-Stuff-10K (images, annotations, imageLists)"),
+    _Layout(is_ade20k, open_ade20k, "ADE20K (images/training, annotations/training)"),
+    _Layout(is_voc, open_voc, "Pascal VOC (JPEGImages, SegmentationClass, ImageSets)"),
+)
 
 
 def open_dataset(source: str | Path, splits: Sequence[str]) -> SegmentationDataset:
     """Open splits of a data set, joined.
 
     ``source`` is a data set's YAML file (``.yaml`` or ``.yml``), the root of a CamVid in the
-    SegNet authors' layout, or the word ``synthetic``, for drawn streets that need no files.
-    Raises :class:`SctnetError` for anything else, and for an unknown split.
+    SegNet authors' layout, of a Cityscapes, ADE20K, COCO-Stuff-10K or Pascal VOC as published,
+    or the word ``synthetic``, for drawn streets that need no files. Raises :class:`SctnetError`
+    for anything else, and for an unknown split.
     """
     if str(source) == "synthetic":
         return open_synthetic(splits)
     path = Path(source)
     if path.suffix.lower() in {".yaml", ".yml"}:
         return open_folder(path, splits)
-    if any(
-        (path / f"{split}.txt").is_file() and (path / f"{split}annot").is_dir() for split in SPLITS
-    ):
-        return open_camvid(path, splits)
+    for layout in _LAYOUTS:
+        if layout.is_at(path):
+            return layout.open(path, splits)
     problem = "is not a known data set" if path.exists() else "does not exist"
     raise SctnetError(
-        f"{source} {problem}: give a data set's YAML file, a CamVid folder "
-        "(with train.txt, train and trainannot), or the word synthetic"
+        f"{source} {problem}: give a data set's YAML file, the word synthetic, or the root of "
+        f"one of {', '.join(layout.description for layout in _LAYOUTS)}"
     )

@@ -11,7 +11,7 @@ from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
 from sctnet.errors import SctnetError
-from sctnet.pictures.writing import write_whole
+from sctnet.writing import write_whole
 
 Colour = tuple[int, int, int]
 """Red, green, blue; 0 to 255."""

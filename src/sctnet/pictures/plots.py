@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from sctnet.errors import SctnetError
-from sctnet.pictures.writing import write_whole
+from sctnet.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

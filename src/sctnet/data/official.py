@@ -1,0 +1,92 @@
+"""What the readers of published layouts share: lists, pairs of files, and looked-up masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sctnet.data.dataset import IGNORE, Files, Labels
+from sctnet.data.images import read_mask
+from sctnet.errors import SctnetError
+
+UNKNOWN = 254
+"""In a table from a mask's values to labels: a value that the data set does not have."""
+
+LabelOfValue = UInt8[np.ndarray, "256"]
+
+
+def label_table(raw_values: Sequence[int], ignored_values: Sequence[int]) -> LabelOfValue:
+    """Return the label of each of the 256 values a mask can hold.
+
+    ``raw_values`` are the values by label; those of neither argument become :data:`UNKNOWN`.
+    """
+    table = np.full(256, UNKNOWN, np.uint8)
+    table[list(ignored_values)] = IGNORE
+    table[list(raw_values)] = range(len(raw_values))
+    return table
+
+
+def read_values(path: Path, label_of_value: LabelOfValue, expected: str) -> Labels:
+    """Read a mask of one number per pixel as labels.
+
+    ``expected`` says in errors which values there are. Raises :class:`SctnetError` for a mask
+    of colours and for a value that the table does not know.
+    """
+    values = read_mask(path)
+    if values.ndim != 2:
+        raise SctnetError(
+            f"{path}: the mask holds colours, not one number per pixel: "
+            f"give the official masks, whose values are {expected}"
+        )
+    known = (values >= 0) & (values < len(label_of_value))
+    labels = label_of_value.take(values, mode="clip")
+    known &= labels != UNKNOWN
+    if not known.all():
+        raise SctnetError(
+            f"{path}: the value {values[~known][0]} is unknown: "
+            f"give the official masks, whose values are {expected}"
+        )
+    return labels
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the lines of a split's list, empty ones as empty texts."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SctnetError(
+            f"{path}: the list is not UTF-8 text: copy it again from its source"
+        ) from error
+    except OSError as error:
+        raise SctnetError(
+            f"{path}: the list of the split cannot be read: unpack the data set again"
+        ) from error
+    if not any(line.strip() for line in lines):
+        raise SctnetError(f"{path}: the list is empty: copy it again from its source")
+    return lines
+
+
+def find_pictures(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a split's folder by a glob, in the order of their names."""
+    pictures = sorted(folder.glob(pattern))
+    if not pictures:
+        raise SctnetError(f"{folder}: no picture {pattern} is there: unpack the data set again")
+    return pictures
+
+
+def require_mask(files: Files) -> Files:
+    """Return the files, or raise :class:`SctnetError` where the picture has no mask."""
+    if not files.mask.is_file():
+        raise SctnetError(
+            f"{files.image} has no mask: expected {files.mask}: unpack the data set again"
+        )
+    return files
+
+
+def have_labels(splits: Sequence[str], unlabelled: Sequence[str], source: Path) -> bool:
+    """Tell whether splits have published labels; those with and without do not join."""
+    without = [split for split in splits if split in unlabelled]
+    if without and len(without) < len(splits):
+        raise SctnetError(f"{source}: the split {without[0]!r} has no labels: open it alone")
+    return not without

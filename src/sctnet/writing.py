@@ -1,0 +1,22 @@
+"""Files appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+from sctnet.errors import SctnetError
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write the bytes beside ``path`` and rename; raises :class:`SctnetError` where it cannot."""
+    target = Path(path)
+    # Shortened, so that the longest name a system takes stays possible.
+    beside = target.with_name(f".{target.name[:40]}.{os.getpid()}.part")
+    try:
+        try:
+            beside.write_bytes(content)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or "it cannot be written"
+        raise SctnetError(f"{target}: {reason}; give a file in an existing folder") from error
