@@ -1,6 +1,6 @@
 """A data set of one's own: image and mask folders, described by a YAML file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
 from sctnet.data.images import read_mask
+from sctnet.data.instances import DrawnPicture, find_instances
+from sctnet.data.polygons import LabelNames, read_labelme
 from sctnet.errors import SctnetError
 from sctnet.yaml_files import load_yaml
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # A JPEG changes the values it stores, and so cannot be a mask.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+SHAPES_SUFFIX = ".json"  # of LabelMe
 
 # In look-up tables: a value or colour that the description does not know.
 _UNKNOWN = 254
@@ -32,13 +35,16 @@ class FolderConfig(BaseModel):
     A mask holds class numbers and ``ignore``; with ``ids``, raw values, of which those not
     listed are ignored; with ``rgb_masks``, ``colours`` and ``ignored_colours``. The mask of an
     image has its path below the mask folder, and its stem, in which ``mask_suffix`` takes the
-    place of ``image_suffix``.
+    place of ``image_suffix``. A LabelMe file (.json) is as good as a mask, and a split of
+    ``polygons`` has one COCO file of instances in place of a folder; shapes bear the names of
+    ``classes`` or of ``ignored_labels``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: dict[str, Path] = Field(min_length=1)
-    masks: dict[str, Path]
+    masks: dict[str, Path] = {}
+    polygons: dict[str, Path] = {}
     classes: tuple[str, ...] = Field(min_length=2, max_length=_UNKNOWN)
     colours: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
     rgb_masks: bool = False
@@ -47,14 +53,17 @@ class FolderConfig(BaseModel):
     ignored_colours: tuple[tuple[_Byte, _Byte, _Byte], ...] = ()
     mask_suffix: str = ""
     image_suffix: str = ""
+    ignored_labels: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _lists_agree(self) -> "FolderConfig":
         number = len(self.classes)
-        if self.images.keys() != self.masks.keys():
-            raise ValueError("images and masks must name the same splits")
+        if sorted(self.images) != sorted([*self.masks, *self.polygons]):
+            raise ValueError("images and masks (or polygons) must name the same splits")
         if len(set(self.classes)) < number:
             raise ValueError("classes must not name a class twice")
+        if set(self.classes) & set(self.ignored_labels):
+            raise ValueError("ignored_labels must not name a class")
         if self.colours is not None and len(self.colours) != number:
             raise ValueError(f"colours has {len(self.colours)} entries for {number} classes")
         if self.ids is not None and not all(0 <= label < number for label in self.ids.values()):
@@ -98,13 +107,24 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
     yaml_path = Path(yaml_path)
     config = _read_config(yaml_path)
     check_splits(splits, list(config.images), yaml_path)
-    files = [item for split in splits for item in _find_files(yaml_path.parent, config, split)]
+    base = yaml_path.parent
+    names = LabelNames(config.classes, config.ignored_labels)
+    files: list[Files] = []
+    drawn: dict[Path, DrawnPicture] = {}
+    for split in splits:
+        if split in config.polygons:
+            source, images = base / config.polygons[split], base / config.images[split]
+            found = find_instances(source, images, split, names)
+            files += found
+            drawn |= {item.mask: picture for item, picture in found.items()}
+        else:
+            files += _find_files(base, config, split)
     return FileDataset(
         f"{yaml_path.stem} {'+'.join(splits)}",
         config.classes,
         config.colours,
         files,
-        _label_reader(config),
+        partial(_read_labels, names, drawn, _label_reader(config)),
     )
 
 
@@ -135,13 +155,28 @@ def _first_mistake(error: ValidationError) -> str:
     return f"{key}: {message}" if key else message
 
 
+def _read_labels(
+    names: LabelNames,
+    drawn: Mapping[Path, DrawnPicture],
+    read_mask_labels: Callable[[Path], Labels],
+    path: Path,
+) -> Labels:
+    if path in drawn:
+        return drawn[path].labels()
+    if path.suffix.lower() == SHAPES_SUFFIX:
+        return read_labelme(names, path)
+    return read_mask_labels(path)
+
+
 def _find_files(base: Path, config: FolderConfig, split: str) -> list[Files]:
     """Pair every image of a split with its mask, in the order of their names."""
     image_folder, mask_folder = base / config.images[split], base / config.masks[split]
     for key, folder in (("images", image_folder), ("masks", mask_folder)):
         if not folder.is_dir():
             raise SctnetError(f"{folder}: no such folder: correct {key}.{split} in the YAML file")
-    masks = _find_masks(mask_folder)
+    beside = mask_folder == image_folder and config.mask_suffix == config.image_suffix
+    suffixes = (SHAPES_SUFFIX,) if beside else (*MASK_SUFFIXES, SHAPES_SUFFIX)
+    masks = _find_masks(mask_folder, suffixes)
     image_of_mask: dict[Path, Path] = {}
     for image in sorted(image_folder.rglob("*")):
         if not _is_image(image, config, image_folder, mask_folder):
@@ -154,7 +189,7 @@ def _find_files(base: Path, config: FolderConfig, split: str) -> list[Files]:
         if stem not in masks:
             raise SctnetError(
                 f"{image} has no mask: expected {mask_folder / stem} "
-                f"with one of {', '.join(MASK_SUFFIXES)}"
+                f"with one of {', '.join(suffixes)}"
             )
         image_of_mask[stem] = image
     if not image_of_mask:
@@ -168,11 +203,11 @@ def _find_files(base: Path, config: FolderConfig, split: str) -> list[Files]:
     ]
 
 
-def _find_masks(folder: Path) -> dict[Path, Path]:
+def _find_masks(folder: Path, suffixes: Sequence[str]) -> dict[Path, Path]:
     """Return the masks below a folder by their relative path without its ending."""
     masks: dict[Path, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MASK_SUFFIXES and path.is_file():
+        if path.suffix.lower() in suffixes and path.is_file():
             stem = path.relative_to(folder).with_suffix("")
             if stem in masks:
                 raise SctnetError(f"{masks[stem]} and {path} share one stem: keep one of them")

@@ -1,0 +1,179 @@
+"""COCO's file of instances, one for all pictures of a split, which CVAT and others export.
+
+https://cocodataset.org/#format-data. A segmentation is a list of polygons or a run-length code,
+as numbers or compressed. Instances are drawn in the file's order, whatever their category.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from pydantic import BaseModel, Field, TypeAdapter
+
+from sctnet.data.dataset import Files, Labels
+from sctnet.data.polygons import Canvas, Coordinate, LabelNames, read_json, require_size
+from sctnet.errors import SctnetError
+
+Outline = Annotated[list[Coordinate], Field(min_length=6)]
+"""x, y, x, y and so on."""
+
+
+class Runs(BaseModel):
+    """A run-length code: pixels without and with the instance in turn, column by column."""
+
+    size: tuple[int, int]
+    """Height, width."""
+    counts: list[Annotated[int, Field(ge=0)]] | str
+
+
+class _Picture(BaseModel):
+    id: int
+    file_name: str
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+
+
+class _Instance(BaseModel):
+    image_id: int
+    category_id: int
+    segmentation: list[Outline] | Runs
+
+
+class _Category(BaseModel):
+    id: int
+    name: str
+
+
+class _InstancesFile(BaseModel):
+    images: list[_Picture] = Field(min_length=1)
+    annotations: list[_Instance]
+    categories: list[_Category]
+
+
+_INSTANCES = TypeAdapter(_InstancesFile)
+
+
+class DrawnPicture(NamedTuple):
+    """What a file of instances says of one picture."""
+
+    source: Path
+    height: int
+    width: int
+    uncovered: int
+    instances: list[tuple[int, list[Outline] | Runs]]
+    """Label and area, from back to front."""
+
+    def labels(self) -> Labels:
+        """Draw the label map; :class:`SctnetError` for a run-length code that does not fit."""
+        canvas = Canvas(self.height, self.width, self.uncovered)
+        for label, area in self.instances:
+            if isinstance(area, Runs):
+                canvas.pixels(label, self._covered(area))
+                continue
+            for outline in area:
+                canvas.polygon(label, list(zip(outline[::2], outline[1::2], strict=True)))
+        return canvas.labels()
+
+    def _covered(self, runs: Runs) -> Bool[np.ndarray, "h w"]:
+        if runs.size != (self.height, self.width):
+            raise SctnetError(
+                f"{self.source}: a run-length code of {runs.size[1]} x {runs.size[0]} "
+                f"for a picture of {self.width} x {self.height}: export it again"
+            )
+        try:
+            return decode_runs(runs)
+        except ValueError as error:
+            raise SctnetError(f"{self.source}: {error}: export it again") from error
+
+
+def find_instances(
+    path: Path, image_folder: Path, split: str, names: LabelNames
+) -> dict[Files, DrawnPicture]:
+    """Return the pictures that a file of instances lists, in its order, and how to draw them.
+
+    Their masks bear the file's and the picture's name; there is no such file. Raises
+    :class:`SctnetError` for a file that is none, a category that is not a class, and a picture
+    that is missing or listed twice.
+    """
+    file = read_json(path, _INSTANCES, "a COCO file of instances")
+    areas = _areas_by_picture(file, names, path)
+    found: dict[Files, DrawnPicture] = {}
+    for picture in file.images:
+        require_size(path, picture.height, picture.width)
+        name = _safe_name(picture.file_name, path)
+        files = Files(f"{split}/{name}", image_folder / name, path / name)
+        if files in found:
+            raise SctnetError(f"{path}: the picture {name} is listed twice: keep one of them")
+        if not files.image.is_file():
+            raise SctnetError(f"{path}: the picture {files.image} is missing: put it there")
+        instances = areas.pop(picture.id, [])
+        found[files] = DrawnPicture(path, picture.height, picture.width, names.uncovered, instances)
+    if areas:
+        raise SctnetError(
+            f"{path}: there is no picture of number {next(iter(areas))}, which an annotation has, "
+            "or two pictures share it: export it again"
+        )
+    return found
+
+
+def _areas_by_picture(
+    file: _InstancesFile, names: LabelNames, path: Path
+) -> dict[int, list[tuple[int, list[Outline] | Runs]]]:
+    name_of_category = {category.id: category.name for category in file.categories}
+    areas: dict[int, list[tuple[int, list[Outline] | Runs]]] = {}
+    for item in file.annotations:
+        if item.category_id not in name_of_category:
+            raise SctnetError(
+                f"{path}: there is no category {item.category_id}, which an annotation has: "
+                "export it again"
+            )
+        area = item.segmentation
+        if not isinstance(area, Runs) and any(len(outline) % 2 for outline in area):
+            raise SctnetError(f"{path}: a polygon has an x without a y: export it again")
+        label = names.label(name_of_category[item.category_id], path)
+        areas.setdefault(item.image_id, []).append((label, area))
+    return areas
+
+
+def _safe_name(file_name: str, path: Path) -> str:
+    name = PurePosixPath(file_name.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise SctnetError(
+            f"{path}: {file_name!r} is no place below the folder of images: write a relative path"
+        )
+    return name.as_posix()
+
+
+def decode_runs(runs: Runs) -> Bool[np.ndarray, "h w"]:
+    """Return which pixels a run-length code covers; ValueError where it does not fill its size."""
+    height, width = runs.size
+    counts = decode_counts(runs.counts) if isinstance(runs.counts, str) else runs.counts
+    if min(counts, default=-1) < 0 or sum(counts) != height * width:
+        raise ValueError(f"a run-length code does not fill its {width} x {height} pixels")
+    covered = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return covered.reshape(width, height).T
+
+
+def decode_counts(text: str) -> list[int]:
+    """Return the run lengths of a compressed code, as COCO's ``maskApi.c`` writes it.
+
+    Each character holds, above 48, five bits of a number, lowest first, and 32 if more follow; the
+    last one's highest bit is the sign. From the fourth on, a number is the difference to the
+    length two places before. Raises ValueError for a code cut short or of other characters.
+    """
+    lengths: list[int] = []
+    digits: list[int] = []
+    for character in text:
+        digits.append(ord(character) - 48)
+        if not 0 <= digits[-1] < 64 or len(digits) > 7:
+            raise ValueError(f"a run-length code holds {character!r} where it cannot")
+        if digits[-1] & 32:
+            continue
+        number = sum((digit & 31) << 5 * place for place, digit in enumerate(digits))
+        number -= (digits[-1] & 16) << 5 * len(digits) - 4
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        digits = []
+    if digits:
+        raise ValueError("a run-length code is cut short")
+    return lengths
