@@ -25,28 +25,50 @@ def evaluate(
     sheet: Annotated[
         int, typer.Option(min=0, help="Draw this many pictures with truth and prediction.")
     ] = 0,
+    save_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--save-predictions",
+            help="Write every label map into predictions, in the codes of the data's publishers.",
+        ),
+    ] = False,
 ) -> None:
     """Score a model: mIoU, IoU by class, pixel and mean accuracy, speed.
 
     Labels are compared at their original size, in one scale. Writes scores.json, confusion.png and,
-    with --sheet, sheet.png.
+    with --sheet, sheet.png. A split whose labels are not published can only be given
+    --save-predictions, for the publishers' server.
     """
     from rich.console import Console
 
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.opening import open_dataset
-    from sctnet.inference.scoring import CONFUSION_FILE, SCORES_FILE, SHEET_FILE, score
+    from sctnet.inference.predictions import PREDICTIONS_FOLDER, predict_split
+    from sctnet.inference.scoring import (
+        CONFUSION_FILE,
+        SCORES_FILE,
+        SHEET_FILE,
+        require_same_classes,
+        score,
+    )
     from sctnet.inference.segmenter import Segmenter
 
     segmenter = Segmenter(model, device, precision)
     print(f"{model}: {segmenter}")  # noqa: T201
     dataset = open_dataset(data, [split])
     target = out or _default_out(model) / split
-    with counting_progress("scoring", len(dataset)) as progress:
-        evaluation = score(segmenter, dataset, target, batch, sheet, progress)
-    Console().print(scores_table(evaluation))
-    written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else [])]
+    written = [PREDICTIONS_FOLDER] if save_predictions else []
+    if save_predictions and not dataset.labelled:
+        require_same_classes(segmenter, dataset)
+        with counting_progress("predicting", len(dataset)) as progress:
+            predict_split(segmenter, dataset, target, progress)
+        print(f"{dataset.name} has no published labels: there is nothing to score.")  # noqa: T201
+    else:
+        with counting_progress("scoring", len(dataset)) as progress:
+            evaluation = score(segmenter, dataset, target, batch, sheet, progress, save_predictions)
+        Console().print(scores_table(evaluation))
+        written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else []), *written]
     print(f"Written to {target}: {', '.join(written)}")  # noqa: T201
 
 

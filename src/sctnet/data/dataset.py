@@ -57,6 +57,14 @@ class SegmentationDataset(ABC):
         """Return the picture and its label map, which are of one size."""
         return self.image(index), self.labels(index)
 
+    def require_labels(self) -> None:
+        """Raise :class:`SctnetError` where the labels are the publishers' secret."""
+        if not self.labelled:
+            raise SctnetError(
+                f"{self.name} has no published labels: train and score on another split, "
+                "or write label maps of this one by sctnet eval --save-predictions"
+            )
+
 
 class Files(NamedTuple):
     """One picture of a data set on disk; ``mask`` is where the labels are, or would be."""
@@ -104,11 +112,7 @@ class FileDataset(SegmentationDataset):
 
     @override
     def labels(self, index: int) -> Labels:
-        if not self.labelled:
-            raise SctnetError(
-                f"{self.name} has no published labels: train and score on another split, "
-                "and label this one by sctnet eval --save-predictions"
-            )
+        self.require_labels()
         return self._read_labels(self.files[index].mask)
 
     @override

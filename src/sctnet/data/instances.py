@@ -99,12 +99,16 @@ def find_instances(
     file = read_json(path, _INSTANCES, "a COCO file of instances")
     areas = _areas_by_picture(file, names, path)
     found: dict[Files, DrawnPicture] = {}
+    stems: set[PurePosixPath] = set()
     for picture in file.images:
         require_size(path, picture.height, picture.width)
         name = _safe_name(picture.file_name, path)
         files = Files(f"{split}/{name}", image_folder / name, path / name)
-        if files in found:
-            raise SctnetError(f"{path}: the picture {name} is listed twice: keep one of them")
+        if name.with_suffix("") in stems:
+            raise SctnetError(
+                f"{path}: the picture {name} or another of its stem is listed twice: keep one"
+            )
+        stems.add(name.with_suffix(""))
         if not files.image.is_file():
             raise SctnetError(f"{path}: the picture {files.image} is missing: put it there")
         instances = areas.pop(picture.id, [])
@@ -136,13 +140,13 @@ def _areas_by_picture(
     return areas
 
 
-def _safe_name(file_name: str, path: Path) -> str:
+def _safe_name(file_name: str, path: Path) -> PurePosixPath:
     name = PurePosixPath(file_name.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise SctnetError(
             f"{path}: {file_name!r} is no place below the folder of images: write a relative path"
         )
-    return name.as_posix()
+    return name
 
 
 def decode_runs(runs: Runs) -> Bool[np.ndarray, "h w"]:

@@ -10,6 +10,7 @@ import numpy as np
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
+from sctnet.inference.predictions import PREDICTIONS_FOLDER, save_prediction
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.plots import confusion_picture
@@ -30,14 +31,17 @@ def score(
     batch_size: int = 1,
     sheet_pictures: int = 0,
     progress: Callable[[int], None] | None = None,
+    save_predictions: bool = False,
 ) -> Evaluation:
     """Score a segmenter and write scores.json, confusion.png and, where asked for, sheet.png.
 
     The sheet shows ``sheet_pictures`` pictures, spread evenly, each beside its truth and its
-    prediction. Raises :class:`SctnetError` where the model and the data set have other classes,
-    and for a folder that cannot be written.
+    prediction; ``save_predictions`` writes all label maps into ``predictions``, in the data set's
+    own codes. Raises :class:`SctnetError` where the model and the data set have other classes,
+    for a data set without labels, and for a folder that cannot be written.
     """
-    _require_same_classes(segmenter, dataset)
+    require_same_classes(segmenter, dataset)
+    dataset.require_labels()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,6 +52,9 @@ def score(
     def keep(index: int, prediction: LabelMap) -> None:
         if index in shown:
             predictions[index] = prediction
+        if save_predictions:
+            folder = out / PREDICTIONS_FOLDER
+            save_prediction(dataset, index, prediction, segmenter.colours, folder)
 
     evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress)
     scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size), indent=2)
@@ -93,7 +100,8 @@ def _evenly_spread(count: int, total: int) -> set[int]:
     return {round(number) for number in np.linspace(0, total - 1, count)} if count else set()
 
 
-def _require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
+def require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
+    """Raise :class:`SctnetError` unless model and data set have the same classes in one order."""
     ours, theirs = len(segmenter.classes), len(dataset.classes)
     if ours != theirs:
         raise SctnetError(
