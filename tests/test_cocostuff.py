@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from sctnet.cli.prepare import prepare
 from sctnet.data import cocostuff
 from sctnet.data.opening import open_dataset
 from sctnet.data.preparing import PreparedLabels, prepare_cocostuff
@@ -154,3 +157,17 @@ def test_missing_files_are_told(root: Path) -> None:
     Image.fromarray(np.full((14, 14), 171, np.uint8)).save(root / "labels" / f"{TRAIN[0]}.png")
     with pytest.raises(SctnetError, match=r"1\.png: the value 171 is unknown"):
         open_dataset(root, ["train"]).labels(0)
+
+
+def test_command_prepares_and_names_what_failed(root: Path) -> None:
+    app = typer.Typer()
+    app.command()(prepare)
+    (root / "annotations" / f"{TRAIN[0]}.mat").write_text("not a .mat")
+    result = CliRunner().invoke(app, [str(root)])
+    assert result.exit_code == 1
+    assert "2 label maps written, 0 were there, 1 failed" in result.output
+    assert "1.mat: not a whole COCO-Stuff annotation" in result.stderr
+    write_mat(root, TRAIN[0], VALUES)
+    result = CliRunner().invoke(app, [str(root)])
+    assert (result.exit_code, "1 label maps written, 2 were there" in result.output) == (0, True)
+    assert len(open_dataset(root, ["train", "test"])) == 3
