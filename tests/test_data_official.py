@@ -102,6 +102,7 @@ def test_cityscapes_with_coarse_labels(tmp_path: Path, split: str, folder: str) 
         cityscapes_mask(tmp_path, np.full((16, 16), 8, np.uint8), "train")
         both = open_dataset(tmp_path, ["train", "train_coarse"])
         assert [int(both.labels(i)[0, 0]) for i in range(2)] == [1, 0]
+        assert both.item_name(0) != both.item_name(1)
     assert (open_dataset(tmp_path, [split]).labels(0) == 0).all()
 
 

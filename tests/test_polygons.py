@@ -1,6 +1,8 @@
 """Labels as outlines: LabelMe's files and COCO's instances, in a described data set."""
 
 import json
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ points = st.tuples(coordinates, coordinates)
 @given(st.lists(points, min_size=3, max_size=3))
 @settings(deadline=None, max_examples=200)
 def test_polygon_is_filled_where_opencv_says(outline: list[tuple[float, float]]) -> None:
-    """Pixels more than one from the outline are in or out, whatever the rule for the edge."""
+    """Pixels more than two from the outline are in or out, whatever the rule for the edge."""
     canvas = Canvas(HEIGHT, WIDTH, 0)
     canvas.polygon(1, outline)
     drawn = canvas.labels()
@@ -40,7 +42,7 @@ def test_polygon_is_filled_where_opencv_says(outline: list[tuple[float, float]])
     for row in range(HEIGHT):
         for column in range(WIDTH):
             distance = cv2.pointPolygonTest(contour, (column, row), True)
-            if abs(distance) > 1.5:
+            if abs(distance) > 2:
                 assert drawn[row, column] == (distance > 0)
 
 
@@ -178,6 +180,24 @@ def test_labelme_shapes_are_drawn_in_order(tmp_path: Path) -> None:
     assert (labels[~circle] == expected[~circle]).all()
 
 
+def png(values: np.ndarray) -> str:
+    content = BytesIO()
+    Image.fromarray(values).save(content, format="PNG")
+    return b64encode(content.getvalue()).decode()
+
+
+def test_labelme_masks(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    ring = np.array([[1, 1, 1], [1, 0, 1]], np.uint8)
+    first = shape("car", [[4, 2], [6, 3]], "mask") | {"mask": png(ring)}
+    second = shape("tree", [[28, 19], [31, 21]], "mask") | {"mask": png(np.ones((3, 4), bool))}
+    labelme(tmp_path / "masks" / "a.json", first, second)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[2:4, 4:7] = ring
+    expected[19:, 28:] = 2
+    assert (described(tmp_path).labels(0) == expected).all()
+
+
 def test_what_no_shape_covers(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.png")
     labelme(tmp_path / "masks" / "a.json", shape("car"))
@@ -204,8 +224,17 @@ def test_labelme_files_beside_their_pictures_and_beside_masks(tmp_path: Path) ->
     ("shapes", "changes", "sentence"),
     [
         pytest.param([shape("cat")], {}, "the label 'cat' is not a class: .*ignored_labels"),
-        pytest.param([shape("car", SQUARE, "line")], {}, "'car' is a line: draw polygon, rect"),
+        pytest.param(
+            [shape("car", SQUARE, "line")], {}, "'car' is a line: draw one of polygon, rect"
+        ),
         pytest.param([shape("car", SQUARE[:2])], {}, "a polygon of 'car' has 2 points"),
+        pytest.param([shape("car", SQUARE[:2], "mask")], {}, "mask of a 'car': the file is empty"),
+        pytest.param(
+            [shape("car", SQUARE[:2], "mask") | {"mask": "?"}], {}, "mask of a 'car': not in base64"
+        ),
+        pytest.param(
+            [shape("car", SQUARE[:2], "mask") | {"mask": "AAAA"}], {}, "of a 'car': not an image"
+        ),
         pytest.param([shape("car", SQUARE, "circle")], {}, "a circle of 'car' has 4 points"),
         pytest.param([shape("car", [[1, 2, 3]] * 3)], {}, r"shapes\.0\.points\.0: Tuple"),
         pytest.param([shape("car", [[1e30, 0]] * 3)], {}, r"shapes\.0\.points\.0\.0: Input"),

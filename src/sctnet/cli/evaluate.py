@@ -44,12 +44,12 @@ def evaluate(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.opening import open_dataset
-    from sctnet.inference.predictions import PREDICTIONS_FOLDER, predict_split
     from sctnet.inference.scoring import (
         CONFUSION_FILE,
+        PREDICTIONS_FOLDER,
         SCORES_FILE,
         SHEET_FILE,
-        require_same_classes,
+        predict_split,
         score,
     )
     from sctnet.inference.segmenter import Segmenter
@@ -60,7 +60,6 @@ def evaluate(
     target = out or _default_out(model) / split
     written = [PREDICTIONS_FOLDER] if save_predictions else []
     if save_predictions and not dataset.labelled:
-        require_same_classes(segmenter, dataset)
         with counting_progress("predicting", len(dataset)) as progress:
             predict_split(segmenter, dataset, target, progress)
         print(f"{dataset.name} has no published labels: there is nothing to score.")  # noqa: T201

@@ -93,18 +93,18 @@ def _find_files(root: Path, split: str) -> list[Files]:
     folder, kind = _FOLDERS[split]
     images = root / "leftImg8bit" / folder
     return [
-        _files_of(image, root / kind / folder, kind)
+        _files_of(split, image, root / kind / folder, kind)
         for image in find_pictures(images, "*/*_leftImg8bit.png")
     ]
 
 
-def _files_of(image: Path, masks: Path, kind: str) -> Files:
+def _files_of(split: str, image: Path, masks: Path, kind: str) -> Files:
     city, frame = image.parent.name, image.name.removesuffix("_leftImg8bit.png")
     mask = masks / city / f"{frame}_{kind}_labelIds.png"
     of_train_ids = masks / city / f"{frame}_{kind}{_TRAIN_IDS_END}"
     if not mask.is_file() and of_train_ids.is_file():
         mask = of_train_ids
-    return Files(f"{masks.name}/{city}/{image.name}", image, mask)
+    return Files(f"{split}/{city}/{image.name}", image, mask)
 
 
 def _read_labels(path: Path) -> Labels:

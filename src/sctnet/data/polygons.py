@@ -1,22 +1,25 @@
 """Labels drawn as shapes: from outlines to label maps, and LabelMe's files of them.
 
 Pixels are set as LabelMe's own exporter sets them, by Pillow's ``ImageDraw``: the point (x, y) lies
-on the pixel of column x and row y, and a shape covers what its outline runs through and encloses.
+on the pixel of column x and row y, and a shape covers what its outline runs through and encloses
+(at a sharp tip up to two pixels more).
 Of shapes that overlap the later one counts. What no shape covers is ``background`` where that is
 a class, and ignored elsewhere.
 """
 
 import math
+from base64 import b64decode
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from sctnet.data.dataset import IGNORE, Labels
-from sctnet.data.images import MAXIMUM_PIXELS
+from sctnet.data.images import MAXIMUM_PIXELS, decode_image
 from sctnet.errors import SctnetError
 
 BACKGROUND = "background"
@@ -72,9 +75,11 @@ class Canvas:
         box = (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)
         self._draw.ellipse(box, fill=label, outline=label)
 
-    def pixels(self, label: int, covered: np.ndarray) -> None:
-        """Fill the pixels where ``covered`` (H x W) is true."""
-        self._draw.bitmap((0, 0), Image.fromarray(covered.astype(np.uint8) * 255), fill=label)
+    def pixels(
+        self, label: int, covered: Bool[np.ndarray, "h w"], corner: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Fill the pixels where ``covered`` is true; ``corner`` is where its first one lies."""
+        self._draw.bitmap(corner, Image.fromarray(covered.astype(np.uint8) * 255), fill=label)
 
     def labels(self) -> Labels:
         """Return what was drawn."""
@@ -85,6 +90,8 @@ class _Shape(BaseModel):
     label: str
     points: list[Point]
     shape_type: str = "polygon"
+    mask: str | None = None
+    """Of a mask: a PNG in base64, which lies between the two points."""
 
 
 class _LabelMeFile(BaseModel):
@@ -94,7 +101,8 @@ class _LabelMeFile(BaseModel):
 
 
 _LABELME = TypeAdapter(_LabelMeFile)
-_POINTS = {"polygon": range(3, 1 << 30), "rectangle": range(2, 3), "circle": range(2, 3)}
+_TWO = range(2, 3)
+_POINTS = {"polygon": range(3, 1 << 30), "rectangle": _TWO, "circle": _TWO, "mask": _TWO}
 
 
 def read_labelme(names: LabelNames, path: Path) -> Labels:
@@ -107,24 +115,40 @@ def read_labelme(names: LabelNames, path: Path) -> Labels:
     require_size(path, file.height, file.width)
     canvas = Canvas(file.height, file.width, names.uncovered)
     for shape in file.shapes:
-        label, kind = names.label(shape.label, path), shape.shape_type
-        if kind not in _POINTS:
-            raise SctnetError(
-                f"{path}: a shape of {shape.label!r} is a {kind}: "
-                f"draw {', '.join(_POINTS)}, or give its mask as a PNG"
-            )
-        if len(shape.points) not in _POINTS[kind]:
-            raise SctnetError(
-                f"{path}: a {kind} of {shape.label!r} has {len(shape.points)} points: "
-                "correct it in LabelMe"
-            )
-        if kind == "polygon":
-            canvas.polygon(label, shape.points)
-        elif kind == "rectangle":
-            canvas.rectangle(label, *shape.points)
-        else:
-            canvas.circle(label, *shape.points)
+        _draw(shape, canvas, names.label(shape.label, path), path)
     return canvas.labels()
+
+
+def _draw(shape: _Shape, canvas: Canvas, label: int, path: Path) -> None:
+    kind, points = shape.shape_type, shape.points
+    if kind not in _POINTS:
+        raise SctnetError(
+            f"{path}: a shape of {shape.label!r} is a {kind}: draw one of {', '.join(_POINTS)}"
+        )
+    if len(points) not in _POINTS[kind]:
+        raise SctnetError(
+            f"{path}: a {kind} of {shape.label!r} has {len(points)} points: correct it in LabelMe"
+        )
+    if kind == "polygon":
+        canvas.polygon(label, points)
+    elif kind == "rectangle":
+        canvas.rectangle(label, *points)
+    elif kind == "circle":
+        canvas.circle(label, *points)
+    else:
+        column, row = points[0]
+        canvas.pixels(label, _covered(shape, path), (round(column), round(row)))
+
+
+def _covered(shape: _Shape, path: Path) -> Bool[np.ndarray, "h w"]:
+    name = f"{path}, the mask of a {shape.label!r}"
+    try:
+        picture = decode_image(b64decode(shape.mask or "", validate=True), name)
+    except ValueError as error:  # binascii's own is one
+        if isinstance(error, SctnetError):
+            raise
+        raise SctnetError(f"{name}: not in base64: save it again in LabelMe") from error
+    return picture[..., 0] > 0
 
 
 def read_json(path: Path, adapter: TypeAdapter[T], what: str) -> T:

@@ -1,6 +1,5 @@
-"""Label maps of a whole split in the publishers' codes, as their servers take them."""
+"""Label maps in the codes of a data set's publishers, as their servers take them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,7 @@ from jaxtyping import Integer
 
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import Colour, save_label_map
-
-PREDICTIONS_FOLDER = "predictions"
 
 
 def save_prediction(
@@ -36,20 +32,3 @@ def save_prediction(
     except OSError as error:
         raise SctnetError(f"{file.parent}: cannot be written ({error.strerror})") from error
     save_label_map(np.array(raw_values, np.uint8).take(labels), palette, file)
-
-
-def predict_split(
-    segmenter: Segmenter,
-    dataset: SegmentationDataset,
-    out: Path,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Label every picture of a data set, which needs no labels of its own, into ``predictions``.
-
-    ``progress`` receives the number of pictures done so far.
-    """
-    for index in range(len(dataset)):
-        (labels,) = segmenter.predict_labels([dataset.image(index)])
-        save_prediction(dataset, index, labels, segmenter.colours, out / PREDICTIONS_FOLDER)
-        if progress is not None:
-            progress(index + 1)

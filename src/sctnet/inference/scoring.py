@@ -1,4 +1,4 @@
-"""Scoring a segmenter, and the files that say how it did."""
+"""Scoring a segmenter, the files that say how it did, and label maps for others to score."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
-from sctnet.inference.predictions import PREDICTIONS_FOLDER, save_prediction
+from sctnet.inference.predictions import save_prediction
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.plots import confusion_picture
@@ -20,6 +20,7 @@ from sctnet.provenance import environment
 from sctnet.weights import write_text
 
 SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet.png"
+PREDICTIONS_FOLDER = "predictions"
 
 PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
 
@@ -40,7 +41,7 @@ def score(
     own codes. Raises :class:`SctnetError` where the model and the data set have other classes,
     for a data set without labels, and for a folder that cannot be written.
     """
-    require_same_classes(segmenter, dataset)
+    _require_same_classes(segmenter, dataset)
     dataset.require_labels()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,25 @@ def score(
     if predictions:
         write_picture(_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
     return evaluation
+
+
+def predict_split(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    out: Path,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write the label maps that ``score`` would into ``predictions``, and need no labels.
+
+    ``progress`` receives the number of pictures done so far. Raises :class:`SctnetError` where
+    the model and the data set have other classes, and for a folder that cannot be written.
+    """
+    _require_same_classes(segmenter, dataset)
+    for index in range(len(dataset)):
+        (labels,) = segmenter.predict_labels([dataset.image(index)])
+        save_prediction(dataset, index, labels, segmenter.colours, out / PREDICTIONS_FOLDER)
+        if progress is not None:
+            progress(index + 1)
 
 
 def _report(
@@ -100,8 +120,7 @@ def _evenly_spread(count: int, total: int) -> set[int]:
     return {round(number) for number in np.linspace(0, total - 1, count)} if count else set()
 
 
-def require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
-    """Raise :class:`SctnetError` unless model and data set have the same classes in one order."""
+def _require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
     ours, theirs = len(segmenter.classes), len(dataset.classes)
     if ours != theirs:
         raise SctnetError(
