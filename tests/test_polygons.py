@@ -343,8 +343,9 @@ def test_splits_of_masks_and_of_polygons_join(instances: Path) -> None:
 
 BIG = {"size": [HEIGHT, WIDTH + 1], "counts": [0, 620]}
 SHORT = {"size": [HEIGHT, WIDTH], "counts": [0, 620]}
-TWICE = [
-    {"id": n, "file_name": f"a.{e}", "height": 9, "width": 9} for n, e in enumerate(["png"] * 2)
+SAME_STEM = [{"id": number, "file_name": "a.png", "height": 9, "width": 9} for number in (1, 2)]
+SAME_NUMBER = [
+    {"id": 1, "file_name": name, "height": 9, "width": 9} for name in ("a.png", "sub/b.png")
 ]
 
 
@@ -360,7 +361,8 @@ TWICE = [
         pytest.param({"annotations": [annotation(3, 4, None)]}, "not a COCO file", id="none"),
         pytest.param({"annotations": [annotation(3, 4, BIG)]}, "code of 31 x 20", id="size"),
         pytest.param({"annotations": [annotation(3, 4, SHORT)]}, "does not fill", id="runs"),
-        pytest.param({"images": TWICE}, "is listed twice", id="twice"),
+        pytest.param({"images": SAME_STEM}, "two pictures have the stem a:", id="stem"),
+        pytest.param({"images": SAME_NUMBER}, "two pictures have the number 1:", id="number"),
         pytest.param(
             {"images": [{"id": 1, "file_name": "../a.png", "height": 9, "width": 9}]},
             "no place below",

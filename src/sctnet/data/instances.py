@@ -94,29 +94,30 @@ def find_instances(
 
     Their masks bear the file's and the picture's name; there is no such file. Raises
     :class:`SctnetError` for a file that is none, a category that is not a class, and a picture
-    that is missing or listed twice.
+    that is missing, or shares its number or stem with another.
     """
     file = read_json(path, _INSTANCES, "a COCO file of instances")
     areas = _areas_by_picture(file, names, path)
     found: dict[Files, DrawnPicture] = {}
-    stems: set[PurePosixPath] = set()
+    seen: set[int | PurePosixPath] = set()
     for picture in file.images:
         require_size(path, picture.height, picture.width)
         name = _safe_name(picture.file_name, path)
         files = Files(f"{split}/{name}", image_folder / name, path / name)
-        if name.with_suffix("") in stems:
-            raise SctnetError(
-                f"{path}: the picture {name} or another of its stem is listed twice: keep one"
-            )
-        stems.add(name.with_suffix(""))
+        for key, what in ((picture.id, "number"), (name.with_suffix(""), "stem")):
+            if key in seen:
+                raise SctnetError(
+                    f"{path}: two pictures have the {what} {key}: keep one, or export it again"
+                )
+            seen.add(key)
         if not files.image.is_file():
             raise SctnetError(f"{path}: the picture {files.image} is missing: put it there")
         instances = areas.pop(picture.id, [])
         found[files] = DrawnPicture(path, picture.height, picture.width, names.uncovered, instances)
     if areas:
         raise SctnetError(
-            f"{path}: there is no picture of number {next(iter(areas))}, which an annotation has, "
-            "or two pictures share it: export it again"
+            f"{path}: there is no picture of number {next(iter(areas))}, which an annotation has: "
+            "export it again"
         )
     return found
 
