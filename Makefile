@@ -13,6 +13,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "sctnet needs Python 3.11 or newer; name it: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# The Cityscapes authors' scorer asks for a backport of typing that today's Python cannot bear.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+	  cityscapesscripts pyquaternion appdirs
 	@touch $@
 
 # make demo: a tiny network learns drawn streets. make demo IMAGES=folder: the bundled model on yours.

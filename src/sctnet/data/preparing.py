@@ -74,7 +74,7 @@ def prepare_cocostuff(
 
 def _scipy_readers() -> tuple[Callable[..., Any], Callable[..., Any]]:
     try:
-        from scipy.io import loadmat, whosmat  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise SctnetError(
             'reading .mat files needs SciPy: pip install "sctnet[cocostuff]"'
