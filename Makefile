@@ -46,6 +46,7 @@ test-all: lint
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/fusing.py
+	$(BIN)/python benchmarks/alignment_step.py
 	$(BIN)/python tools/readme_figures.py
 
 clean:

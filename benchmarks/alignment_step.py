@@ -1,0 +1,113 @@
+"""Time and peak memory of a training step with and without alignment (SIAM), on random pictures.
+
+    python benchmarks/alignment_step.py [--steps N]
+
+Each case runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from sctnet.data.augmentation import Sample
+from sctnet.models import create_model
+from sctnet.provenance import environment
+from sctnet.training.alignment import Alignment
+from sctnet.training.recipe import AlignmentRecipe, Recipe, load_recipe
+from sctnet.training.schedule import build_optimizer
+from sctnet.training.task import SegmentationTask
+from sctnet.training.teachers import NetworkTeacher
+from sctnet.weights import write_text
+
+RESULTS = Path(__file__).parents[1] / "results"
+CLASSES = tuple(f"class {number}" for number in range(19))
+CASES = [
+    # recipe, images, crop (height, width), teacher, precision
+    ("camvid/sctnet-s_360x480", 8, (360, 480), "efficientnet-lite2", "bf16"),
+    ("cityscapes/sctnet-s_seg50", 2, (512, 1024), "segformer-b2", "fp32"),
+    ("cityscapes/sctnet-b_seg100", 1, (1024, 1024), "segformer-b3", "fp32"),
+]
+
+
+def measure(
+    recipe: Recipe, images: int, crop: tuple[int, int], teacher: str, precision: str, steps: int
+) -> dict[str, float]:
+    """Return the median seconds of a step and the peak memory of this process in GiB."""
+    torch.manual_seed(0)
+    fabric = Fabric(precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision])
+    model = create_model(recipe.model.variant, len(CLASSES)).to(memory_format=torch.channels_last)
+    alignment = None
+    if teacher:
+        network = create_model(teacher, len(CLASSES))
+        chosen = AlignmentRecipe(teacher=teacher)
+        alignment = Alignment(chosen, NetworkTeacher(network, CLASSES), model.widths)
+    outside = [] if alignment is None else alignment.learned_parameters()
+    task = SegmentationTask(model, recipe.preparation, recipe.loss, None, alignment)
+    task, optimizer = fabric.setup(task, build_optimizer(model, recipe.optimizer, outside))
+    batch = Sample(
+        torch.randint(0, 256, (images, 3, *crop)).to(torch.uint8),
+        torch.randint(0, len(CLASSES), (images, *crop)).to(torch.uint8),
+        torch.tensor([crop] * images),
+    )
+    seconds = []
+    for _ in range(steps + 1):  # one to warm up
+        began = time.perf_counter()
+        fabric.backward(task(batch, torch.tensor(float(batch.labels.numel())))["loss"])
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "seconds_per_step": round(sorted(seconds[1:])[steps // 2], 3),
+        "peak_memory_gib": round(peak, 2),
+    }
+
+
+def main() -> None:
+    """Measure every case and write results/alignment_step.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--case", type=int, help="of the list, in this process (internal)")
+    parser.add_argument("--without", action="store_true", help="the teacher (internal)")
+    arguments = parser.parse_args()
+    if arguments.case is not None:
+        name, images, crop, teacher, precision = CASES[arguments.case]
+        recipe = load_recipe(name)
+        teacher = "" if arguments.without else teacher
+        print(json.dumps(measure(recipe, images, crop, teacher, precision, arguments.steps)))
+        return
+    rows = []
+    for number, (name, images, crop, teacher, precision) in enumerate(CASES):
+        command = [sys.executable, __file__, "--case", str(number), "--steps", str(arguments.steps)]
+        found = {}
+        for key, extra in (("without", ["--without"]), ("with", [])):
+            # S603: this very file, by this very Python.
+            printed = subprocess.run(command + extra, check=True, capture_output=True, text=True)  # noqa: S603
+            found[key] = json.loads(printed.stdout.splitlines()[-1])
+        rows.append(
+            {
+                "student": load_recipe(name).model.variant,
+                "teacher": teacher,
+                "images": images,
+                "crop": crop,
+                "precision": precision,
+                **{f"{key}_alignment": value for key, value in found.items()},
+                "time_ratio": round(
+                    found["with"]["seconds_per_step"] / found["without"]["seconds_per_step"], 2
+                ),
+            }
+        )
+        print(json.dumps(rows[-1]))
+    result = {"cases": rows, **environment()}
+    write_text(RESULTS / "alignment_step.json", json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
