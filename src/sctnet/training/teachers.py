@@ -135,4 +135,7 @@ def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
 
     Raises :class:`SctnetError` for whatever :func:`load_model` refuses.
     """
-    return NetworkTeacher(load_model(folder), load_config(folder).classes).eval()
+    network: SegmentationNetwork = load_model(folder).to(  # type: ignore[call-overload]
+        memory_format=torch.channels_last  # as the student's
+    )
+    return NetworkTeacher(network, load_config(folder).classes).eval()
