@@ -7,22 +7,25 @@ from torch import Tensor, nn
 from sctnet.models.layers import BatchNorm, resize
 
 
-def norm_relu_conv(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
+def norm_relu_conv(in_channels: int, channels: int, kernel: int, bias: bool) -> nn.Sequential:
     """Build the module's one building block: batch norm, ReLU, convolution of the same size."""
     return nn.Sequential(
         BatchNorm(in_channels),
         nn.ReLU(),
-        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2),
+        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=bias),
     )
 
 
 class DAPPM(nn.Module):
     """Context at five scales, from a pixel to the whole image, merged in a cascade.
 
-    Zero padding counts in the average pools, as released.
+    Zero padding counts in the average pools, as released. ``bias`` is that of the convolutions,
+    which DDRNet does without.
     """
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, out_channels: int, bias: bool = True
+    ) -> None:
         super().__init__()
         pools: list[nn.Module] = [
             nn.Identity(),
@@ -32,10 +35,12 @@ class DAPPM(nn.Module):
             nn.AdaptiveAvgPool2d(1),
         ]
         self.pools = nn.ModuleList(pools)
-        self.scales = nn.ModuleList(norm_relu_conv(in_channels, channels, 1) for _ in pools)
-        self.processes = nn.ModuleList(norm_relu_conv(channels, channels, 3) for _ in pools[1:])
-        self.compression = norm_relu_conv(len(pools) * channels, out_channels, 1)
-        self.shortcut = norm_relu_conv(in_channels, out_channels, 1)
+        self.scales = nn.ModuleList(norm_relu_conv(in_channels, channels, 1, bias) for _ in pools)
+        self.processes = nn.ModuleList(
+            norm_relu_conv(channels, channels, 3, bias) for _ in pools[1:]
+        )
+        self.compression = norm_relu_conv(len(pools) * channels, out_channels, 1, bias)
+        self.shortcut = norm_relu_conv(in_channels, out_channels, 1, bias)
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c h w"]:
         """Return the aggregated context."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -13,9 +14,9 @@ from sctnet.models.layers import ResidualBlock
 from sctnet.models.msca import MSCABlock
 
 if TYPE_CHECKING:
-    from sctnet.models.sctnet import SCTNet
+    from sctnet.models.sctnet import SCTNet, SegmentationHead
 
-Network = TypeVar("Network", bound="SCTNet")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def fuse(network: SCTNet) -> SCTNet:
@@ -29,43 +30,61 @@ def fuse(network: SCTNet) -> SCTNet:
     which the norm would move away from zero at the borders; the attention norm of MSCA has two
     readers, that of GFA stands before learned vectors. Fusing twice changes nothing.
     """
-    fused = copy.deepcopy(network).eval()
+    fused = folded_copy(network)
     fused.config = network.config.model_copy(update={"auxiliary_head": False})
     fused.auxiliary_head = None
-    for module in list(fused.modules()):
-        if isinstance(module, nn.Sequential):
-            _fuse_sequential(module)
-        elif isinstance(module, ResidualBlock):
-            module.conv1, module.norm1 = _fold(module.conv1, module.norm1)
-            module.conv2, module.norm2 = _fold(module.conv2, module.norm2)
-        elif isinstance(module, MSCABlock):
-            expand = module.feed_forward.expand
-            module.feed_forward_norm, module.feed_forward.expand = _fold_before(
-                module.feed_forward_norm, expand
-            )
-    fused.head.conv, fused.head.norm2 = _fold(fused.head.conv, fused.head.norm2)
+    fold_head(fused.head)
     return fused
 
 
-def is_fused(network: SCTNet) -> bool:
-    """Say whether :func:`fuse` made this network."""
-    return isinstance(network.head.norm2, nn.Identity)
+def is_fused(network: nn.Module) -> bool:
+    """Say whether no norm stands right behind a convolution of a sequence any more."""
+    return not any(
+        isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)
+        for module in network.modules()
+        if isinstance(module, nn.Sequential)
+        for first, second in pairwise(module)
+    )
 
 
-def _fuse_sequential(modules: nn.Sequential) -> None:
+def folded_copy(network: Network) -> Network:
+    """Return a copy in eval mode; in sequences and blocks of whatever network, norms are folded."""
+    folded = copy.deepcopy(network).eval()
+    for module in list(folded.modules()):
+        if isinstance(module, nn.Sequential):
+            fold_sequential(module)
+        elif isinstance(module, ResidualBlock):
+            module.conv1, module.norm1 = fold(module.conv1, module.norm1)
+            module.conv2, module.norm2 = fold(module.conv2, module.norm2)
+        elif isinstance(module, MSCABlock):
+            expand = module.feed_forward.expand
+            module.feed_forward_norm, module.feed_forward.expand = fold_before(
+                module.feed_forward_norm, expand
+            )
+    return folded
+
+
+def fold_head(head: SegmentationHead) -> None:
+    """Fold the second norm; a ReLU keeps the first."""
+    head.conv, head.norm2 = fold(head.conv, head.norm2)
+
+
+def fold_sequential(modules: nn.Sequential) -> None:
+    """Fold every norm that follows a convolution."""
     for index in range(len(modules) - 1):
         first, second = modules[index], modules[index + 1]
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-            modules[index], modules[index + 1] = _fold(first, second)
+            modules[index], modules[index + 1] = fold(first, second)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """Fold a norm into the convolution before it; what is no batch norm stays."""
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def _fold_before(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
+def fold_before(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
     """Fold a norm into the 1x1 convolution after it: W (s x + t) + b = (W s) x + (W t + b)."""
     if not isinstance(norm, nn.BatchNorm2d):
         return norm, conv

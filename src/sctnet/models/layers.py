@@ -49,23 +49,28 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al. 2016).
 
     A stride above 1 or a change of width makes the shortcut a 1x1 convolution. Without
-    ``final_relu`` the sum leaves unrectified.
+    ``final_relu`` the sum leaves unrectified; ``bias`` is that of the convolutions.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int = 1, final_relu: bool = True
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        final_relu: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=bias)
         self.norm1: nn.Module = BatchNorm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
         self.norm2: nn.Module = BatchNorm(channels)
         self.relu = nn.ReLU()
         self.final_relu = nn.ReLU() if final_relu else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride), BatchNorm(channels)
+                nn.Conv2d(in_channels, channels, 1, stride, bias=bias), BatchNorm(channels)
             )
 
     def forward(self, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:

@@ -9,7 +9,7 @@ from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.layers import BatchNorm, DropPath
 
 STRIPES = (7, 11, 21)
-EXPANSION = 10
+TABLE_4_EXPANSION = 10
 """SegNeXt widens its feed-forward network 8 times in early stages and 4 times in late ones, which
 gives 17.1 M or less; 10 lands near the 19.8 M parameters that Table 4 prints."""
 LAYER_SCALE = 1e-2
@@ -47,9 +47,9 @@ class MultiScaleConvolutionalAttention(nn.Module):
 class DepthwiseFeedForward(nn.Module):
     """1x1, depthwise 3x3, GELU, 1x1."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
-        hidden = EXPANSION * channels
+        hidden = expansion * channels
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.depthwise = _depthwise(hidden, 3, 3)
         self.squeeze = nn.Conv2d(hidden, channels, 1)
@@ -63,15 +63,15 @@ class DepthwiseFeedForward(nn.Module):
 class MSCABlock(nn.Module):
     """Pre-norm residual branches with a learned scale per channel, started at 0.01."""
 
-    def __init__(self, channels: int, config: SCTNetConfig) -> None:
+    def __init__(self, channels: int, expansion: int, drop_path: float) -> None:
         super().__init__()
         self.attention_norm = BatchNorm(channels)
         self.attention = MultiScaleConvolutionalAttention(channels)
         self.attention_scale = nn.Parameter(torch.full((channels, 1, 1), LAYER_SCALE))
         self.feed_forward_norm: nn.Module = BatchNorm(channels)
-        self.feed_forward = DepthwiseFeedForward(channels)
+        self.feed_forward = DepthwiseFeedForward(channels, expansion)
         self.feed_forward_scale = nn.Parameter(torch.full((channels, 1, 1), LAYER_SCALE))
-        self.drop_path = DropPath(config.drop_path)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Apply both branches; the attention has a shortcut of its own around the projections."""
@@ -81,3 +81,8 @@ class MSCABlock(nn.Module):
         mixed = self.feed_forward(self.feed_forward_norm(x))
         y: Tensor = x + self.drop_path(self.feed_forward_scale * mixed)
         return y
+
+
+def msca_block(channels: int, config: SCTNetConfig) -> MSCABlock:
+    """Build the block of Table 4."""
+    return MSCABlock(channels, TABLE_4_EXPANSION, config.drop_path)

@@ -12,7 +12,7 @@ from sctnet.models.dappm import DAPPM
 from sctnet.models.fusing import fuse, is_fused
 from sctnet.models.gfa import gfa_block
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
-from sctnet.models.msca import MSCABlock
+from sctnet.models.msca import msca_block
 from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.models.segformer_block import SegFormerBlock
 
@@ -20,15 +20,17 @@ from sctnet.models.segformer_block import SegFormerBlock
 class SegmentationHead(nn.Module):
     """BN, ReLU, 3x3 convolution, BN, ReLU, 1x1 classifier."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, num_classes: int, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.norm1 = BatchNorm(channels)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1 = BatchNorm(in_channels)
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
         self.norm2: nn.Module = BatchNorm(channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(
-        self, x: Float[Tensor, "n c h w"]
+        self, x: Float[Tensor, "n ci h w"]
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature (before its norm) and the logits."""
         feature = self.conv(F.relu(self.norm1(x)))
@@ -65,9 +67,9 @@ class SCTNet(SegmentationNetwork):
             *_context_blocks(config.stage4_block, config.stage4_depth, 8 * c, config),
         )
         self.dappm = DAPPM(8 * c, config.dappm_channels, 2 * c)
-        self.head = SegmentationHead(4 * c, config.num_classes)
+        self.head = SegmentationHead(4 * c, 4 * c, config.num_classes)
         self.auxiliary_head = (
-            SegmentationHead(2 * c, config.num_classes) if config.auxiliary_head else None
+            SegmentationHead(2 * c, 2 * c, config.num_classes) if config.auxiliary_head else None
         )
         self._initialise()
 
@@ -154,5 +156,5 @@ def _context_block(kind: str, channels: int, config: SCTNetConfig) -> nn.Module:
         case "gfa":
             return gfa_block(channels, config)
         case "msca":
-            return MSCABlock(channels, config)
+            return msca_block(channels, config)
     raise SctnetError(f"unknown block kind {kind!r}")

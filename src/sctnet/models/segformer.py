@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
+from sctnet.models.fusing import folded_copy, is_fused
 from sctnet.models.layers import BatchNorm, DropPath, initialise_convolutions, resize
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 from sctnet.models.segformer_block import MixFeedForward
@@ -48,8 +49,8 @@ SEGFORMER_VARIANTS: dict[str, dict[str, Any]] = {
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of every pixel."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Normalise each pixel."""
@@ -173,6 +174,15 @@ class SegFormer(SegmentationNetwork):
     ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
         return self.head.decode(decoder_input)
+
+    def fuse(self) -> "SegFormer":
+        """Return a new inference network, the head's norms folded into its convolutions."""
+        return folded_copy(self)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether :meth:`fuse` made this network."""
+        return is_fused(self)
 
     def _initialise(self) -> None:
         initialise_convolutions(self)
