@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
 from sctnet.models.configuration import VARIANTS, SCTNetConfig
+from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
+from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
 
 
 class Family(NamedTuple):
@@ -25,6 +27,8 @@ FAMILIES = (
     Family(SCTNet, SCTNetConfig, VARIANTS),
     Family(SegFormer, SegFormerConfig, SEGFORMER_VARIANTS),
     Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
+    Family(DDRNet, DDRNetConfig, DDRNET_VARIANTS),
+    Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
 )
 
 

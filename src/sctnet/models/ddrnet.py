@@ -1,0 +1,172 @@
+"""DDRNet (Pan et al. 2022): two branches that inform each other, a row of Table 5.
+
+As the authors' code computes it. Only the stem and the classifiers have biases. Maps are resized to
+the size of those that they are added to, so that any size of image works.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sctnet.models.dappm import DAPPM
+from sctnet.models.fusing import fold_head, folded_copy, is_fused
+from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
+from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.sctnet import SegmentationHead
+
+
+class DDRNetConfig(NetworkConfig):
+    """Everything that decides the architecture of a DDRNet-23.
+
+    The high-resolution branch stays twice as wide as the stem; the other one doubles its width in
+    every stage.
+    """
+
+    base_channels: int = Field(ge=4)
+    dappm_channels: int = Field(default=128, ge=4)
+    head_channels: int = Field(ge=4)
+    auxiliary_head: bool = True
+
+
+DDRNET_VARIANTS: dict[str, dict[str, Any]] = {
+    "ddrnet-23-slim": {"base_channels": 32, "head_channels": 64},
+    "ddrnet-23": {"base_channels": 64, "head_channels": 128},
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution to twice the width, and a 1x1 shortcut; no final ReLU."""
+
+    def __init__(self, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            *_conv_norm(channels, channels, 1),
+            nn.ReLU(),
+            *_conv_norm(channels, channels, 3, stride),
+            nn.ReLU(),
+            *_conv_norm(channels, 2 * channels, 1),
+        )
+        self.shortcut = nn.Sequential(*_conv_norm(channels, 2 * channels, 1, stride))
+
+    def forward(self, x: Float[Tensor, "n c h_in w_in"]) -> Float[Tensor, "n c2 h w"]:
+        """Return shortcut + residual."""
+        y: Tensor = self.residual(x) + self.shortcut(x)
+        return y
+
+
+class BilateralStage(nn.Module):
+    """Both branches go on by two residual blocks, then each adds what the other one has found.
+
+    The high-resolution map is brought down by ``halvings`` stride-2 convolutions, the
+    low-resolution one is compressed and resized.
+    """
+
+    def __init__(self, low_in: int, low: int, high: int, halvings: int) -> None:
+        super().__init__()
+        self.low = _residual_pair(low_in, low, stride=2)
+        self.high = _residual_pair(high, high)
+        self.compression = nn.Sequential(*_conv_norm(low, high, 1))
+        down: list[nn.Module] = []
+        for remaining in reversed(range(halvings)):
+            before = low >> (remaining + 1) if down else high
+            down += [nn.ReLU(), *_conv_norm(before, low >> remaining, 3, 2)]
+        self.down = nn.Sequential(*down)
+
+    def forward(
+        self, low: Float[Tensor, "n ci hi wi"], high: Float[Tensor, "n ch h8 w8"]
+    ) -> tuple[Float[Tensor, "n cl h w"], Float[Tensor, "n ch h8 w8"]]:
+        """Return both unrectified maps."""
+        low, high = self.low(F.relu(low)), self.high(F.relu(high))
+        upwards = resize(self.compression(F.relu(low)), (high.shape[2], high.shape[3]))
+        return low + self.down(high), high + upwards
+
+
+class DDRNet(SegmentationNetwork):
+    """The dual-resolution network: strides 8 and, beside it, 16, 32 and 64.
+
+    Its features: stage 2 is where the branches part, stages 3 and 4 are the low-resolution branch
+    at strides 16 and 32 with what the other branch adds, all unrectified. The stage at stride 64
+    has no counterpart in a teacher. The decoder input is the sum of the high-resolution branch and
+    the resized DAPPM output, the decoder feature what the head's 3x3 convolution makes of it. In
+    training, an auxiliary head sees the high-resolution branch after stage 3.
+    """
+
+    config: DDRNetConfig
+    backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4", "low5", "high5")
+    context_parts = ("dappm",)
+
+    def __init__(self, config: DDRNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, classes = config.base_channels, config.num_classes
+        self.widths = Widths(4 * c, 8 * c, 4 * c, config.head_channels)
+        self.stem = nn.Sequential(*_stem_convolution(3, c), *_stem_convolution(c, c))
+        self.stage1 = _residual_pair(c, c)
+        self.stage2 = _residual_pair(c, 2 * c, stride=2)
+        self.stage3 = BilateralStage(2 * c, 4 * c, high=2 * c, halvings=1)
+        self.stage4 = BilateralStage(4 * c, 8 * c, high=2 * c, halvings=2)
+        self.low5 = Bottleneck(8 * c, stride=2)
+        self.high5 = Bottleneck(2 * c)
+        self.dappm = DAPPM(16 * c, config.dappm_channels, 4 * c, bias=False)
+        self.head = SegmentationHead(4 * c, config.head_channels, classes, bias=False)
+        self.auxiliary_head = (
+            SegmentationHead(2 * c, config.head_channels, classes, bias=False)
+            if config.auxiliary_head
+            else None
+        )
+        initialise_convolutions(self)
+
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
+        """Return all features; logits stay at stride 8."""
+        stage2 = self.stage2(F.relu(self.stage1(self.stem(images))))
+        stage3, high3 = self.stage3(stage2, stage2)
+        stage4, high4 = self.stage4(stage3, high3)
+        context = self.dappm(self.low5(F.relu(stage4)))
+        high5 = self.high5(F.relu(high4))
+        decoder_input = high5 + resize(context, (high5.shape[2], high5.shape[3]))
+        decoder_feature, logits = self.head(decoder_input)
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(high3)[1]
+        return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
+
+    def decode(
+        self, decoder_input: Float[Tensor, "n ci h w"]
+    ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the logits."""
+        feature, logits = self.head(decoder_input)
+        return feature, logits
+
+    def fuse(self) -> "DDRNet":
+        """Return a new inference network: norms folded into convolutions, no auxiliary head.
+
+        The norms of the DAPPM and the head's first one stay: a ReLU follows them.
+        """
+        fused = folded_copy(self)
+        fused.config = self.config.model_copy(update={"auxiliary_head": False})
+        fused.auxiliary_head = None
+        fold_head(fused.head)
+        return fused
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether :meth:`fuse` made this network."""
+        return is_fused(self)
+
+
+def _stem_convolution(in_channels: int, channels: int) -> list[nn.Module]:
+    return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), BatchNorm(channels), nn.ReLU()]
+
+
+def _conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, BatchNorm(channels)]
+
+
+def _residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
+    """Build two blocks, of which the last leaves its sum unrectified."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, channels, stride, bias=False),
+        ResidualBlock(channels, channels, final_relu=False, bias=False),
+    )
