@@ -29,6 +29,13 @@ def train(
         str | None,
         typer.Option(help="Carry the recipe to other pictures: seg50, seg75 or camvid."),
     ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="Train this variant by the recipe: model.variant is set, model.options and "
+            "model.init, which were for another network, are emptied; key=value may fill them."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
@@ -42,7 +49,7 @@ def train(
     from sctnet.cli.progress import training_progress
     from sctnet.training.trainer import train as run
 
-    loaded = _recipe(recipe, settings or [], out, data, scale, resume)
+    loaded = _recipe(recipe, settings or [], out, data, scale, student, resume)
     try:
         with training_progress(loaded.schedule.iterations) as observe:
             folder = run(loaded, out, resume=resume, observe=observe)
@@ -58,6 +65,7 @@ def _recipe(
     out: Path,
     data: str | None,
     scale: str | None,
+    student: str | None,
     resume: bool,
 ) -> "Recipe":
     """Return the named recipe, a resumed run's own, or one chosen from the data."""
@@ -71,7 +79,7 @@ def _recipe(
     if name is None and resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")
     if name is not None:
-        return load_recipe(name, settings, source=data, scale=scale)
+        return load_recipe(name, settings, source=data, scale=scale, student=student)
     if data is None:
         raise SctnetError("train: name a recipe, or data (--data) to choose one for")
     if scale is not None:
@@ -79,4 +87,5 @@ def _recipe(
     recipe, choices = choose_recipe(data)
     for choice in choices:
         print(f"{choice.field} = {choice.value}  ({choice.reason})")  # noqa: T201
-    return adjusted(recipe, settings)
+    of_student = [] if student is None else [f"model.variant={student}"]
+    return adjusted(recipe, [*of_student, *settings])

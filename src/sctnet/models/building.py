@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
@@ -69,6 +70,18 @@ def build(config: NetworkConfig) -> SegmentationNetwork:
     """Return a freshly initialised network, drawn from PyTorch's global generator."""
     network: SegmentationNetwork = _family(config.variant).network(config)
     return network
+
+
+def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
+    """Return a variant as it runs, without an auxiliary head: shapes on the meta device, no values.
+
+    Raises :class:`SctnetError` for an unknown variant and for one whose package is missing.
+    """
+    config = model_configuration(variant, num_classes)
+    if "auxiliary_head" in type(config).model_fields:
+        config = config.model_copy(update={"auxiliary_head": False})
+    with torch.device("meta"):
+        return build(config).eval()
 
 
 def _family(variant: str) -> Family:

@@ -19,6 +19,15 @@ def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
     Biases, norms, activations, pooling and resizing are not counted.
     """
     abstract = copy.deepcopy(model).to("meta").eval()
+    _drop_norms(abstract)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         abstract(torch.empty(1, 3, height, width, device="meta"))
     return int(counter.get_total_flops()) // 2
+
+
+def _drop_norms(model: nn.Module) -> None:
+    """Take out what is not counted, but takes half of the time on the meta device."""
+    for parent in model.modules():
+        for name, module in parent.named_children():
+            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+                setattr(parent, name, nn.Identity())

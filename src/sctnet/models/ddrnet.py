@@ -95,6 +95,7 @@ class DDRNet(SegmentationNetwork):
     """
 
     config: DDRNetConfig
+    logits_stride = 8
     backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4", "low5", "high5")
     context_parts = ("dappm",)
 

@@ -42,6 +42,7 @@ class EfficientNet(SegmentationNetwork):
     """
 
     config: EfficientNetConfig
+    logits_stride = 4
     backbone_parts = ("encoder",)
 
     def __init__(self, config: EfficientNetConfig) -> None:

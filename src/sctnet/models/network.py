@@ -64,6 +64,8 @@ class SegmentationNetwork(nn.Module, ABC):
     config: NetworkConfig
     widths: Widths
 
+    logits_stride: ClassVar[int]
+    """How many pixels of an image a pixel of the logits stands for, in each direction."""
     backbone_parts: ClassVar[tuple[str, ...]]
     """The modules that pretrained weights must fill."""
     context_parts: ClassVar[tuple[str, ...]] = ()

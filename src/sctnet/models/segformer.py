@@ -129,6 +129,7 @@ class SegFormer(SegmentationNetwork):
     """
 
     config: SegFormerConfig
+    logits_stride = 4
     backbone_parts = ("stages",)
 
     def __init__(self, config: SegFormerConfig) -> None:

@@ -107,6 +107,7 @@ class SegNeXt(SegmentationNetwork):
     """
 
     config: SegNeXtConfig
+    logits_stride = 8
     backbone_parts = ("stages",)
 
     def __init__(self, config: SegNeXtConfig) -> None:

@@ -171,13 +171,16 @@ def load_recipe(
     *,
     source: str | None = None,
     scale: str | None = None,
+    student: str | None = None,
 ) -> Recipe:
     """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
 
     ``source`` takes the place of ``data.source``. A recipe may name one ``base`` recipe, shipped
     or a path relative to its own file, whose fields it overrides. A ``scale`` is a shipped set of
-    fields (crop, sizes, schedule) that carries any recipe to other pictures; settings come after
-    it. Raises :class:`SctnetError` that names every wrong key.
+    fields (crop, sizes, schedule) that carries any recipe to other pictures. ``student``, a
+    variant, takes the place of the recipe's model, together with its options and its start, which
+    are for another network. Settings come last. Raises :class:`SctnetError` that names every wrong
+    key.
     """
     path = _find(recipe)
     fields = _read(path)
@@ -196,6 +199,8 @@ def load_recipe(
                 f"--scale: there is no {scale}: choose of {', '.join(shipped_scales())}"
             )
         fields = _merged(fields, _read(_shipped_folder() / "scales" / f"{scale}.yaml"))
+    if student is not None:
+        fields["model"] = {"variant": student}
     for setting in settings:
         fields = _merged(fields, _parsed(setting))
     if source is not None:
