@@ -394,7 +394,14 @@ def test_train_says_what_it_lacks(
 def test_models_and_recipes_are_listed(run: type[Program]) -> None:
     models = run("models")
     assert models.status == 0
-    for shown in ("sctnet-s", "4.65 M", "8.01 G", "119.52 G", "camvid/sctnet-s_360x480"):
+    for shown in (
+        "sctnet-s",
+        "4.65 M",
+        "32.03 G",
+        "119.52 G",
+        "ddrnet-23",
+        "camvid/sctnet-s_360x480",
+    ):
         assert shown in models.out
     listed = run("recipes")
     assert "camvid/sctnet-s_360x480" in listed.out
@@ -419,6 +426,7 @@ def test_train_tells_mistakes(run: type[Program], tmp_path: Path) -> None:
         ("camvid/sctnet-s_360x480", "--data", str(tmp_path)): "is not a known data set",
         ("nowhere.yaml",): "neither a file nor a shipped recipe",
         ("synthetic/sctnet-tiny", "run.speed=2"): "run.speed",
+        ("synthetic/sctnet-tiny", "--student", "resnet"): "unknown variant 'resnet'",
     }
     for arguments, named in cases.items():
         program = run("train", *arguments, "--out", tmp_path / "run")

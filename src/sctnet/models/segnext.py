@@ -31,7 +31,8 @@ class SegNeXtConfig(NetworkConfig):
 
     widths: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
-    decoder_channels: int = Field(default=256, ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    # Two channels a group at least: one value alone, in a 1 x 1 map, has no variance.
+    decoder_channels: int = Field(default=256, ge=2 * NORM_GROUPS, multiple_of=NORM_GROUPS)
     rank: int = Field(default=16, ge=1, description="bases of the factorisation")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifier")
