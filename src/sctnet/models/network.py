@@ -39,7 +39,7 @@ class Features(NamedTuple):
     decoder_input: Float[Tensor, "n ci h w"] | None
     """What the head decides from: of SCTNet, stage 2 beside the resized DAPPM output (8)."""
     decoder_feature: Float[Tensor, "n cf h w"] | None
-    """What the classifier, or the norm before it, reads; of a fused SCTNet, after that norm."""
+    """What the classifier, or the norm before it, reads; after that norm where it is fused."""
     logits: Float[Tensor, "n k h w"]
     """At the size of the decoder feature."""
     auxiliary_logits: Float[Tensor, "n k ha wa"] | None

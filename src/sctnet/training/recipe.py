@@ -22,7 +22,9 @@ class ModelRecipe(_Part):
     """Which network."""
 
     variant: str
-    options: dict[str, Any] = Field(default={}, description="further fields of SCTNetConfig")
+    options: dict[str, Any] = Field(
+        default={}, description="further fields of the variant's configuration"
+    )
     init: str | None = Field(default=None, description="folder or hub id to start from")
 
     @model_validator(mode="after")
