@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, build
+from sctnet.transformers_folder import is_transformers_folder, read_transformers_start
 from sctnet.weights import (
     WEIGHTS_FILE,
     ModelConfig,
@@ -46,14 +47,25 @@ def load_start(
 
     A backbone fills the backbone (and the context module, if it has one); a model fills everything,
     but the classifiers where its classes are others than ``classes``, in name or order, and an
-    auxiliary head that it does not have. The word ``imagenet`` stands for the weights that come
-    with the network's own package. Anything else that does not fit, and a start that is not whole
+    auxiliary head that it does not have. A folder as transformers writes it serves its networks
+    here, whole or as an encoder alone. The word ``imagenet`` stands for the weights that come with
+    the network's own package. Anything else that does not fit, and a start that is not whole
     itself, raises :class:`SctnetError` and changes nothing.
     """
     if str(folder) == IMAGENET:
         origin, tensors = f"{IMAGENET} weights of {model.config.variant}", model.imagenet_weights()
+    elif is_transformers_folder(path := find_model(folder)):
+        origin, tensors = read_transformers_start(model, path, classes)
     else:
-        origin, tensors = _read_start(folder, classes)
+        origin, tensors = _read_start(path, classes)
+    return fill(model, tensors, origin)
+
+
+def fill(model: SegmentationNetwork, tensors: Mapping[str, Tensor], origin: str) -> list[str]:
+    """Fill a model, the backbone wholly, by tensors of its own names; return what stays new.
+
+    Raises :class:`SctnetError` for what does not fit, naming ``origin``, and changes nothing then.
+    """
     if getattr(model, "auxiliary_head", None) is None:
         tensors = {key: value for key, value in tensors.items() if "auxiliary_head" not in key}
     expected = model.state_dict()
@@ -70,11 +82,8 @@ def load_start(
     return new
 
 
-def _read_start(
-    folder: str | os.PathLike[str], classes: Sequence[str]
-) -> tuple[str, dict[str, Tensor]]:
+def _read_start(path: Path, classes: Sequence[str]) -> tuple[str, dict[str, Tensor]]:
     """Return the file of a folder's weights and those that serve for these classes."""
-    path = find_model(folder)
     config = load_config(path)
     file = path / WEIGHTS_FILE
     tensors = read_tensors(file)

@@ -31,6 +31,8 @@ from sctnet.preparation import PreparationConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+"""Of transformers alone: how it prepares images."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 """The models that come with the package, a folder each."""
@@ -246,7 +248,12 @@ def check_tensor(key: str, tensor: Tensor, expected: Tensor, origin: str) -> Non
         raise SctnetError(
             f"{origin}: {key} holds {tensor.dtype}, this network needs {expected.dtype}"
         )
-    if not tensor.to(expected.dtype).isfinite().all():  # as it will be held: 1e39 is too large
+    check_finite(key, tensor.to(expected.dtype), origin)  # as it will be held: 1e39 is too large
+
+
+def check_finite(key: str, tensor: Tensor, origin: str) -> None:
+    """Raise :class:`SctnetError` for values that are no numbers."""
+    if not tensor.isfinite().all():
         raise SctnetError(
             f"{origin}: {key} holds NaN or infinity; take an earlier checkpoint, "
             "the training that wrote this one had failed"
@@ -277,7 +284,7 @@ def write_text(file: Path, text: str) -> None:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PREPROCESSOR_FILE]
     try:
         path = Path(snapshot_download(hub_id, allow_patterns=files))
     except Exception as error:
@@ -292,7 +299,11 @@ def _download(hub_id: str) -> Path:
 def _checked_folder(path: Path) -> Path:
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not _exists(path / file)]
     if missing:
-        raise SctnetError(f"{path}: not a model folder, it holds no {' and no '.join(missing)}")
+        pickled = _exists(path / "pytorch_model.bin")
+        hint = "; pytorch_model.bin may hold code: save it as safetensors" if pickled else ""
+        raise SctnetError(
+            f"{path}: not a model folder, it holds no {' and no '.join(missing)}{hint}"
+        )
     return path
 
 

@@ -10,6 +10,13 @@ from sctnet.errors import SctnetError
 from sctnet.models.configuration import VARIANTS, SCTNetConfig
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
+from sctnet.models.external import (
+    SEGFORMER_SIZES,
+    UPERNET_SIZES,
+    TransformersConfig,
+    TransformersSegFormer,
+    TransformersUPerNet,
+)
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
@@ -30,6 +37,8 @@ FAMILIES = (
     Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
     Family(DDRNet, DDRNetConfig, DDRNET_VARIANTS),
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
+    Family(TransformersSegFormer, TransformersConfig, dict.fromkeys(SEGFORMER_SIZES, {})),
+    Family(TransformersUPerNet, TransformersConfig, dict.fromkeys(UPERNET_SIZES, {})),
 )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
@@ -66,10 +66,10 @@ class SegmentationNetwork(nn.Module, ABC):
 
     logits_stride: ClassVar[int]
     """How many pixels of an image a pixel of the logits stands for, in each direction."""
-    backbone_parts: ClassVar[tuple[str, ...]]
-    """The modules that pretrained weights must fill."""
-    context_parts: ClassVar[tuple[str, ...]] = ()
-    """Modules that learn at the backbone's rate but may start anew."""
+    backbone_parts: tuple[str, ...]
+    """The submodules that pretrained weights must fill."""
+    context_parts: tuple[str, ...] = ()
+    """Submodules that learn at the backbone's rate but may start anew."""
 
     @abstractmethod
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
@@ -87,7 +87,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     def backbone_modules(self) -> tuple[nn.Module, ...]:
         """Return what learns at the base rate."""
-        return tuple(getattr(self, part) for part in self.backbone_parts + self.context_parts)
+        return tuple(self.get_submodule(part) for part in self.backbone_parts + self.context_parts)
 
     def fuse(self) -> "SegmentationNetwork":
         """Return a new network for inference with the same logits up to rounding."""

@@ -25,7 +25,7 @@ class ModelRecipe(_Part):
     options: dict[str, Any] = Field(
         default={}, description="further fields of the variant's configuration"
     )
-    init: str | None = Field(default=None, description="folder or hub id to start from")
+    init: str | None = Field(default=None, description="folder, hub id or .pth file")
 
     @model_validator(mode="after")
     def _options_are_options(self) -> "ModelRecipe":
@@ -76,7 +76,7 @@ class AlignmentRecipe(_Part):
     A weight of 0 leaves a term out. The defaults are the released ones.
     """
 
-    teacher: str = Field(description="folder or hub id, as made by sctnet convert --teacher")
+    teacher: str = Field(description="folder or hub id; ours or of transformers")
     logits: float = Field(default=3.0, ge=0)
     decoder: float = Field(default=15.0, ge=0)
     stage4: float = Field(default=15.0, ge=0)

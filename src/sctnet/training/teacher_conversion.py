@@ -1,4 +1,4 @@
-"""From a SegFormer checkpoint of MMSegmentation or the released SCTNet to a model folder."""
+"""SegFormer checkpoints of MMSegmentation or the released SCTNet: teachers, and starts."""
 
 import hashlib
 import os
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sctnet.conversion import read_checkpoint, state_dict_of
 from sctnet.errors import SctnetError
-from sctnet.models import NetworkConfig, build, model_configuration
+from sctnet.models import NetworkConfig, SegmentationNetwork, build, model_configuration
 from sctnet.models.segformer import SEGFORMER_VARIANTS
+from sctnet.starting import fill
 from sctnet.weights import Source, load_strictly, save_model
 
 _PREFIXES = (
@@ -74,6 +75,29 @@ def convert_teacher(
     return config
 
 
+def load_encoder(model: SegmentationNetwork, checkpoint: str | os.PathLike[str]) -> list[str]:
+    """Start a SegFormer from a checkpoint of MMSegmentation; return the keys that stay new.
+
+    The file is the ImageNet encoder (``mit_b2.pth``, keys bare or under ``backbone.``) or a whole
+    network, of which all but the classifier is taken: the file does not name its classes. Nothing
+    is executed. Raises :class:`SctnetError` for another network, another file, and an encoder that
+    is not whole.
+    """
+    path = Path(checkpoint)
+    if model.config.variant not in SEGFORMER_VARIANTS:
+        raise SctnetError(
+            f"{path}: a .pth file starts a segformer-b0 to -b5 alone; convert it first (sctnet "
+            f"convert), or name a folder or hub id that fits {model.config.variant}"
+        )
+    found = state_dict_of(read_checkpoint(path), path)
+    if any(key.startswith("layers.0.") for key in found):
+        found = {f"backbone.{key}": tensor for key, tensor in found.items()}
+    tensors = _renamed(found, path)
+    for_classes = ("head.classifier.", "head.weight", "head.bias")
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(for_classes)}
+    return fill(model, tensors, str(path))
+
+
 def _renamed(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the teacher's tensors by our names."""
     for encoder, head in _PREFIXES:
@@ -84,9 +108,14 @@ def _renamed(found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             if key.startswith((encoder, head)):
                 tensors[_our_name(key.removeprefix(encoder).removeprefix(head))] = tensor
         return tensors
+    if any(key.startswith(("segformer.", "decode_head.linear_c.")) for key in found):
+        raise SctnetError(
+            f"{path}: has transformers' keys and head; nothing is to be converted, name its folder "
+            "(config.json, model.safetensors) as the teacher or the start"
+        )
     raise SctnetError(
         f"{path}: holds no SegFormer of MMSegmentation (no key begins with backbone. or "
-        "teacher_backbone.); only such checkpoints can be converted"
+        "teacher_backbone.); only such checkpoints can be read"
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,11 @@ from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models import Features, SegmentationNetwork, Widths
-from sctnet.weights import load_config, load_model
+from sctnet.transformers_folder import is_transformers_folder, load_transformers_model
+from sctnet.weights import find_model, load_config, load_model
+
+CHECKPOINTS = (".pth", ".pt", ".bin")
+"""How files of PyTorch are called."""
 
 
 @runtime_checkable
@@ -133,9 +138,22 @@ class ForeignTeacher(nn.Module):
 def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
     """Return the teacher of a model folder, a bundled name or a hub id, in eval mode.
 
-    Raises :class:`SctnetError` for whatever :func:`load_model` refuses.
+    The folder is one of ours or as transformers writes it; then its classes are those of
+    ``id2label``. Raises :class:`SctnetError` for whatever :func:`load_model` or
+    :func:`load_transformers_model` refuses.
     """
-    network: SegmentationNetwork = load_model(folder).to(  # type: ignore[call-overload]
+    if str(folder).endswith(CHECKPOINTS) and Path(folder).is_file():
+        raise SctnetError(
+            f"{folder}: a checkpoint is no teacher yet; make a folder of it: "
+            f"sctnet convert {folder} FOLDER --teacher --classes ..."
+        )
+    path = find_model(folder)
+    network: SegmentationNetwork
+    if is_transformers_folder(path):
+        network, classes = load_transformers_model(path)
+    else:
+        network, classes = load_model(path), load_config(path).classes
+    in_layout: SegmentationNetwork = network.to(  # type: ignore[call-overload]
         memory_format=torch.channels_last  # as the student's
     )
-    return NetworkTeacher(network, load_config(folder).classes).eval()
+    return NetworkTeacher(in_layout, classes).eval()

@@ -1,7 +1,7 @@
 """A run from its recipe to its model: the loop, its checkpoints and its records."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from sctnet.training.recipe import Recipe
 from sctnet.training.run_folder import RunFolder, model_card
 from sctnet.training.schedule import build_optimizer, set_learning_rate
 from sctnet.training.task import SegmentationTask
+from sctnet.training.teacher_conversion import load_encoder
 from sctnet.training.teachers import Teacher
 from sctnet.training.weighting import class_weights
 from sctnet.weights import save_model
@@ -90,7 +91,7 @@ class _Run:
         model = create_model(recipe.model.variant, len(self.data.classes), **recipe.model.options)
         self.new_keys: list[str] | None = None
         if recipe.model.init is not None and not continues:
-            self.new_keys = load_start(model, recipe.model.init, self.data.classes)
+            self.new_keys = _start(model, recipe.model.init, self.data.classes)
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
         self.model: SegmentationNetwork = model.to(  # type: ignore[call-overload]
@@ -327,6 +328,11 @@ def _open(recipe: Recipe, splits: tuple[str, ...]) -> SegmentationDataset:
     if len(data) == 0:
         raise SctnetError(f"{recipe.data.source}: no picture in {', '.join(splits)}")
     return data
+
+
+def _start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> list[str]:
+    """Start a model from a folder, a hub id or a .pth file; return the keys that stay new."""
+    return load_encoder(model, init) if init.endswith(".pth") else load_start(model, init, classes)
 
 
 def _fabric(recipe: Recipe) -> Fabric:
