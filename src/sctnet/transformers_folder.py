@@ -1,7 +1,6 @@
 """Folders as transformers writes them: config.json with ``model_type``, and model.safetensors."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, build
 from sctnet.models.external import (
+    SEGFORMER_SIZES,
     STAGES,
     UPERNET_SIZES,
-    SEGFORMER_SIZES,
     Placed,
     TransformersConfig,
     TransformersNetwork,
@@ -134,9 +133,7 @@ def read_transformers_start(
             f"{weights}: {extra[0]} has no place; it is no start for this {model.config.variant}"
         )
     tensors = {
-        key: tensor
-        for key, tensor in found.tensors.items()
-        if not (others and "classifier" in key)
+        key: tensor for key, tensor in found.tensors.items() if not (others and "classifier" in key)
     }
     lacking = [key for key in model.state_dict() if is_whole and _is_lacking(key, tensors, others)]
     if lacking:
@@ -151,8 +148,8 @@ def _fields(folder: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("model_type") not in known:
         kind = fields.get("model_type") if isinstance(fields, dict) else fields
         raise SctnetError(
-            f"{file}: {str(kind)[:80]!r} is no network that can be used here; those of transformers "
-            f"are {', '.join(known)}"
+            f"{file}: {str(kind)[:80]!r} is no network that can be used here; of transformers "
+            f"these can: {', '.join(known)}"
         )
     return fields
 
@@ -204,9 +201,13 @@ def _check_normalisation(folder: Path) -> None:
         if given is None:
             continue
         scaled = [value / 255 for value in wanted]
-        if not isinstance(given, list) or len(given) != 3 or not all(
-            isinstance(value, int | float) and abs(value - mine) < 0.01
-            for value, mine in zip(given, scaled, strict=True)
+        if (
+            not isinstance(given, list)
+            or len(given) != 3
+            or not all(
+                isinstance(value, int | float) and abs(value - mine) < 0.01
+                for value, mine in zip(given, scaled, strict=True)
+            )
         ):
             raise SctnetError(
                 f"{file}: {key} is {given}, but a teacher sees the student's images, with "
@@ -266,7 +267,7 @@ def _check_same_backbone(fields: Mapping[str, Any], config: TransformersConfig, 
     kind = _backbone_of(fields, file)
     if kind != config.backbone:
         raise SctnetError(
-            f"{file}: a {kind} is no start for a {config.variant}; choose a variant of that backbone"
+            f"{file}: a {kind} is no start for a {config.variant}; choose a variant of its own"
         )
     given = _sizes(fields, file)
     for key, wanted in config.backbone_sizes.items():
@@ -280,7 +281,7 @@ def _check_same_backbone(fields: Mapping[str, Any], config: TransformersConfig, 
 def _placed(network: TransformersNetwork, fields: Mapping[str, Any], weights: Path) -> Placed:
     """Read a file's tensors, safely, and find their places."""
     try:
-        size = os.stat(weights).st_size
+        size = weights.stat().st_size
     except OSError as error:
         raise SctnetError(f"{weights}: cannot be read ({error.strerror})") from error
     if size > _MAXIMAL_BYTES:

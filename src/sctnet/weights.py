@@ -178,10 +178,16 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """Return the configuration of a bundled name, a model folder or a hub id."""
     file = find_model(folder) / CONFIG_FILE
     try:
-        return ModelConfig.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
+        return ModelConfig.model_validate_json(content)
     except OSError as error:
         raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
+        if b'"model_type"' in content and b'"network"' not in content:
+            raise SctnetError(
+                f"{file}: of transformers; such a folder can teach (alignment.teacher) or start "
+                "training (model.init), but is no model of this package"
+            ) from error
         raise SctnetError(f"{file}: {first_message(error)}") from error
 
 

@@ -37,8 +37,8 @@ FAMILIES = (
     Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
     Family(DDRNet, DDRNetConfig, DDRNET_VARIANTS),
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
-    Family(TransformersSegFormer, TransformersConfig, dict.fromkeys(SEGFORMER_SIZES, {})),
-    Family(TransformersUPerNet, TransformersConfig, dict.fromkeys(UPERNET_SIZES, {})),
+    Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
+    Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
 
 

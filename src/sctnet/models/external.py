@@ -67,9 +67,19 @@ _UPERNET: dict[str, Size] = {
     "auxiliary_concat_input": False,
 }
 _DEEP = (2, 2, 18, 2)
-_SWIN_BASE = {"embed_dim": 128, "depths": _DEEP, "num_heads": (4, 8, 16, 32), "window_size": 12}
-_SWIN_LARGE = {"embed_dim": 192, "depths": _DEEP, "num_heads": (6, 12, 24, 48), "window_size": 12}
-_CONVNEXT_BASE = {"hidden_sizes": (128, 256, 512, 1024), "depths": (3, 3, 27, 3)}
+_SWIN_BASE: dict[str, Size] = {
+    "embed_dim": 128,
+    "depths": _DEEP,
+    "num_heads": (4, 8, 16, 32),
+    "window_size": 12,
+}
+_SWIN_LARGE: dict[str, Size] = {
+    "embed_dim": 192,
+    "depths": _DEEP,
+    "num_heads": (6, 12, 24, 48),
+    "window_size": 12,
+}
+_CONVNEXT_BASE: dict[str, Size] = {"hidden_sizes": (128, 256, 512, 1024), "depths": (3, 3, 27, 3)}
 
 SEGFORMER_SIZES: dict[str, dict[str, Size]] = {
     "segformer-b0-hf": _SEGFORMER,
@@ -199,8 +209,9 @@ class TransformersSegFormer(TransformersNetwork):
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__(config)
         own = self.network.config
+        _, _, third, fourth = own.hidden_sizes
         channels = own.decoder_hidden_size
-        self.widths = Widths(*own.hidden_sizes[2:], len(own.hidden_sizes) * channels, channels)
+        self.widths = Widths(third, fourth, len(STAGES) * channels, channels)
 
     def decode(
         self, decoder_input: Float[Tensor, "n d4 h w"]
@@ -235,8 +246,9 @@ class TransformersUPerNet(TransformersNetwork):
             backbone.swin.layernorm = nn.Identity()
         parts = ("swin",) if config.backbone == "swin" else ("embeddings", "encoder")
         self.backbone_parts = tuple(f"network.backbone.{part}" for part in parts)
+        _, _, third, fourth = backbone.channels
         channels = self.network.config.hidden_size
-        self.widths = Widths(*backbone.channels[2:], len(STAGES) * channels, channels)
+        self.widths = Widths(third, fourth, len(STAGES) * channels, channels)
 
     def decode(
         self, decoder_input: Float[Tensor, "n d4 h w"]
@@ -273,9 +285,7 @@ class Placed(NamedTuple):
     """The keys that have no place, by the names of the file's own kind."""
 
 
-def placed(
-    network: TransformersNetwork, tensors: Mapping[str, Tensor], model_type: str
-) -> Placed:
+def placed(network: TransformersNetwork, tensors: Mapping[str, Tensor], model_type: str) -> Placed:
     """Find the place of every tensor of a file, whichever version of transformers named them.
 
     ``model_type`` is the file's, ``swin`` and ``convnext`` for a backbone alone; the network is
