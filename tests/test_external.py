@@ -20,7 +20,8 @@ import sctnet
 from sctnet.cli import app
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
-from sctnet.models.external import SEGFORMER_SIZES, UPERNET_SIZES, TransformersNetwork
+from sctnet.models.external import TransformersNetwork
+from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
 from sctnet.starting import load_start, save_backbone
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, load_recipe

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, build
-from sctnet.models.external import (
+from sctnet.models.external import STAGES, Placed, TransformersNetwork, placed
+from sctnet.models.external_configuration import (
     SEGFORMER_SIZES,
-    STAGES,
     UPERNET_SIZES,
-    Placed,
     TransformersConfig,
-    TransformersNetwork,
-    placed,
 )
 from sctnet.preparation import PreparationConfig
 from sctnet.weights import (
@@ -52,7 +49,12 @@ _NEEDED = {
     "out_features": list(STAGES),
 }
 """What cannot be chosen here, wherever a file names it for what it computes."""
-_RATES = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
+_RATES = (
+    "drop_path_rate",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout_prob",
+)
 """They change training only, and may differ between a start and the network."""
 _FOR_CLASSIFYING = re.compile(
     r"^(classifier|((swin|convnext)\.)?(layernorm|pooler))\.|relative_position_index$"

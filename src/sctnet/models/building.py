@@ -10,12 +10,11 @@ from sctnet.errors import SctnetError
 from sctnet.models.configuration import VARIANTS, SCTNetConfig
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
-from sctnet.models.external import (
+from sctnet.models.external import TransformersSegFormer, TransformersUPerNet
+from sctnet.models.external_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
     TransformersConfig,
-    TransformersSegFormer,
-    TransformersUPerNet,
 )
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
 from sctnet.models.sctnet import SCTNet

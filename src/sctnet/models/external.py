@@ -1,158 +1,27 @@
 """Networks of the package transformers (the only file that imports it) that teach and learn.
 
 SegFormer with its original head, and UPerNet (Xiao et al. 2018) on Swin (Liu et al. 2021) or
-ConvNeXt (Liu et al. 2022). Nothing is fetched: sizes are the published ones, below. Images are
-normalised as SCTNet's, by ImageNet's mean and std, as all of these were trained.
+ConvNeXt (Liu et al. 2022). Nothing is fetched. Images are normalised as SCTNet's, by ImageNet's
+mean and std, as all of these were trained.
 """
 
 import contextlib
 import importlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
+from sctnet.models.external_configuration import UPERNET_HEAD, TransformersConfig
 from sctnet.models.layers import resize
-from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.network import Features, SegmentationNetwork, Widths
+from sctnet.models.segformer import refuse_small_images
 
-SMALLEST_SIDE = 32
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-
-_Count = Annotated[int, Field(ge=0, le=4096)]
-Size = bool | _Count | float | Annotated[tuple[_Count, ...], Field(max_length=8)]
-
-_NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
-_SEGFORMER: dict[str, Size] = {
-    "hidden_sizes": _NARROW,
-    "depths": (2, 2, 2, 2),
-    "num_attention_heads": (1, 2, 5, 8),
-    "sr_ratios": (8, 4, 2, 1),
-    "mlp_ratios": (4, 4, 4, 4),
-    "decoder_hidden_size": 256,
-    "drop_path_rate": 0.1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "classifier_dropout_prob": 0.1,
-}
-_SWIN: dict[str, Size] = {
-    "embed_dim": 96,
-    "depths": (2, 2, 6, 2),
-    "num_heads": (3, 6, 12, 24),
-    "window_size": 7,
-    "mlp_ratio": 4.0,
-    "qkv_bias": True,
-    "layer_norm_eps": 1e-5,
-    "drop_path_rate": 0.1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-_CONVNEXT: dict[str, Size] = {
-    "hidden_sizes": (96, 192, 384, 768),
-    "depths": (3, 3, 9, 3),
-    "layer_scale_init_value": 1e-6,
-    "layer_norm_eps": 1e-12,
-    "drop_path_rate": 0.1,
-}
-_UPERNET: dict[str, Size] = {
-    "hidden_size": 512,
-    "pool_scales": (1, 2, 3, 6),
-    "use_auxiliary_head": True,
-    "auxiliary_channels": 256,
-    "auxiliary_num_convs": 1,
-    "auxiliary_concat_input": False,
-}
-_DEEP = (2, 2, 18, 2)
-_SWIN_BASE: dict[str, Size] = {
-    "embed_dim": 128,
-    "depths": _DEEP,
-    "num_heads": (4, 8, 16, 32),
-    "window_size": 12,
-}
-_SWIN_LARGE: dict[str, Size] = {
-    "embed_dim": 192,
-    "depths": _DEEP,
-    "num_heads": (6, 12, 24, 48),
-    "window_size": 12,
-}
-_CONVNEXT_BASE: dict[str, Size] = {"hidden_sizes": (128, 256, 512, 1024), "depths": (3, 3, 27, 3)}
-
-SEGFORMER_SIZES: dict[str, dict[str, Size]] = {
-    "segformer-b0-hf": _SEGFORMER,
-    "segformer-b1-hf": {**_SEGFORMER, "hidden_sizes": _WIDE},
-    **{
-        f"segformer-{name}-hf": {
-            **_SEGFORMER,
-            "hidden_sizes": _WIDE,
-            "depths": depths,
-            "decoder_hidden_size": 768,
-        }
-        for name, depths in (
-            ("b2", (3, 4, 6, 3)),
-            ("b3", (3, 4, 18, 3)),
-            ("b4", (3, 8, 27, 3)),
-            ("b5", (3, 6, 40, 3)),
-        )
-    },
-}
-UPERNET_SIZES: dict[str, dict[str, Size]] = {
-    "upernet-swin-tiny": {**_UPERNET, **_SWIN},
-    "upernet-swin-small": {**_UPERNET, **_SWIN, "depths": _DEEP},
-    "upernet-swin-base": {**_UPERNET, **_SWIN, **_SWIN_BASE},
-    "upernet-swin-large": {**_UPERNET, **_SWIN, **_SWIN_LARGE},
-    "upernet-convnext-tiny": {**_UPERNET, **_CONVNEXT},
-    "upernet-convnext-small": {**_UPERNET, **_CONVNEXT, "depths": (3, 3, 27, 3)},
-    "upernet-convnext-base": {**_UPERNET, **_CONVNEXT, **_CONVNEXT_BASE},
-}
-_SIZES = {**SEGFORMER_SIZES, **UPERNET_SIZES}
-
-
-class TransformersConfig(NetworkConfig):
-    """Which network of transformers, and what differs from the variant's published sizes."""
-
-    architecture: dict[str, Size] = Field(
-        default={}, description="fields of transformers' own configuration, by their names there"
-    )
-
-    @field_validator("variant")
-    @classmethod
-    def _variant_is_known(cls, variant: str) -> str:
-        if variant not in _SIZES:
-            raise ValueError(f"no network of transformers here is called {variant}")
-        return variant
-
-    @model_validator(mode="after")
-    def _architecture_is_of_this_family(self) -> "TransformersConfig":
-        published = _SIZES[self.variant]
-        for name, size in self.architecture.items():
-            if name not in published:
-                raise ValueError(f"{name} is none of architecture's {', '.join(published)}")
-            wanted = published[name]
-            if isinstance(wanted, tuple) and not (
-                isinstance(size, tuple) and (len(size) == len(wanted) or name == "pool_scales")
-            ):
-                raise ValueError(f"architecture.{name}: give {len(wanted)} whole numbers")
-        return self
-
-    @property
-    def sizes(self) -> dict[str, Size]:
-        """All fields of transformers' configuration that this network is built from."""
-        return {**_SIZES[self.variant], **self.architecture}
-
-    @property
-    def backbone(self) -> str:
-        """What transformers calls the backbone: ``segformer``, ``swin`` or ``convnext``."""
-        return "segformer" if self.variant in SEGFORMER_SIZES else self.variant.split("-")[1]
-
-    @property
-    def backbone_sizes(self) -> dict[str, Size]:
-        """The fields that decide what the backbone computes."""
-        fields = {"segformer": _SEGFORMER, "swin": _SWIN, "convnext": _CONVNEXT}[self.backbone]
-        return {name: self.sizes[name] for name in fields if name != "decoder_hidden_size"}
 
 
 class TransformersNetwork(SegmentationNetwork):
@@ -178,12 +47,7 @@ class TransformersNetwork(SegmentationNetwork):
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
         """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
-        height, width = images.shape[2:]
-        if min(height, width) < SMALLEST_SIDE:
-            raise SctnetError(
-                f"{self.config.variant} cannot see {height} x {width} pixels: give it images or "
-                f"crops (augmentation.crop) of {SMALLEST_SIDE} x {SMALLEST_SIDE} or more"
-            )
+        refuse_small_images(images, self.config.variant)
         stages = self._stages(images)
         decoder_input = self._concatenated(stages)
         decoder_feature, logits = self.decode(decoder_input)
@@ -328,7 +192,7 @@ def _built(config: TransformersConfig) -> Any:
             own = transformers.SegformerConfig(num_labels=config.num_classes, **sizes)
             return transformers.SegformerForSemanticSegmentation(own)
         kind = transformers.SwinConfig if config.backbone == "swin" else transformers.ConvNextConfig
-        head = {name: sizes[name] for name in _UPERNET}
+        head = {name: sizes[name] for name in UPERNET_HEAD}
         backbone = {name: sizes[name] for name in config.backbone_sizes}
         own = transformers.UperNetConfig(
             backbone_config=kind(**backbone, out_features=list(STAGES)),

@@ -155,12 +155,7 @@ class SegFormer(SegmentationNetwork):
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
         """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
-        height, width = images.shape[2:]
-        if min(height, width) < SMALLEST_SIDE:
-            raise SctnetError(
-                f"{self.config.variant} cannot see {height} x {width} pixels: give it images or "
-                f"crops (augmentation.crop) of {SMALLEST_SIDE} x {SMALLEST_SIDE} or more"
-            )
+        refuse_small_images(images, self.config.variant)
         x, stages = images, []
         for stage in self.stages:
             x = stage(x)
@@ -192,6 +187,16 @@ class SegFormer(SegmentationNetwork):
                 nn.init.trunc_normal_(module.in_proj_weight, std=0.02)
                 nn.init.trunc_normal_(module.out_proj.weight, std=0.02)
         nn.init.normal_(self.head.classifier.weight, std=0.01)
+
+
+def refuse_small_images(images: Float[Tensor, "n 3 h w"], variant: str) -> None:
+    """Raise :class:`SctnetError` for images below 32 x 32."""
+    height, width = images.shape[2:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise SctnetError(
+            f"{variant} cannot see {height} x {width} pixels: give it images or "
+            f"crops (augmentation.crop) of {SMALLEST_SIDE} x {SMALLEST_SIDE} or more"
+        )
 
 
 def _stage(number: int, in_channels: int, channels: int, rates: list[float]) -> nn.Sequential:
