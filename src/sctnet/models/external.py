@@ -68,6 +68,7 @@ class TransformersNetwork(SegmentationNetwork):
 class TransformersSegFormer(TransformersNetwork):
     """SegFormer as its authors and Hugging Face have it: stage 4 comes first in the head."""
 
+    logits_stride = 4
     backbone_parts = ("network.segformer",)
 
     def __init__(self, config: TransformersConfig) -> None:
@@ -100,6 +101,7 @@ class TransformersSegFormer(TransformersNetwork):
 class TransformersUPerNet(TransformersNetwork):
     """A pyramid of pooled and of finer features over Swin or ConvNeXt."""
 
+    logits_stride = 4
     context_parts = ("network.backbone.hidden_states_norms",)  # not in a classifier's file
 
     def __init__(self, config: TransformersConfig) -> None:

@@ -64,7 +64,7 @@ class SegmentationNetwork(nn.Module, ABC):
     config: NetworkConfig
     widths: Widths
 
-    logits_stride: ClassVar[int]
+    logits_stride: int
     """How many pixels of an image a pixel of the logits stands for, in each direction."""
     backbone_parts: tuple[str, ...]
     """The submodules that pretrained weights must fill."""
