@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
@@ -38,7 +39,9 @@ class EfficientNet(SegmentationNetwork):
     """The encoder of EfficientNet-Lite2 (Tan and Le 2019) and SegFormer's head.
 
     Images are normalised as SCTNet's; the encoder's own scale, (RGB - 127) / 128, is made of it
-    inside. Of the encoder's head, which classifies, nothing is kept.
+    inside. Of the encoder's head, which classifies, nothing is kept. Stages 3 and 4 are shown layer
+    normalised, as a SegFormer's are: on their own scale, which the depth of the encoder decides,
+    a softmax over the map sees single pixels, and their terms outweigh all others a hundredfold.
     """
 
     config: EfficientNetConfig
@@ -77,6 +80,7 @@ class EfficientNet(SegmentationNetwork):
         decoder_input = self.head.concatenate(stages)
         decoder_feature, logits = self.head.decode(decoder_input)
         _, second, third, fourth = stages
+        third, fourth = _normalised(third), _normalised(fourth)
         return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
 
     def decode(
@@ -95,6 +99,12 @@ class EfficientNet(SegmentationNetwork):
         tensors = torch.load(file, map_location="cpu", weights_only=True)
         ours = self.encoder.state_dict()
         return {f"encoder.{key}": value for key, value in tensors.items() if key in ours}
+
+
+def _normalised(stage: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Normalise every pixel over the channels."""
+    channels = (stage.shape[1],)
+    return F.layer_norm(stage.permute(0, 2, 3, 1), channels, eps=1e-6).permute(0, 3, 1, 2)
 
 
 def _encoder() -> Any:
