@@ -9,7 +9,7 @@ names, ids and colours are those of cityscapesScripts, ``helpers/labels.py``. Ma
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
+from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError, check_splits
 from sctnet.data.official import (
     find_pictures,
     have_labels,
@@ -91,6 +91,8 @@ def open_cityscapes(root: str | Path, splits: Sequence[str]) -> FileDataset:
 
 def _find_files(root: Path, split: str) -> list[Files]:
     folder, kind = _FOLDERS[split]
+    if kind == "gtCoarse" and not (root / kind).is_dir():
+        raise NoSuchSplitError(f"{root / kind}: no such folder: unpack {kind} for {split}")
     images = root / "leftImg8bit" / folder
     return [
         _files_of(split, image, root / kind / folder, kind)

@@ -171,13 +171,22 @@ class JoinedDataset(SegmentationDataset):
         return part.pair(own_index)
 
 
+class NoSuchSplitError(SctnetError):
+    """A split that a data set does not have; ``known`` are those it may have."""
+
+    def __init__(self, message: str, known: Sequence[str]) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
 def check_splits(splits: Sequence[str], known: Sequence[str], source: str | Path) -> None:
     """Raise :class:`SctnetError` unless ``splits`` are one or more of ``known``, each once."""
     choices = ", ".join(known)
     if not splits:
-        raise SctnetError(f"{source}: no split was named: choose of {choices}")
+        raise NoSuchSplitError(f"{source}: no split was named: choose of {choices}", known)
     for split in splits:
         if split not in known:
-            raise SctnetError(f"{source}: there is no split {split!r}: choose of {choices}")
+            sentence = f"{source}: there is no split {split!r}: choose of {choices}"
+            raise NoSuchSplitError(sentence, known)
     if len(set(splits)) < len(splits):
         raise SctnetError(f"{source}: a split is named twice in {'+'.join(splits)}: name it once")

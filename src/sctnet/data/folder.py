@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -19,10 +19,11 @@ from sctnet.yaml_files import load_yaml
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # A JPEG changes the values it stores, and so cannot be a mask.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
 SHAPES_SUFFIX = ".json"  # of LabelMe
 
-# In look-up tables: a value or colour that the description does not know.
-_UNKNOWN = 254
+UNKNOWN = 254
+"""In look-up tables: a value or colour that the description does not know."""
 _VALUES = 1 << 16
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -45,7 +46,7 @@ class FolderConfig(BaseModel):
     images: dict[str, Path] = Field(min_length=1)
     masks: dict[str, Path] = {}
     polygons: dict[str, Path] = {}
-    classes: tuple[str, ...] = Field(min_length=2, max_length=_UNKNOWN)
+    classes: tuple[str, ...] = Field(min_length=2, max_length=UNKNOWN)
     colours: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
     rgb_masks: bool = False
     ignore: _Value = IGNORE
@@ -105,7 +106,7 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
     two images of one mask, and (on reading) a mask value or colour that is not described.
     """
     yaml_path = Path(yaml_path)
-    config = _read_config(yaml_path)
+    config = read_config(yaml_path)
     check_splits(splits, list(config.images), yaml_path)
     base = yaml_path.parent
     names = LabelNames(config.classes, config.ignored_labels)
@@ -118,17 +119,39 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
             files += found
             drawn |= {item.mask: picture for item, picture in found.items()}
         else:
-            files += _find_files(base, config, split)
-    return FileDataset(
-        f"{yaml_path.stem} {'+'.join(splits)}",
-        config.classes,
-        config.colours,
-        files,
-        partial(_read_labels, names, drawn, _label_reader(config)),
-    )
+            files += find_files(base, config, split, _refuse)
+    return folder_dataset(f"{yaml_path.stem} {'+'.join(splits)}", config, files, drawn)
 
 
-def _read_config(yaml_path: Path) -> FolderConfig:
+def folder_dataset(
+    name: str,
+    config: FolderConfig,
+    files: Sequence[Files],
+    drawn: Mapping[Path, DrawnPicture] | None = None,
+) -> FileDataset:
+    """Return the data set of these files, whose masks are read as the description says.
+
+    ``drawn`` are the pictures of instances by what stands for their masks.
+    """
+    names = LabelNames(config.classes, config.ignored_labels)
+    reader = partial(_read_labels, names, drawn or {}, _label_reader(config))
+    return FileDataset(name, config.classes, config.colours, files, reader)
+
+
+class Mismatch(NamedTuple):
+    """Something that keeps a picture and its mask from being paired."""
+
+    cause: str
+    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem."""
+    sentence: str
+
+
+def _refuse(mismatch: Mismatch) -> None:
+    raise SctnetError(mismatch.sentence)
+
+
+def read_config(yaml_path: Path) -> FolderConfig:
+    """Read and validate the YAML file; raises :class:`SctnetError` for a mistake in it."""
     try:
         text = yaml_path.read_text(encoding="utf-8")
     except OSError as error:
@@ -168,51 +191,85 @@ def _read_labels(
     return read_mask_labels(path)
 
 
-def _find_files(base: Path, config: FolderConfig, split: str) -> list[Files]:
-    """Pair every image of a split with its mask, in the order of their names."""
+def find_files(
+    base: Path, config: FolderConfig, split: str, complain: Callable[[Mismatch], None]
+) -> list[Files]:
+    """Pair every image of a split with its mask, in the order of their names.
+
+    ``complain`` is told of everything that does not pair; where it returns, the rest is paired.
+    """
     image_folder, mask_folder = base / config.images[split], base / config.masks[split]
     for key, folder in (("images", image_folder), ("masks", mask_folder)):
         if not folder.is_dir():
-            raise SctnetError(f"{folder}: no such folder: correct {key}.{split} in the YAML file")
+            sentence = f"{folder}: no such folder: correct {key}.{split} in the YAML file"
+            complain(Mismatch("missing-folder", sentence))
+            return []
     beside = mask_folder == image_folder and config.mask_suffix == config.image_suffix
     suffixes = (SHAPES_SUFFIX,) if beside else (*MASK_SUFFIXES, SHAPES_SUFFIX)
-    masks = _find_masks(mask_folder, suffixes)
-    image_of_mask: dict[Path, Path] = {}
-    for image in sorted(image_folder.rglob("*")):
-        if not _is_image(image, config, image_folder, mask_folder):
-            continue
-        stem = _mask_stem(image.relative_to(image_folder), config)
-        if stem in image_of_mask:
-            raise SctnetError(
-                f"{image_of_mask[stem]} and {image} share one stem, and so one mask: rename one"
-            )
-        if stem not in masks:
-            raise SctnetError(
-                f"{image} has no mask: expected {mask_folder / stem} "
-                f"with one of {', '.join(suffixes)}"
-            )
-        image_of_mask[stem] = image
+    masks = _find_masks(mask_folder, suffixes, complain)
+    image_of_mask = _images_by_stem(image_folder, mask_folder, config, complain)
     if not image_of_mask:
-        raise SctnetError(
+        sentence = (
             f"{image_folder}: no image named *{config.image_suffix}"
             f" with one of {', '.join(IMAGE_SUFFIXES)}: correct images.{split} in the YAML file"
         )
+        complain(Mismatch("no-pictures", sentence))
+    for stem, image in image_of_mask.items():
+        if stem not in masks:
+            complain(_without_mask(image, mask_folder / stem, suffixes))
     return [
         Files(f"{split}/{image.relative_to(image_folder).as_posix()}", image, masks[stem])
         for stem, image in image_of_mask.items()
+        if stem in masks
     ]
 
 
-def _find_masks(folder: Path, suffixes: Sequence[str]) -> dict[Path, Path]:
+def _images_by_stem(
+    image_folder: Path,
+    mask_folder: Path,
+    config: FolderConfig,
+    complain: Callable[[Mismatch], None],
+) -> dict[Path, Path]:
+    images: dict[Path, Path] = {}
+    for image in sorted(image_folder.rglob("*")):
+        if not _is_image(image, config, image_folder, mask_folder):
+            continue
+        stem = mask_stem(image.relative_to(image_folder), config)
+        if stem in images:
+            sentence = f"{images[stem]} and {image} share one stem, and so one mask: rename one"
+            complain(Mismatch("shared-stem", sentence))
+        else:
+            images[stem] = image
+    return images
+
+
+def _find_masks(
+    folder: Path, suffixes: Sequence[str], complain: Callable[[Mismatch], None]
+) -> dict[Path, Path]:
     """Return the masks below a folder by their relative path without its ending."""
     masks: dict[Path, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in suffixes and path.is_file():
             stem = path.relative_to(folder).with_suffix("")
             if stem in masks:
-                raise SctnetError(f"{masks[stem]} and {path} share one stem: keep one of them")
-            masks[stem] = path
+                sentence = f"{masks[stem]} and {path} share one stem: keep one of them"
+                complain(Mismatch("shared-stem", sentence))
+            else:
+                masks[stem] = path
     return masks
+
+
+def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Mismatch:
+    for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
+        lossy = expected.with_name(expected.name + suffix)
+        if lossy != image and lossy.is_file():
+            sentence = (
+                f"{image} has no mask but {lossy}, and a JPEG changes the values it stores: "
+                "export the masks again as PNG"
+            )
+            return Mismatch("jpeg-mask", sentence)
+    sentence = f"{image} has no mask: expected {expected} with one of {', '.join(suffixes)}"
+    return Mismatch("missing-mask", sentence)
 
 
 def _is_image(path: Path, config: FolderConfig, image_folder: Path, mask_folder: Path) -> bool:
@@ -225,28 +282,33 @@ def _is_image(path: Path, config: FolderConfig, image_folder: Path, mask_folder:
     return mask_folder not in path.parents
 
 
-def _mask_stem(image: Path, config: FolderConfig) -> Path:
+def mask_stem(image: Path, config: FolderConfig) -> Path:
+    """Return the relative path, without its ending, of the mask of an image's relative path."""
     return image.with_name(image.stem.removesuffix(config.image_suffix) + config.mask_suffix)
 
 
 def _label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
     """Return the function from a mask file to labels that the description asks for."""
+    return partial(_read_colours if config.rgb_masks else _read_values, label_table(config))
+
+
+def label_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
+    """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
     if config.rgb_masks:
         assert config.colours is not None
-        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        table = np.full(1 << 24, UNKNOWN, np.uint8)
         for label, colour in enumerate(config.colours):
-            table[_colour_code(np.array(colour))] = label
+            table[colour_code(np.array(colour))] = label
         for colour in config.ignored_colours:
-            table[_colour_code(np.array(colour))] = IGNORE
-        return partial(_read_colours, table)
-    if config.ids is not None:
+            table[colour_code(np.array(colour))] = IGNORE
+    elif config.ids is not None:
         table = np.full(_VALUES, IGNORE, np.uint8)
         table[list(config.ids)] = list(config.ids.values())
     else:
-        table = np.full(_VALUES, _UNKNOWN, np.uint8)
+        table = np.full(_VALUES, UNKNOWN, np.uint8)
         table[: len(config.classes)] = range(len(config.classes))
         table[config.ignore] = IGNORE
-    return partial(_read_values, table)
+    return table
 
 
 def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
@@ -259,7 +321,7 @@ def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
     if values.min() < 0 or values.max() >= _VALUES:
         raise SctnetError(f"{path}: the mask's values must lie between 0 and {_VALUES - 1}")
     labels = table.take(values)
-    unknown = labels == _UNKNOWN
+    unknown = labels == UNKNOWN
     if unknown.any():
         raise SctnetError(
             f"{path}: the mask's value {values[unknown][0]} is neither a class nor ignore: "
@@ -274,8 +336,8 @@ def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
         raise SctnetError(
             f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
         )
-    labels = table.take(_colour_code(values))
-    unknown = labels == _UNKNOWN
+    labels = table.take(colour_code(values))
+    unknown = labels == UNKNOWN
     if unknown.any():
         red, green, blue = values[unknown][0]
         raise SctnetError(
@@ -285,6 +347,7 @@ def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
     return labels
 
 
-def _colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:
+def colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:
+    """Return the number 65536 red + 256 green + blue."""
     red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
     return np.asarray(red << 16 | green << 8 | blue)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +23,15 @@ _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
 _PLAIN_MODES = {"L", "RGB"}
 # Pillow stretches 2- and 4-bit grey to 0-255, which is right for pictures and wrong for masks.
 _STRETCHED_BY = {"L;2": 85, "L;4": 17}
+
+
+class MaskEncoding(NamedTuple):
+    """What a mask's values do not tell."""
+
+    is_jpeg: bool
+    """Whatever the file's ending says: a JPEG changes the values it stores."""
+    palette: tuple[tuple[int, int, int], ...]
+    """The RGB colours by index; empty where the image has no palette."""
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -79,6 +89,14 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     raise SctnetError(
         f"{path}: a mask cannot be of kind {image.mode!r}: save it as a grey, palette or RGB PNG"
     )
+
+
+def read_mask_encoding(path: str | Path) -> MaskEncoding:
+    """Return how a mask's file holds its values; raises as :func:`decode_image` does."""
+    image = _open(_read_bytes(path), str(path))
+    colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    rows = zip(colours[::3], colours[1::3], colours[2::3], strict=True)
+    return MaskEncoding(image.format in {"JPEG", "MPO"}, tuple(rows))
 
 
 def _read_bytes(path: str | Path) -> bytes:

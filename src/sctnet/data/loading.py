@@ -6,9 +6,9 @@ worker, the process or how often a run was resumed.
 
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sam
 from sctnet.data.dataset import Labels, Picture, SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.preparation import WorkingSize
+
+Result = TypeVar("Result")
 
 _AS_IS = WorkingSize()
 
@@ -109,17 +111,22 @@ def read_ahead(
     dataset: SegmentationDataset, indices: Iterable[int], workers: int
 ) -> Iterator[tuple[int, Picture, Labels]]:
     """Yield (index, picture, labels) in order, reading up to 2 x ``workers`` ahead in threads."""
+    return in_threads(lambda index: (index, *dataset.pair(index)), indices, workers)
+
+
+def in_threads(
+    read: Callable[[int], Result], indices: Iterable[int], workers: int
+) -> Iterator[Result]:
+    """Yield ``read`` of every index in order, computed up to 2 x ``workers`` ahead in threads."""
     pool = ThreadPoolExecutor(max(1, workers))
-    window: deque[tuple[int, Future[tuple[Picture, Labels]]]] = deque()
+    window: deque[Future[Result]] = deque()
     try:
         for index in indices:
-            window.append((index, pool.submit(dataset.pair, index)))
+            window.append(pool.submit(read, index))
             if len(window) > 2 * workers:
-                first, pair = window.popleft()
-                yield first, *pair.result()
+                yield window.popleft().result()
         while window:
-            first, pair = window.popleft()
-            yield first, *pair.result()
+            yield window.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from sctnet.data.dataset import IGNORE, Files, Labels
+from sctnet.data.dataset import IGNORE, Files, Labels, NoSuchSplitError
 from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
 
@@ -59,9 +59,8 @@ def read_list(path: Path) -> list[str]:
             f"{path}: the list is not UTF-8 text: copy it again from its source"
         ) from error
     except OSError as error:
-        raise SctnetError(
-            f"{path}: the list of the split cannot be read: unpack the data set again"
-        ) from error
+        sentence = f"{path}: the list of the split cannot be read: unpack the data set again"
+        raise NoSuchSplitError(sentence) from error
     if not any(line.strip() for line in lines):
         raise SctnetError(f"{path}: the list is empty: copy it again from its source")
     return lines
@@ -71,7 +70,8 @@ def find_pictures(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a split's folder by a glob, in the order of their names."""
     pictures = sorted(folder.glob(pattern))
     if not pictures:
-        raise SctnetError(f"{folder}: no picture {pattern} is there: unpack the data set again")
+        sentence = f"{folder}: no picture {pattern} is there: unpack the data set again"
+        raise NoSuchSplitError(sentence)
     return pictures
 
 

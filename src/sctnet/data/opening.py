@@ -8,7 +8,7 @@ from sctnet.data.ade20k import is_ade20k, open_ade20k
 from sctnet.data.camvid import is_camvid, open_camvid
 from sctnet.data.cityscapes import is_cityscapes, open_cityscapes
 from sctnet.data.cocostuff import is_cocostuff, open_cocostuff
-from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
 from sctnet.data.folder import open_folder
 from sctnet.data.synthetic import open_synthetic
 from sctnet.data.voc import is_voc, open_voc
@@ -51,3 +51,12 @@ def open_dataset(source: str | Path, splits: Sequence[str]) -> SegmentationDatas
         f"{source} {problem}: give a data set's YAML file, the word synthetic, or the root of "
         f"one of {', '.join(layout.description for layout in _LAYOUTS)}"
     )
+
+
+def known_splits(source: str | Path) -> tuple[str, ...]:
+    """Return the splits that a data set may have; raises as :func:`open_dataset` does."""
+    try:
+        open_dataset(source, [])
+    except NoSuchSplitError as error:  # every reader answers so, before it looks for any file
+        return error.known
+    raise AssertionError(f"{source} was opened without a split")

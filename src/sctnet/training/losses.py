@@ -47,20 +47,6 @@ def hard_example_cross_entropy(
     return losses[hard].mean() * count
 
 
-def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Return class weights 1 / sqrt(share of the pixels), with a mean of 1 over the pixels.
-
-    The square root lies between leaving rare classes to their share and giving every class the
-    same; a class that never occurs gets the weight of the rarest that does.
-    """
-    share = counts.double() / counts.sum().clamp(min=1)
-    occurring = share[share > 0]
-    if occurring.numel() == 0:
-        return torch.ones(counts.numel())
-    weights = share.clamp(min=float(occurring.min())).rsqrt()
-    return (weights / (weights * share).sum()).float()
-
-
 def _inside(labels: Tensor) -> Tensor:
     """Return labels that can be used as an index: ignored ones become 0."""
     return labels.masked_fill(labels == IGNORE, 0)

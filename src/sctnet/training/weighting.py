@@ -1,12 +1,11 @@
 """Class weights from a recipe and the data."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sctnet.data.balancing import balanced_weights, count_pixels
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.training.losses import balanced_weights
 from sctnet.training.recipe import LossRecipe
 
 
@@ -31,11 +30,3 @@ def class_weights(recipe: LossRecipe, data: SegmentationDataset) -> Tensor | Non
             f"loss.class_weights: {len(given)} weights for {len(data.classes)} classes"
         )
     return torch.tensor(given)
-
-
-def count_pixels(data: SegmentationDataset) -> np.ndarray:
-    """Return how many pixels of each class a data set has (int64, without ignored ones)."""
-    counts = np.zeros(256, np.int64)
-    for index in range(len(data)):
-        counts += np.bincount(data.labels(index).ravel(), minlength=256)
-    return counts[: len(data.classes)]
