@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from sctnet.cli import convert, evaluate, models, plot, predict, recipes, train
+from sctnet.cli import convert, data, evaluate, models, plot, predict, recipes, train
 from sctnet.errors import SctnetError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.command("plot")(plot.plot)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

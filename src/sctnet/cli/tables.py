@@ -1,9 +1,17 @@
 """Tables for people."""
 
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sctnet.data.checking import Report
+from sctnet.data.findings import Finding
 from sctnet.evaluation.evaluator import Evaluation
+
+_MOST_CLASSES = 30  # rows of a table that shall stay on one page
+_DETAILS = 3
 
 
 def scores_table(evaluation: Evaluation) -> Table:
@@ -20,3 +28,71 @@ def scores_table(evaluation: Evaluation) -> Table:
     table.add_row("mean accuracy", f"{100 * scores.mean_accuracy:.2f}")
     table.add_row("images/s, predictor alone", f"{evaluation.images_per_second:.2f}")
     return table
+
+
+def check_summary(report: Report) -> list[RenderableType]:
+    """Return a check as one page: what there is, how often each class occurs, what is wrong."""
+    lines: list[RenderableType] = [Text(line) for line in _contents(report)]
+    if any(tally.pixels.any() for tally in report.tallies.values()):
+        lines.append(_class_table(report))
+    crop = report.crop()
+    if crop is not None:
+        lines.append(Text(f"suggested: augmentation.crop=[{crop[0]},{crop[1]}]"))
+    lines.append(Text(""))
+    for finding in report.findings:
+        lines.append(_finding_text(finding))
+    errors = sum(finding.is_error for finding in report.findings)
+    warnings = len(report.findings) - errors
+    if report.findings:
+        lines.append(Text(f"{errors} errors, {warnings} warnings", style="bold"))
+    else:
+        lines.append(Text("Nothing is wrong.", style="bold green"))
+    return lines
+
+
+def _contents(report: Report) -> Iterator[str]:
+    yield f"{report.source}: {len(report.classes)} classes"
+    for name, tally in report.tallies.items():
+        sizes = tally.sizes.most_common(1)
+        size = ""
+        if sizes:
+            (height, width), _ = sizes[0]
+            others = len(tally.sizes) - 1
+            size = f" of {width} x {height}" + (f" and {others} other sizes" if others else "")
+        ignored = 100 * report.ignored_share(name)
+        yield f"  {name}: {tally.pictures} pictures{size}, {ignored:.3g} % of the pixels ignored"
+
+
+def _class_table(report: Report) -> Table:
+    """Return the classes, of many the rarest in training, with their shares and weights."""
+    table = Table("class")
+    for name in report.tallies:
+        table.add_column(f"{name} %", justify="right")
+        table.add_column("pictures", justify="right")
+    table.add_column("weight", justify="right")
+    weights = report.class_weights()
+    shown: Sequence[int] = range(len(report.classes))
+    if len(shown) > _MOST_CLASSES:
+        trained = report.tallies[report.training].pixels
+        shown = sorted(sorted(shown, key=lambda label: trained[label])[:_MOST_CLASSES])
+        table.title = f"the {_MOST_CLASSES} rarest of {len(report.classes)} classes"
+    for label in shown:
+        cells = []
+        for tally in report.tallies.values():
+            labelled = max(1, tally.pixels[: len(report.classes)].sum())
+            cells += [f"{100 * tally.pixels[label] / labelled:.2f}", str(tally.occurrences[label])]
+        table.add_row(Text(report.classes[label]), *cells, f"{weights[label]:.2f}")
+    return table
+
+
+def _finding_text(finding: Finding) -> Text:
+    kind, style = ("error", "bold red") if finding.is_error else ("warning", "bold yellow")
+    text = Text.assemble((kind, style), f" {finding.cause} in {finding.split}: ")
+    text.append(f"{finding.count} " if finding.count else "")
+    text.append(finding.sentence)
+    for detail in finding.details[:_DETAILS]:
+        text.append(f"\n    {detail}")
+    more = finding.count - len(finding.details[:_DETAILS])
+    if finding.details and more > 0:
+        text.append(f"\n    and {more} more")
+    return text

@@ -1,0 +1,66 @@
+"""``sctnet data``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check labels before training.", no_args_is_help=True)
+
+
+@app.callback()
+def data() -> None:
+    """Check labels before training."""
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="A data set's root or YAML file.")],
+    splits: Annotated[
+        str, typer.Option(help="Which, such as train,val. Default: all that exist.")
+    ] = "",
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a YAML data set: write a corrected YAML file here, or, for a name without "
+            ".yaml, a folder of mended masks with one."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures of what was found.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the findings for programs.")] = None,
+) -> None:
+    """Read every picture and mask, and tell what is wrong before a run is lost to it.
+
+    Tells of missing pairs, unreadable files, masks that do not hold the classes and why, rare and
+    absent classes, pictures that are in two splits; suggests class weights and a crop. The originals
+    are never changed. The exit status is 1 where something would spoil training.
+    """
+    from rich.console import Console
+
+    from sctnet.cli.progress import counting_progress
+    from sctnet.cli.tables import check_summary
+    from sctnet.data.checking import check_dataset, open_splits
+    from sctnet.evaluation.check_page import save_check_page
+    from sctnet.evaluation.fixing import check_target, write_fix
+    from sctnet.pictures.writing import write_whole
+
+    names = [name.strip() for name in splits.split(",") if name.strip()]
+    if fix is not None:
+        check_target(fix, source)
+    opened = open_splits(source, names)
+    with counting_progress("reading", sum(len(split.data) for split in opened)) as progress:
+        report = check_dataset(source, opened, progress)
+    Console(highlight=False, soft_wrap=True).print(*check_summary(report), sep="\n")
+    if json is not None:
+        write_whole(json, report.to_json().encode())
+        print(f"Written to {json}")  # noqa: T201
+    if html is not None:
+        save_check_page(report, html)
+        print(f"Written to {html}")  # noqa: T201
+    if fix is not None:
+        for line in write_fix(report, fix):
+            print(line)  # noqa: T201
+    if report.has_errors:
+        raise typer.Exit(1)

@@ -1,0 +1,164 @@
+"""What is wrong with a data set, found before a run is lost to it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sctnet.data.balancing import balanced_weights
+from sctnet.data.dataset import IGNORE, FileDataset, Labels, NoSuchSplitError
+from sctnet.data.diagnosing import Diagnosis, diagnose_splits
+from sctnet.data.findings import Finding, find_all
+from sctnet.data.folder import Mismatch, find_files, folder_dataset, read_config
+from sctnet.data.opening import known_splits, open_dataset
+from sctnet.data.surveying import OpenedSplit, Tally, survey_split
+from sctnet.errors import SctnetError
+
+_LARGEST_CROP = 1024  # pixels; of the paper's recipes, and what a GPU takes at a fair batch
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found, and what the data set holds."""
+
+    source: str
+    splits: tuple[OpenedSplit, ...]
+    tallies: dict[str, Tally]
+    findings: tuple[Finding, ...]
+    diagnoses: dict[str, Diagnosis]
+    """By split, where its masks do not hold what the YAML says."""
+    training: str
+    """The split that training reads: train, or else the first."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether something would spoil training."""
+        return any(finding.is_error for finding in self.findings)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, of which all splits have the same."""
+        return max((split.data.classes for split in self.splits), key=len)
+
+    def class_weights(self) -> list[float]:
+        """Return what ``loss.class_weights=balanced`` would make of the training split."""
+        counts = self.tallies[self.training].pixels[: len(self.classes)]
+        return [round(weight, 3) for weight in balanced_weights(torch.from_numpy(counts)).tolist()]
+
+    def crop(self) -> tuple[int, int] | None:
+        """Return a height and width that nine tenths of the training pictures fill.
+
+        Multiples of 32, at most 1024. None where no picture could be read.
+        """
+        sizes = self.tallies[self.training].sizes
+        if not sizes:
+            return None
+        pictures = np.repeat(np.array(list(sizes)), list(sizes.values()), axis=0)
+        tenth = np.quantile(pictures, 0.1, axis=0, method="lower")
+        height, width = (np.clip(tenth // 32 * 32, 32, _LARGEST_CROP)).tolist()
+        return int(height), int(width)
+
+    def ignored_share(self, split: str) -> float:
+        """Return the share of a split's pixels that count nowhere."""
+        pixels = self.tallies[split].pixels
+        return float(pixels[IGNORE] / max(1, pixels.sum()))
+
+    def to_json(self) -> str:
+        """Return findings, counts and suggestions for programs."""
+        number = len(self.classes)
+        splits = {
+            name: {
+                "pictures": tally.pictures,
+                "sizes": [[*size, count] for size, count in tally.sizes.most_common()],
+                "pixels": tally.pixels[:number].tolist(),
+                "pictures_by_class": tally.occurrences[:number].tolist(),
+                "ignored_share": self.ignored_share(name),
+            }
+            for name, tally in self.tallies.items()
+        }
+        fields = {
+            "source": self.source,
+            "findings": [asdict(finding) for finding in self.findings],
+            "classes": self.classes,
+            "splits": splits,
+            "suggested": {"class_weights": self.class_weights(), "crop": self.crop()},
+        }
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSplit]:
+    """Open splits one by one, going on past everything that a finding can tell.
+
+    Without ``names`` all that exist, but those whose pictures are all in others (trainval). Raises
+    :class:`SctnetError` for a source that is no data set, and for a split it does not have.
+    """
+    opened = []
+    for name in names or known_splits(source):
+        try:
+            opened.append(_open_split(source, name))
+        except NoSuchSplitError:
+            if names:
+                raise
+    if not opened:
+        raise SctnetError(f"{source}: no split exists: name those there are by --splits")
+    return opened if names else _without_unions(opened)
+
+
+def check_dataset(
+    source: str | Path,
+    splits: Sequence[OpenedSplit],
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Read every picture and mask of the opened splits once; ``progress`` gets the number done."""
+    tallies: dict[str, Tally] = {}
+    done = 0
+    for split in splits:
+        tally = tallies[split.name] = Tally()
+        for survey in survey_split(split):
+            tally.add(survey, split)
+            done += 1
+            if progress is not None:
+                progress(done)
+    config = splits[0].config
+    diagnoses = {} if config is None else diagnose_splits(config, tallies)
+    training = "train" if "train" in tallies else splits[0].name
+    findings = find_all(splits, tallies, diagnoses, training)
+    return Report(str(source), tuple(splits), tallies, tuple(findings), diagnoses, training)
+
+
+def _open_split(source: str | Path, name: str) -> OpenedSplit:
+    path = Path(source)
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        try:
+            return OpenedSplit(name, open_dataset(source, [name]))
+        except NoSuchSplitError:
+            raise
+        except SctnetError as error:
+            nothing = FileDataset(name, (), None, (), _never)
+            return OpenedSplit(name, nothing, mismatches=[Mismatch("split", str(error))])
+    config = read_config(path)
+    if name not in config.images:
+        open_dataset(source, [name])  # says so
+    mismatches: list[Mismatch] = []
+    files = find_files(path.parent, config, name, mismatches.append)
+    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches)
+
+
+def _never(path: Path) -> Labels:
+    raise AssertionError(f"{path} belongs to no data set")
+
+
+def _without_unions(splits: list[OpenedSplit]) -> list[OpenedSplit]:
+    """Leave out splits whose pictures are all in those before."""
+    kept: list[OpenedSplit] = []
+    seen: set[Path] = set()
+    for split in splits:
+        files = split.data.files if isinstance(split.data, FileDataset) else ()
+        images = {file.image for file in files}
+        if not images or not images <= seen:
+            kept.append(split)
+        seen |= images
+    return kept

@@ -1,0 +1,202 @@
+"""What is worth telling of what was counted: the rules of the check, one function each."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sctnet.data.dataset import IGNORE
+from sctnet.data.diagnosing import Diagnosis, histogram
+from sctnet.data.surveying import EXAMPLES, Examples, OpenedSplit, Tally
+
+_MOSTLY = 0.9  # the share of ignored pixels that is worth a word
+
+_PROBLEMS = {
+    "split": "the split cannot be opened",
+    "missing-folder": "a folder of the YAML is missing",
+    "no-pictures": "no picture was found",
+    "missing-mask": "pictures without a mask",
+    "jpeg-mask": "masks saved as JPEG, which changes their values: export them again as PNG",
+    "shared-stem": "files that share one stem, and so one mask",
+    "unreadable-image": "pictures that cannot be read",
+    "unreadable-mask": "masks that cannot be used",
+    "sizes-differ": "pictures whose masks are of another size",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or may be."""
+
+    cause: str
+    """A short name that stays the same, such as off-by-one."""
+    is_error: bool
+    """Whether it would spoil training, or what is measured; else it is worth knowing."""
+    split: str
+    """Several are joined by commas."""
+    sentence: str
+    count: int = 0
+    """Pictures or files concerned; 0 where it is all."""
+    details: tuple[str, ...] = ()
+    """The first of them, by name or sentence."""
+    pictures: tuple[tuple[str, int], ...] = ()
+    """Split and index of the first of them, where there are pictures to show."""
+
+
+def find_all(
+    splits: Sequence[OpenedSplit],
+    tallies: Mapping[str, Tally],
+    diagnoses: Mapping[str, Diagnosis],
+    training: str,
+) -> list[Finding]:
+    """Return all findings, errors first."""
+    findings = [
+        *(finding for split in splits for finding in _files(split, tallies[split.name])),
+        *_values(tallies, diagnoses),
+    ]
+    for split in splits:
+        # Where values are no classes, what follows from it is no news.
+        if split.name not in diagnoses and tallies[split.name].pixels.any():
+            findings += _labels(split, tallies[split.name], split.name == training)
+    known = [split for split in splits if split.name not in diagnoses]
+    findings += [*_absent_classes(known, tallies, training), *_shared_pictures(splits, tallies)]
+    findings += [
+        _repeated(name, tally.repeated) for name, tally in tallies.items() if tally.repeated.count
+    ]
+    return sorted(findings, key=lambda finding: not finding.is_error)
+
+
+def _files(split: OpenedSplit, tally: Tally) -> Iterator[Finding]:
+    """Tell what does not pair, cannot be read, or does not fit."""
+    unpaired: dict[str, Examples] = defaultdict(Examples)
+    for mismatch in split.mismatches:
+        unpaired[mismatch.cause].add(None, mismatch.sentence)
+    for cause, examples in (*unpaired.items(), *tally.problems.items()):
+        yield _finding(cause, True, split.name, _PROBLEMS[cause], examples)
+
+
+def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) -> Iterator[Finding]:
+    """Tell what the masks hold instead of the classes, once for all splits of one diagnosis."""
+    different: list[Diagnosis] = []
+    for diagnosis in diagnoses.values():
+        if diagnosis not in different:
+            different.append(diagnosis)
+    for diagnosis in different:
+        names = [name for name, other in diagnoses.items() if other == diagnosis]
+        shown = [(name, index) for name in names for index in _suspects(tallies[name])]
+        count = sum(tallies[name].unknown.count for name in names)
+        details = tuple(d for name in names for d in tallies[name].unknown.details)[:EXAMPLES]
+        yield Finding(
+            diagnosis.cause,
+            True,
+            ", ".join(names),
+            diagnosis.sentence,
+            count,
+            details,
+            tuple(shown[:EXAMPLES]),
+        )
+
+
+def _suspects(tally: Tally) -> list[int]:
+    return [i for i in (tally.unknown.indices or tally.unlabelled.indices) if i is not None]
+
+
+def _labels(split: OpenedSplit, tally: Tally, is_training: bool) -> Iterator[Finding]:
+    """Tell of labels that teach nothing."""
+    number = len(split.data.classes)
+    occurring = np.flatnonzero(tally.occurrences[:number])
+    stored = f"; the masks hold {histogram(tally.values)}" if tally.values else ""
+    if tally.unknown.count:
+        sentence = f"labels that are none of the {number} classes"
+        yield _finding("unknown-values", True, split.name, sentence, tally.unknown)
+    if not len(occurring):
+        sentence = f"no pixel is labelled, there is nothing to learn or to score{stored}"
+        yield _finding("no-labels", True, split.name, sentence, tally.unlabelled)
+        return
+    if is_training and len(occurring) == 1:
+        only = split.data.classes[occurring[0]]
+        sentence = f"every labelled pixel is {only!r}, there is nothing to tell apart{stored}"
+        yield Finding("one-class", True, split.name, sentence)
+    if tally.unlabelled.count:
+        sentence = "pictures without a single labelled pixel teach nothing"
+        yield _finding("unlabelled-picture", False, split.name, sentence, tally.unlabelled)
+    ignored = tally.pixels[IGNORE] / tally.pixels.sum()
+    if ignored > _MOSTLY:
+        sentence = f"{100 * ignored:.3g} % of the pixels are ignored{stored}"
+        yield Finding("mostly-ignored", False, split.name, sentence)
+
+
+def _absent_classes(
+    splits: Sequence[OpenedSplit], tallies: Mapping[str, Tally], training: str
+) -> Iterator[Finding]:
+    """Tell which classes a split lacks: an error where others ask for what training never shows."""
+    with_labels = [
+        split
+        for split in splits
+        if tallies[split.name].occurrences[: len(split.data.classes)].any()
+    ]
+    anywhere = sum(
+        (tallies[split.name].occurrences for split in with_labels), np.zeros(256, np.int64)
+    )
+    for split in with_labels:
+        occurrences = tallies[split.name].occurrences
+        absent = [
+            (label, name) for label, name in enumerate(split.data.classes) if not occurrences[label]
+        ]
+        if not absent:
+            continue
+        is_error = split.name == training and any(anywhere[label] for label, _ in absent)
+        names = ", ".join(name for _, name in absent[:EXAMPLES])
+        names += f" and {len(absent) - EXAMPLES} more" if len(absent) > EXAMPLES else ""
+        effect = "score as absent there"
+        if split.name == training:
+            effect = "cannot be learned" + (", but other splits show some" if is_error else "")
+        hint = ""
+        if absent[0][0] == 0 and len(absent) == 1:
+            hint = " (are the ids counted from 1?)"
+        sentence = f"classes that never occur {effect}: {names}{hint}"
+        yield Finding("absent-class", is_error, split.name, sentence, len(absent))
+
+
+def _repeated(split: str, examples: Examples) -> Finding:
+    sentence = "pictures that repeat another one of the split, pixel by pixel"
+    return _finding("repeated-picture", False, split, sentence, examples)
+
+
+def _shared_pictures(
+    splits: Sequence[OpenedSplit], tallies: Mapping[str, Tally]
+) -> Iterator[Finding]:
+    """Tell which pictures are in two splits, where one should say how well the other is learned."""
+    for position, first in enumerate(splits):
+        for second in splits[position + 1 :]:
+            known = tallies[first.name].digests
+            shared = Examples()
+            pictures = []
+            for digest, index in tallies[second.name].digests.items():
+                if digest in known:
+                    one = first.data.item_name(known[digest])
+                    shared.add(index, f"{one} = {second.data.item_name(index)}")
+                    if shared.count <= EXAMPLES // 2:
+                        pictures += [(first.name, known[digest]), (second.name, index)]
+            if shared.count:
+                sentence = (
+                    f"pictures of {second.name} are also in {first.name}, pixel by pixel (leakage):"
+                    " scores would be too good"
+                )
+                yield Finding(
+                    "shared-picture",
+                    True,
+                    f"{first.name}, {second.name}",
+                    sentence,
+                    shared.count,
+                    tuple(shared.details),
+                    tuple(pictures),
+                )
+
+
+def _finding(cause: str, is_error: bool, split: str, sentence: str, examples: Examples) -> Finding:
+    pictures = tuple((split, index) for index in examples.indices if index is not None)
+    return Finding(
+        cause, is_error, split, sentence, examples.count, tuple(examples.details), pictures
+    )

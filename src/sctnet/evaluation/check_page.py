@@ -1,0 +1,180 @@
+"""A check of a data set as one page with pictures, that needs no other file."""
+
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from sctnet.data.checking import Report
+from sctnet.data.dataset import FileDataset, SegmentationDataset
+from sctnet.data.findings import Finding
+from sctnet.data.images import read_mask
+from sctnet.errors import SctnetError
+from sctnet.pictures.overlay import overlay
+from sctnet.pictures.palette import default_palette
+from sctnet.pictures.writing import write_whole
+
+_WIDEST = 480  # pixels of a thumbnail's longer side: letters of a legend are readable
+_SHOWN_VALUES = 8
+
+_TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Check of {{ report.source }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
+  padding: 0 1rem; }
+table { border-collapse: collapse; }
+td, th { padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+section { border-left: 4px solid #c90; margin: 1.5rem 0; padding-left: 1rem; }
+section.error { border-color: #c22; }
+h2 { font-size: 1.05rem; margin: 0; }
+li { overflow-wrap: anywhere; }
+figure { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: 30rem; vertical-align: top; }
+figure img { max-width: 100%; }
+figcaption { font-size: .85rem; color: #555; overflow-wrap: anywhere; }
+.chip { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
+</style>
+</head>
+<body>
+<h1>Check of {{ report.source }}</h1>
+<p>{{ errors }} errors, {{ report.findings | length - errors }} warnings.
+{% if crop %}Suggested: augmentation.crop=[{{ crop[0] }},{{ crop[1] }}].{% endif %}</p>
+<table>
+<tr><th>split</th><th>pictures</th><th>commonest size</th><th>sizes</th><th>ignored %</th></tr>
+{% for row in splits %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% for finding, figures in findings %}
+<section class="{{ 'error' if finding.is_error else 'warning' }}">
+<h2>{{ 'Error' if finding.is_error else 'Warning' }}: {{ finding.cause }} in {{ finding.split }}</h2>
+<p>{% if finding.count %}{{ finding.count }} {% endif %}{{ finding.sentence }}</p>
+{% if finding.details %}<ul>{% for detail in finding.details %}<li>{{ detail }}</li>{% endfor %}
+</ul>{% endif %}
+{% for caption, picture in figures %}
+<figure>{% if picture %}<img src="{{ picture }}" alt="">{% endif %}
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+</section>
+{% endfor %}
+<h2>Classes</h2>
+<table>
+<tr><th>class</th>{% for name in report.tallies %}<th>{{ name }} %</th><th>pictures</th>{% endfor %}
+<th>suggested weight</th></tr>
+{% for colour, row in classes %}<tr>{% for cell in row %}<td>
+{%- if loop.first %}<span class="chip" style="background: rgb{{ colour }}"></span>{% endif -%}
+{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+</body>
+</html>
+"""
+
+
+def save_check_page(report: Report, path: str | Path) -> None:
+    """Write the page: findings with pictures and masks, splits, classes. Nothing is linked.
+
+    Raises :class:`SctnetError` where the file cannot be written.
+    """
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(_TEMPLATE)
+    page = template.render(
+        report=report,
+        errors=sum(finding.is_error for finding in report.findings),
+        crop=report.crop(),
+        splits=_split_rows(report),
+        findings=[(finding, _figures(report, finding)) for finding in report.findings],
+        classes=_class_rows(report),
+    )
+    write_whole(path, page.encode("utf-8", "replace"))
+
+
+def _split_rows(report: Report) -> list[list[Any]]:
+    rows = []
+    for name, tally in report.tallies.items():
+        size = "".join(f"{width} x {height}" for (height, width), _ in tally.sizes.most_common(1))
+        ignored = f"{100 * report.ignored_share(name):.2f}"
+        rows.append([name, tally.pictures, size, len(tally.sizes), ignored])
+    return rows
+
+
+def _class_rows(report: Report) -> list[tuple[tuple[int, int, int], list[str]]]:
+    weights = report.class_weights()
+    rows = []
+    for label, name in enumerate(report.classes):
+        cells = [name]
+        for tally in report.tallies.values():
+            labelled = max(1, tally.pixels[: len(report.classes)].sum())
+            cells += [f"{100 * tally.pixels[label] / labelled:.2f}", str(tally.occurrences[label])]
+        colours = _colours(report.splits[0].data)
+        rows.append((colours[label], [*cells, f"{weights[label]:.2f}"]))
+    return rows
+
+
+def _figures(report: Report, finding: Finding) -> list[tuple[str, str]]:
+    """Return captions and pictures as data URIs; an empty one where a file cannot be read."""
+    data = {split.name: split.data for split in report.splits}
+    return [
+        figure for name, index in finding.pictures for figure in _pair_figures(data[name], index)
+    ]
+
+
+def _pair_figures(data: SegmentationDataset, index: int) -> list[tuple[str, str]]:
+    name = data.item_name(index)
+    try:
+        image = _shrunk(data.image(index))
+    except SctnetError:
+        return [(f"{name}: cannot be read", "")]
+    return [(name, _uri(image)), _mask_figure(data, index, image)]
+
+
+def _mask_figure(
+    data: SegmentationDataset, index: int, image: UInt8[np.ndarray, "h w 3"]
+) -> tuple[str, str]:
+    """Show labels over the picture, or what a mask stores where it holds no labels."""
+    try:
+        labels = _shrunk(data.labels(index))
+    except SctnetError:
+        return _raw_figure(data, index)
+    if labels.shape != image.shape[:2]:
+        return _raw_figure(data, index)
+    return "labels", _uri(overlay(image, labels, _colours(data), data.classes))
+
+
+def _raw_figure(data: SegmentationDataset, index: int) -> tuple[str, str]:
+    if not isinstance(data, FileDataset):
+        return "no labels can be shown", ""
+    try:
+        values = read_mask(data.files[index].mask)
+    except SctnetError:
+        return "the mask cannot be read", ""
+    if values.ndim == 3:
+        return "the mask as it is", _uri(_shrunk(values))
+    found, ranks = np.unique(_shrunk(values), return_inverse=True)
+    colours = np.array(default_palette(min(len(found), 254)), np.uint8)
+    named = ", ".join(str(value) for value in found[:_SHOWN_VALUES])
+    more = " ..." if len(found) > _SHOWN_VALUES else ""
+    return f"the mask's values in colours: {named}{more}", _uri(colours[ranks % len(colours)])
+
+
+def _shrunk(array: Integer[np.ndarray, "h w *c"]) -> Integer[np.ndarray, "h2 w2 *c"]:
+    """Scale to a thumbnail without mixing values: by taking every so many pixels."""
+    height, width = array.shape[:2]
+    scale = min(1.0, _WIDEST / max(height, width))
+    rows = (np.arange(max(1, round(height * scale))) / scale).astype(int).clip(max=height - 1)
+    columns = (np.arange(max(1, round(width * scale))) / scale).astype(int).clip(max=width - 1)
+    return np.asarray(array[rows][:, columns])
+
+
+def _colours(data: SegmentationDataset) -> tuple[tuple[int, int, int], ...]:
+    return data.colours or default_palette(max(1, len(data.classes)))
+
+
+def _uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 88]
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
+    return "data:image/jpeg;base64," + b64encode(content.tobytes()).decode()

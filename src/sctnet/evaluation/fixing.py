@@ -1,0 +1,178 @@
+"""What mends masks that do not hold the classes: a corrected YAML, or other masks beside them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from sctnet.data.checking import Report
+from sctnet.data.dataset import FileDataset
+from sctnet.data.diagnosing import Diagnosis, corrected
+from sctnet.data.folder import FolderConfig, folder_dataset, mask_stem
+from sctnet.data.loading import in_threads
+from sctnet.data.surveying import OpenedSplit
+from sctnet.errors import SctnetError
+from sctnet.pictures.palette import default_palette, save_label_map
+from sctnet.pictures.writing import write_whole
+
+_YAML = (".yaml", ".yml")
+
+
+def check_target(target: str | Path, source: str | Path) -> None:
+    """Raise :class:`SctnetError` where a fix of the source cannot be written to the target."""
+    target = Path(target)
+    if Path(source).suffix.lower() not in _YAML:
+        raise SctnetError(
+            f"{source}: only a data set that a YAML file describes can be mended: describe it by one"
+        )
+    if target.suffix.lower() in _YAML:
+        if target.exists():
+            raise SctnetError(f"{target}: the file exists already: give another name")
+        if not target.parent.is_dir():
+            raise SctnetError(f"{target}: no such folder: give a file in an existing one")
+    elif target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise SctnetError(f"{target}: there is something already: give an empty or a new folder")
+
+
+def write_fix(report: Report, target: str | Path) -> list[str]:
+    """Write what mends the masks' values, and return what there is to say of it.
+
+    A target that ends in .yaml receives the description with other fields, over the same masks;
+    any other is a folder of label maps (0 to classes - 1, 255 ignored) with a YAML. Both have the
+    checked splits only. Nothing is written where nothing is diagnosed, or nothing mends it.
+    Raises :class:`SctnetError` as :func:`check_target` does.
+    """
+    check_target(target, report.source)
+    target = Path(target)
+    if not report.diagnoses:
+        return ["Nothing written: no wrong values that a fix would mend."]
+    for split, diagnosis in report.diagnoses.items():
+        if diagnosis.changes is None:
+            return [f"Nothing written: {diagnosis.cause} in {split} needs a decision of yours."]
+    if target.suffix.lower() in _YAML:
+        return _write_yaml(report, target)
+    return _write_masks(report, target)
+
+
+def _write_yaml(report: Report, target: Path) -> list[str]:
+    splits = _with_pictures(report)
+    diagnoses = [report.diagnoses.get(split.name) for split in splits]
+    first = diagnoses[0]
+    if first is None or any(other != first for other in diagnoses):
+        return ["Nothing written: the splits need different fixes: give a folder, not a .yaml."]
+    config = corrected(_config(report), first.changes or {})
+    fields = config.model_dump(mode="json", include=config.model_fields_set)
+    base = Path(report.source).parent
+    for key, folders in (("images", config.images), ("masks", config.masks)):
+        fields[key] = {s.name: _relative(base / folders[s.name], target) for s in splits}
+    _dump(fields, target, [first])
+    return [f"Written to {target}: {_change(first)}.", *_guesses([first])]
+
+
+def _write_masks(report: Report, target: Path) -> list[str]:
+    config, base = _config(report), Path(report.source).parent
+    splits = _with_pictures(report)
+    for split in splits:
+        images, masks = base / config.images[split.name], base / config.masks[split.name]
+        if images == masks or images in masks.parents:
+            raise SctnetError(
+                f"{masks}: masks that lie among their images cannot be replaced by others: "
+                "give --fix a name that ends in .yaml, or move them to a folder of their own"
+            )
+    failures = [failure for split in splits for failure in _remap(report, split, target)]
+    diagnoses = list(report.diagnoses.values())
+    fields: dict[str, Any] = {
+        "images": {s.name: _relative(base / config.images[s.name], target / "x") for s in splits},
+        "masks": {s.name: f"masks/{s.name}" for s in splits},
+        "classes": list(config.classes),
+    }
+    colours = _colours(config, diagnoses)
+    if colours is not None:
+        fields["colours"] = [list(colour) for colour in colours]
+    if config.image_suffix:
+        fields["image_suffix"] = config.image_suffix
+    yaml_path = target / Path(report.source).name
+    _dump(fields, yaml_path, diagnoses)
+    number = sum(len(split.data) for split in splits) - len(failures)
+    lines = [f"Written to {target}: {number} masks and {yaml_path.name}.", *_guesses(diagnoses)]
+    return [*lines, *(f"Left out: {failure}" for failure in failures)]
+
+
+def _remap(report: Report, split: OpenedSplit, target: Path) -> list[str]:
+    """Write one split's masks as label maps; return what could not be read."""
+    data, config = split.data, _config(report)
+    assert isinstance(data, FileDataset)
+    diagnosis = report.diagnoses.get(split.name)
+    mended = config if diagnosis is None else corrected(config, diagnosis.changes or {})
+    reader = folder_dataset(split.name, mended, data.files)
+    colours = _colours(config, [diagnosis] if diagnosis else []) or default_palette(
+        len(config.classes)
+    )
+
+    def write(index: int) -> str | None:
+        image = PurePath(data.files[index].name).relative_to(split.name)
+        stem = mask_stem(Path(image), config.model_copy(update={"mask_suffix": ""}))
+        path = target / "masks" / split.name / stem.with_name(f"{stem.name}.png")
+        try:
+            labels = reader.labels(index)
+        except SctnetError as error:
+            return str(error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_label_map(labels, colours, path)
+        return None
+
+    written = in_threads(write, range(len(data)), min(8, os.cpu_count() or 1))
+    return [failure for failure in written if failure is not None]
+
+
+def _config(report: Report) -> FolderConfig:
+    config = report.splits[0].config
+    assert config is not None, "a source that ends in .yaml was opened as a folder"
+    return config
+
+
+def _with_pictures(report: Report) -> list[OpenedSplit]:
+    return [split for split in report.splits if len(split.data)]
+
+
+def _colours(
+    config: FolderConfig, diagnoses: Sequence[Diagnosis]
+) -> tuple[tuple[int, int, int], ...] | None:
+    """Return the colours of the classes, as given or as found in the masks."""
+    if config.colours is not None:
+        return config.colours
+    for diagnosis in diagnoses:
+        if diagnosis.cause == "rgb-masks" and diagnosis.changes:
+            return tuple(diagnosis.changes["colours"])
+    return None
+
+
+def _dump(fields: dict[str, Any], path: Path, diagnoses: Sequence[Diagnosis]) -> None:
+    causes = ", ".join(dict.fromkeys(diagnosis.cause for diagnosis in diagnoses))
+    comments = [f"Mended by sctnet data check: {causes}", *_guesses(diagnoses)]
+    header = "".join(f"# {' '.join(comment.splitlines())}\n" for comment in comments)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (header + text).encode())
+
+
+def _change(diagnosis: Diagnosis) -> str:
+    kept = {key: value for key, value in (diagnosis.changes or {}).items() if value is not None}
+    dropped = [key for key, value in (diagnosis.changes or {}).items() if value is None]
+    parts = [f"{key}: {_plain(value)}" for key, value in kept.items()]
+    return ", ".join([*parts, *(f"without {key}" for key in dropped)])
+
+
+def _plain(value: Any) -> Any:
+    return [list(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _guesses(diagnoses: Sequence[Diagnosis]) -> list[str]:
+    guesses = dict.fromkeys(diagnosis.guess for diagnosis in diagnoses if diagnosis.guess)
+    return [f"Confirm {guess}: this is a guess." for guess in guesses]
+
+
+def _relative(folder: Path, yaml_path: Path) -> str:
+    return Path(os.path.relpath(folder, yaml_path.parent)).as_posix()
