@@ -34,7 +34,7 @@ def check(
     """Read every picture and mask, and tell what is wrong before a run is lost to it.
 
     Tells of missing pairs, unreadable files, masks that do not hold the classes and why, rare and
-    absent classes, pictures that are in two splits; suggests class weights and a crop. The originals
+    absent classes, pictures that are in two splits; suggests class weights and a crop. Originals
     are never changed. The exit status is 1 where something would spoil training.
     """
     from rich.console import Console

@@ -35,16 +35,14 @@ def check_summary(report: Report) -> list[RenderableType]:
     lines: list[RenderableType] = [Text(line) for line in _contents(report)]
     if any(tally.pixels.any() for tally in report.tallies.values()):
         lines.append(_class_table(report))
-    crop = report.crop()
-    if crop is not None:
-        lines.append(Text(f"suggested: augmentation.crop=[{crop[0]},{crop[1]}]"))
+    lines.append(Text("suggested: " + " ".join(report.suggestions())))
     lines.append(Text(""))
     for finding in report.findings:
         lines.append(_finding_text(finding))
     errors = sum(finding.is_error for finding in report.findings)
     warnings = len(report.findings) - errors
     if report.findings:
-        lines.append(Text(f"{errors} errors, {warnings} warnings", style="bold"))
+        lines.append(Text(f"errors: {errors}, warnings: {warnings}", style="bold"))
     else:
         lines.append(Text("Nothing is wrong.", style="bold green"))
     return lines
@@ -66,29 +64,27 @@ def _contents(report: Report) -> Iterator[str]:
 def _class_table(report: Report) -> Table:
     """Return the classes, of many the rarest in training, with their shares and weights."""
     table = Table("class")
+    if report.diagnoses:
+        table.caption = "as the masks are read now, with the errors below"
     for name in report.tallies:
         table.add_column(f"{name} %", justify="right")
         table.add_column("pictures", justify="right")
     table.add_column("weight", justify="right")
-    weights = report.class_weights()
-    shown: Sequence[int] = range(len(report.classes))
+    rows = report.class_rows()
+    shown: Sequence[int] = range(len(rows))
     if len(shown) > _MOST_CLASSES:
         trained = report.tallies[report.training].pixels
         shown = sorted(sorted(shown, key=lambda label: trained[label])[:_MOST_CLASSES])
         table.title = f"the {_MOST_CLASSES} rarest of {len(report.classes)} classes"
     for label in shown:
-        cells = []
-        for tally in report.tallies.values():
-            labelled = max(1, tally.pixels[: len(report.classes)].sum())
-            cells += [f"{100 * tally.pixels[label] / labelled:.2f}", str(tally.occurrences[label])]
-        table.add_row(Text(report.classes[label]), *cells, f"{weights[label]:.2f}")
+        table.add_row(*(Text(cell) for cell in rows[label]))
     return table
 
 
 def _finding_text(finding: Finding) -> Text:
     kind, style = ("error", "bold red") if finding.is_error else ("warning", "bold yellow")
-    text = Text.assemble((kind, style), f" {finding.cause} in {finding.split}: ")
-    text.append(f"{finding.count} " if finding.count else "")
+    count = f" ({finding.count})" if finding.count else ""
+    text = Text.assemble((kind, style), f" {finding.cause} in {finding.split}{count}: ")
     text.append(finding.sentence)
     for detail in finding.details[:_DETAILS]:
         text.append(f"\n    {detail}")

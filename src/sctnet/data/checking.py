@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from sctnet.data.balancing import balanced_weights
-from sctnet.data.dataset import IGNORE, FileDataset, Labels, NoSuchSplitError
+from sctnet.data.dataset import (
+    IGNORE,
+    Colour,
+    FileDataset,
+    Labels,
+    NoSuchSplitError,
+    SegmentationDataset,
+)
 from sctnet.data.diagnosing import Diagnosis, diagnose_splits
 from sctnet.data.findings import Finding, find_all
 from sctnet.data.folder import Mismatch, find_files, folder_dataset, read_config
@@ -17,6 +24,7 @@ from sctnet.data.opening import known_splits, open_dataset
 from sctnet.data.surveying import OpenedSplit, Tally, survey_split
 from sctnet.errors import SctnetError
 
+_UNEVEN = 4  # between class weights: the commonest class has 16 times the pixels of the rarest
 _LARGEST_CROP = 1024  # pixels; of the paper's recipes, and what a GPU takes at a fair batch
 
 
@@ -41,12 +49,33 @@ class Report:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, of which all splits have the same."""
-        return max((split.data.classes for split in self.splits), key=len)
+        return self._whole.classes
+
+    @property
+    def colours(self) -> tuple[Colour, ...] | None:
+        """The classes' colours, where the data set has customary ones."""
+        return self._whole.colours
+
+    @property
+    def _whole(self) -> SegmentationDataset:
+        """A split that could be opened, if there is one."""
+        return max((split.data for split in self.splits), key=lambda data: len(data.classes))
 
     def class_weights(self) -> list[float]:
         """Return what ``loss.class_weights=balanced`` would make of the training split."""
         counts = self.tallies[self.training].pixels[: len(self.classes)]
         return [round(weight, 3) for weight in balanced_weights(torch.from_numpy(counts)).tolist()]
+
+    def class_rows(self) -> list[list[str]]:
+        """Return a table: name; of every split the share in % and the pictures; the weight."""
+        number = len(self.classes)
+        columns: list[list[str]] = [list(self.classes)]
+        for tally in self.tallies.values():
+            shares = 100 * tally.pixels[:number] / max(1, tally.pixels[:number].sum())
+            columns.append([f"{share:.2f}" for share in shares])
+            columns.append([str(count) for count in tally.occurrences[:number]])
+        columns.append([f"{weight:.2f}" for weight in self.class_weights()])
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def crop(self) -> tuple[int, int] | None:
         """Return a height and width that nine tenths of the training pictures fill.
@@ -60,6 +89,17 @@ class Report:
         tenth = np.quantile(pictures, 0.1, axis=0, method="lower")
         height, width = (np.clip(tenth // 32 * 32, 32, _LARGEST_CROP)).tolist()
         return int(height), int(width)
+
+    def suggestions(self) -> list[str]:
+        """Return settings for ``sctnet train``, each as key=value."""
+        settings = []
+        crop = self.crop()
+        if crop is not None:
+            settings.append(f"augmentation.crop=[{crop[0]},{crop[1]}]")
+        weights = self.class_weights()
+        if weights and not self.diagnoses and max(weights) > _UNEVEN * min(weights):
+            settings.append("loss.class_weights=balanced")
+        return settings
 
     def ignored_share(self, split: str) -> float:
         """Return the share of a split's pixels that count nowhere."""

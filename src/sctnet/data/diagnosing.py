@@ -298,10 +298,11 @@ def _ids(ids: dict[int, int]) -> dict[str, Any]:
 
 
 def _rgb_changes(colours: Iterable[Colour], ignored: Iterable[int]) -> dict[str, Any]:
+    ignored_colours = tuple(_rgb(code) for code in ignored)
     return {
         "rgb_masks": True,
         "colours": tuple(colours),
-        "ignored_colours": tuple(_rgb(code) for code in ignored),
+        "ignored_colours": ignored_colours or None,
         "ids": None,
         "ignore": None,
     }

@@ -99,7 +99,9 @@ def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) ->
 
 
 def _suspects(tally: Tally) -> list[int]:
-    return [i for i in (tally.unknown.indices or tally.unlabelled.indices) if i is not None]
+    """Return pictures that show what a diagnosis means: the first outside the classes, or any."""
+    unknown = [index for index in tally.unknown.indices if index is not None]
+    return unknown or list(range(min(EXAMPLES // 2, tally.pictures)))
 
 
 def _labels(split: OpenedSplit, tally: Tally, is_training: bool) -> Iterator[Finding]:

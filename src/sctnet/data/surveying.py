@@ -189,7 +189,9 @@ def _with_mask(
             survey, size = _with_raw_mask(survey, split, table)
     except SctnetError as error:
         return _and(survey, "unreadable-mask", str(error))
-    return survey if survey.size in (None, size) else _and(survey, *_sizes_differ(survey, size))
+    return (
+        survey if survey.size in (None, size) else _and(survey, *_sizes_differ(survey, size, split))
+    )
 
 
 def _label_counts(labels: Labels, classes: int) -> Int[np.ndarray, " 256"]:
@@ -222,12 +224,15 @@ def _with_raw_mask(
     return replace(survey, counts=counts, raw=raw, palette=encoding.palette), raw.size
 
 
-def _sizes_differ(survey: Survey, mask_size: tuple[int, ...]) -> tuple[str, str]:
+def _sizes_differ(
+    survey: Survey, mask_size: tuple[int, ...], split: OpenedSplit
+) -> tuple[str, str]:
     assert survey.size is not None
     (height, width), (mask_height, mask_width) = survey.size, mask_size
-    sentence = f"{width} x {height}, its mask {mask_width} x {mask_height}"
+    name = split.data.item_name(survey.index)
+    sentence = f"{name} is {width} x {height}, its mask {mask_width} x {mask_height}"
     if survey.size == mask_size[::-1]:
-        return "sizes-differ", f"{sentence}: the picture is turned by its EXIF, the mask is not"
+        return "sizes-differ", f"{sentence}: one of them was turned (EXIF turns pictures)"
     return "sizes-differ", sentence
 
 

@@ -1,6 +1,7 @@
 """A check of a data set as one page with pictures, that needs no other file."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sctnet.data.findings import Finding
 from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
 from sctnet.pictures.overlay import overlay
-from sctnet.pictures.palette import default_palette
+from sctnet.pictures.palette import Colour, default_palette
 from sctnet.pictures.writing import write_whole
 
 _WIDEST = 480  # pixels of a thumbnail's longer side: letters of a legend are readable
@@ -35,7 +36,8 @@ section { border-left: 4px solid #c90; margin: 1.5rem 0; padding-left: 1rem; }
 section.error { border-color: #c22; }
 h2 { font-size: 1.05rem; margin: 0; }
 li { overflow-wrap: anywhere; }
-figure { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: 30rem; vertical-align: top; }
+figure { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: 30rem;
+  vertical-align: top; }
 figure img { max-width: 100%; }
 figcaption { font-size: .85rem; color: #555; overflow-wrap: anywhere; }
 .chip { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
@@ -43,16 +45,17 @@ figcaption { font-size: .85rem; color: #555; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>Check of {{ report.source }}</h1>
-<p>{{ errors }} errors, {{ report.findings | length - errors }} warnings.
-{% if crop %}Suggested: augmentation.crop=[{{ crop[0] }},{{ crop[1] }}].{% endif %}</p>
+<p>Errors: {{ errors }}, warnings: {{ report.findings | length - errors }}.
+Suggested: {{ report.suggestions() | join(" ") }}</p>
 <table>
 <tr><th>split</th><th>pictures</th><th>commonest size</th><th>sizes</th><th>ignored %</th></tr>
 {% for row in splits %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% for finding, figures in findings %}
 <section class="{{ 'error' if finding.is_error else 'warning' }}">
-<h2>{{ 'Error' if finding.is_error else 'Warning' }}: {{ finding.cause }} in {{ finding.split }}</h2>
-<p>{% if finding.count %}{{ finding.count }} {% endif %}{{ finding.sentence }}</p>
+<h2>{{ 'Error' if finding.is_error else 'Warning' }}: {{ finding.cause }}
+in {{ finding.split }}{% if finding.count %} ({{ finding.count }}){% endif %}</h2>
+<p>{{ finding.sentence }}</p>
 {% if finding.details %}<ul>{% for detail in finding.details %}<li>{{ detail }}</li>{% endfor %}
 </ul>{% endif %}
 {% for caption, picture in figures %}
@@ -62,6 +65,7 @@ figcaption { font-size: .85rem; color: #555; overflow-wrap: anywhere; }
 </section>
 {% endfor %}
 <h2>Classes</h2>
+{% if report.diagnoses %}<p>As the masks are read now, with the errors above.</p>{% endif %}
 <table>
 <tr><th>class</th>{% for name in report.tallies %}<th>{{ name }} %</th><th>pictures</th>{% endfor %}
 <th>suggested weight</th></tr>
@@ -85,10 +89,11 @@ def save_check_page(report: Report, path: str | Path) -> None:
     page = template.render(
         report=report,
         errors=sum(finding.is_error for finding in report.findings),
-        crop=report.crop(),
         splits=_split_rows(report),
         findings=[(finding, _figures(report, finding)) for finding in report.findings],
-        classes=_class_rows(report),
+        classes=list(
+            zip(_colours(report.classes, report.colours), report.class_rows(), strict=True)
+        ),
     )
     write_whole(path, page.encode("utf-8", "replace"))
 
@@ -102,34 +107,23 @@ def _split_rows(report: Report) -> list[list[Any]]:
     return rows
 
 
-def _class_rows(report: Report) -> list[tuple[tuple[int, int, int], list[str]]]:
-    weights = report.class_weights()
-    rows = []
-    for label, name in enumerate(report.classes):
-        cells = [name]
-        for tally in report.tallies.values():
-            labelled = max(1, tally.pixels[: len(report.classes)].sum())
-            cells += [f"{100 * tally.pixels[label] / labelled:.2f}", str(tally.occurrences[label])]
-        colours = _colours(report.splits[0].data)
-        rows.append((colours[label], [*cells, f"{weights[label]:.2f}"]))
-    return rows
-
-
 def _figures(report: Report, finding: Finding) -> list[tuple[str, str]]:
     """Return captions and pictures as data URIs; an empty one where a file cannot be read."""
     data = {split.name: split.data for split in report.splits}
-    return [
-        figure for name, index in finding.pictures for figure in _pair_figures(data[name], index)
-    ]
-
-
-def _pair_figures(data: SegmentationDataset, index: int) -> list[tuple[str, str]]:
-    name = data.item_name(index)
-    try:
-        image = _shrunk(data.image(index))
-    except SctnetError:
-        return [(f"{name}: cannot be read", "")]
-    return [(name, _uri(image)), _mask_figure(data, index, image)]
+    diagnosed = {diagnosis.cause for diagnosis in report.diagnoses.values()}
+    figures = []
+    for name, index in finding.pictures:
+        try:
+            image = _shrunk(data[name].image(index))
+        except SctnetError:
+            figures.append((f"{data[name].item_name(index)}: cannot be read", ""))
+            continue
+        figures.append((data[name].item_name(index), _uri(image)))
+        if finding.cause in diagnosed:  # then labels are not what the mask was meant to hold
+            figures.append(_raw_figure(data[name], index))
+        else:
+            figures.append(_mask_figure(data[name], index, image))
+    return figures
 
 
 def _mask_figure(
@@ -142,7 +136,9 @@ def _mask_figure(
         return _raw_figure(data, index)
     if labels.shape != image.shape[:2]:
         return _raw_figure(data, index)
-    return "labels", _uri(overlay(image, labels, _colours(data), data.classes))
+    return "labels", _uri(
+        overlay(image, labels, _colours(data.classes, data.colours), data.classes)
+    )
 
 
 def _raw_figure(data: SegmentationDataset, index: int) -> tuple[str, str]:
@@ -170,8 +166,8 @@ def _shrunk(array: Integer[np.ndarray, "h w *c"]) -> Integer[np.ndarray, "h2 w2 
     return np.asarray(array[rows][:, columns])
 
 
-def _colours(data: SegmentationDataset) -> tuple[tuple[int, int, int], ...]:
-    return data.colours or default_palette(max(1, len(data.classes)))
+def _colours(classes: Sequence[str], colours: Sequence[Colour] | None) -> Sequence[Colour]:
+    return colours or (default_palette(len(classes)) if classes else ())
 
 
 def _uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -25,7 +25,7 @@ def check_target(target: str | Path, source: str | Path) -> None:
     target = Path(target)
     if Path(source).suffix.lower() not in _YAML:
         raise SctnetError(
-            f"{source}: only a data set that a YAML file describes can be mended: describe it by one"
+            f"{source}: only a data set that a YAML file describes can be mended: write one"
         )
     if target.suffix.lower() in _YAML:
         if target.exists():
@@ -64,6 +64,8 @@ def _write_yaml(report: Report, target: Path) -> list[str]:
         return ["Nothing written: the splits need different fixes: give a folder, not a .yaml."]
     config = corrected(_config(report), first.changes or {})
     fields = config.model_dump(mode="json", include=config.model_fields_set)
+    if config.ids is not None:
+        fields["ids"] = dict(config.ids)  # JSON would make texts of the keys
     base = Path(report.source).parent
     for key, folders in (("images", config.images), ("masks", config.masks)):
         fields[key] = {s.name: _relative(base / folders[s.name], target) for s in splits}
@@ -159,14 +161,12 @@ def _dump(fields: dict[str, Any], path: Path, diagnoses: Sequence[Diagnosis]) ->
 
 
 def _change(diagnosis: Diagnosis) -> str:
-    kept = {key: value for key, value in (diagnosis.changes or {}).items() if value is not None}
-    dropped = [key for key, value in (diagnosis.changes or {}).items() if value is None]
-    parts = [f"{key}: {_plain(value)}" for key, value in kept.items()]
-    return ", ".join([*parts, *(f"without {key}" for key in dropped)])
-
-
-def _plain(value: Any) -> Any:
-    return [list(item) for item in value] if isinstance(value, tuple) else value
+    parts = []
+    for key, value in (diagnosis.changes or {}).items():
+        shown = [list(colour) for colour in value] if isinstance(value, tuple) else value
+        if shown not in (None, []):
+            parts.append(f"{key}: {shown}")
+    return ", ".join(parts) or "the keys that do not fit are gone"
 
 
 def _guesses(diagnoses: Sequence[Diagnosis]) -> list[str]:
