@@ -17,7 +17,7 @@ def data() -> None:
 def check(
     source: Annotated[str, typer.Argument(help="A data set's root or YAML file.")],
     splits: Annotated[
-        str, typer.Option(help="Which, such as train,val. Default: all that exist.")
+        str, typer.Option(help="Which, such as train,val. Default: all but repetitions of others.")
     ] = "",
     fix: Annotated[
         Path | None,

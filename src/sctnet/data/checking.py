@@ -132,8 +132,9 @@ class Report:
 def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSplit]:
     """Open splits one by one, going on past everything that a finding can tell.
 
-    Without ``names`` all that exist, but those whose pictures are all in others (trainval). Raises
-    :class:`SctnetError` for a source that is no data set, and for a split it does not have.
+    Without ``names`` all that exist, but those that join others (trainval) or hold other labels
+    for the same pictures (coarse ones). Raises :class:`SctnetError` for a source that is no data
+    set, and for a split it does not have.
     """
     opened = []
     for name in names or known_splits(source):
@@ -144,7 +145,7 @@ def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSpl
                 raise
     if not opened:
         raise SctnetError(f"{source}: no split exists: name those there are by --splits")
-    return opened if names else _without_unions(opened)
+    return opened if names else _without_repetitions(opened)
 
 
 def check_dataset(
@@ -191,14 +192,19 @@ def _never(path: Path) -> Labels:
     raise AssertionError(f"{path} belongs to no data set")
 
 
-def _without_unions(splits: list[OpenedSplit]) -> list[OpenedSplit]:
-    """Leave out splits whose pictures are all in those before."""
-    kept: list[OpenedSplit] = []
-    seen: set[Path] = set()
-    for split in splits:
-        files = split.data.files if isinstance(split.data, FileDataset) else ()
-        images = {file.image for file in files}
-        if not images or not images <= seen:
+def _without_repetitions(splits: list[OpenedSplit]) -> list[OpenedSplit]:
+    """Leave out joined splits, and those that have other labels for the pictures of one before."""
+    files = [split.data.files if isinstance(split.data, FileDataset) else () for split in splits]
+    images = [{file.image for file in own} for own in files]
+    masks = [{file.mask for file in own} for own in files]
+    kept = []
+    for number, split in enumerate(splits):
+        parts = [other for other in images if other and other < images[number]]
+        is_joined = len(parts) > 1 and set().union(*parts) == images[number]
+        is_relabelled = any(
+            images[earlier] == images[number] and masks[earlier] != masks[number]
+            for earlier in range(number)
+        )
+        if not is_joined and not is_relabelled:
             kept.append(split)
-        seen |= images
     return kept

@@ -82,7 +82,7 @@ def diagnose_values(config: FolderConfig, values: Mapping[int, int]) -> Diagnosi
     unknown = sorted(v for v in values if v >= number and v != config.ignore)
     used = sorted(v for v in values if v != config.ignore)
     found = f"the masks hold {histogram(values)}"
-    if set(values) <= {0, 255} and 255 in values:
+    if set(values) == {0, 255}:
         return _binary(number, found)
     if not unknown:
         return None
