@@ -163,7 +163,7 @@ def check_dataset(
             done += 1
             if progress is not None:
                 progress(done)
-    config = splits[0].config
+    config = next((split.config for split in splits if split.config is not None), None)
     diagnoses = {} if config is None else diagnose_splits(config, tallies)
     training = "train" if "train" in tallies else splits[0].name
     findings = find_all(splits, tallies, diagnoses, training)

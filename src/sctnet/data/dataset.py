@@ -174,7 +174,7 @@ class JoinedDataset(SegmentationDataset):
 class NoSuchSplitError(SctnetError):
     """A split that a data set does not have; ``known`` are those it may have."""
 
-    def __init__(self, message: str, known: Sequence[str]) -> None:
+    def __init__(self, message: str, known: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.known = tuple(known)
 
