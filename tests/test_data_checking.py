@@ -325,6 +325,25 @@ def test_a_fix_is_refused_where_it_would_hurt(run, tmp_path: Path) -> None:
     assert "among their images" in run(beside, "--fix", tmp_path / "apart").err
 
 
+def test_masks_of_two_kinds_in_one_split_need_a_person(run, tmp_path: Path) -> None:
+    source = build(tmp_path / "own")
+    write(tmp_path / "own/masks/train/1.png", _rgb((0, 0, 0))(truth(1)))
+    program = run(source, "--fix", tmp_path / "mended")
+    assert "error mixed-masks in train (1): 3 masks hold numbers and 1 RGB" in program.out
+    assert "mixed-masks in train needs a decision" in program.out
+    assert not (tmp_path / "mended").exists()
+
+
+def test_what_cannot_be_mended_is_left_out_and_named(run, tmp_path: Path) -> None:
+    source = build(tmp_path / "own", lambda path, labels: write(path, labels + 1), ignored=False)
+    _cut(tmp_path / "own/masks/train/1.png")
+    program = run(source, "--fix", tmp_path / "mended")
+    assert program.status == 1
+    assert re.search(r"Left out: .*masks/train/1\.png: the image is damaged", program.out)
+    assert len(list((tmp_path / "mended/masks").rglob("*.png"))) == 5
+    assert causes(check(tmp_path / "mended/own.yaml")) == ["missing-mask"]
+
+
 # Files
 
 
@@ -541,6 +560,16 @@ def test_any_data_set_is_checked(run, camvid: Path) -> None:
     assert "train.txt, line 1: the file" in program.out
     assert "error unreadable-mask in val" in program.out
     assert "the value 12 is" in program.out
+
+
+def test_a_data_set_of_which_nothing_opens_is_told_of(run, camvid: Path) -> None:
+    for split in ("train", "val"):
+        (camvid / f"{split}.txt").write_text("nothing\n")
+    program = run(camvid, "--html", camvid / "page.html", "--json", camvid / "all.json")
+    assert program.status == 1
+    assert program.out.count("error split in") == 2
+    assert "expected a picture and its mask" in (camvid / "page.html").read_text()
+    assert json.loads((camvid / "all.json").read_text())["suggested"]["crop"] is None
 
 
 def test_splits_are_chosen(run, tmp_path: Path) -> None:

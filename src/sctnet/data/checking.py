@@ -126,7 +126,7 @@ class Report:
             "splits": splits,
             "suggested": {"class_weights": self.class_weights(), "crop": self.crop()},
         }
-        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(fields, indent=2) + "\n"
 
 
 def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSplit]:

@@ -142,23 +142,24 @@ def _absent_classes(
         (tallies[split.name].occurrences for split in with_labels), np.zeros(256, np.int64)
     )
     for split in with_labels:
-        occurrences = tallies[split.name].occurrences
-        absent = [
-            (label, name) for label, name in enumerate(split.data.classes) if not occurrences[label]
-        ]
-        if not absent:
-            continue
-        is_error = split.name == training and any(anywhere[label] for label, _ in absent)
-        names = ", ".join(name for _, name in absent[:EXAMPLES])
-        names += f" and {len(absent) - EXAMPLES} more" if len(absent) > EXAMPLES else ""
-        effect = "score as absent there"
-        if split.name == training:
-            effect = "cannot be learned" + (", but other splits show some" if is_error else "")
-        hint = ""
-        if absent[0][0] == 0 and len(absent) == 1:
-            hint = " (are the ids counted from 1?)"
-        sentence = f"classes that never occur {effect}: {names}{hint}"
-        yield Finding("absent-class", is_error, split.name, sentence, len(absent))
+        missed: list[str] = []
+        unused: list[str] = []
+        for label, name in enumerate(split.data.classes):
+            if not tallies[split.name].occurrences[label]:
+                is_missed = split.name == training and anywhere[label]
+                (missed if is_missed else unused).append(name)
+        if missed:
+            sentence = f"classes that other splits show and training never does: {_listed(missed)}"
+            yield Finding("absent-class", True, split.name, sentence, len(missed))
+        if unused:
+            hint = " (are the ids counted from 1?)" if unused == [split.data.classes[0]] else ""
+            sentence = f"classes that never occur: {_listed(unused)}{hint}"
+            yield Finding("absent-class", False, split.name, sentence, len(unused))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - EXAMPLES
+    return ", ".join(names[:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _repeated(split: str, examples: Examples) -> Finding:
