@@ -63,12 +63,12 @@ def _contents(report: Report) -> Iterator[str]:
 
 def _class_table(report: Report) -> Table:
     """Return the classes, of many the rarest in training, with their shares and weights."""
-    table = Table("class")
+    table = Table("class", caption="in: pictures that show the class")
     if report.diagnoses:
         table.caption = "as the masks are read now, with the errors below"
     for name in report.tallies:
         table.add_column(f"{name} %", justify="right")
-        table.add_column("pictures", justify="right")
+        table.add_column("in", justify="right")
     table.add_column("weight", justify="right")
     rows = report.class_rows()
     shown: Sequence[int] = range(len(rows))
