@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sctnet.cli.prepare import prepare
+
 app = typer.Typer(help="Check labels before training.", no_args_is_help=True)
 
 
@@ -44,7 +46,7 @@ def check(
     from sctnet.data.checking import check_dataset, open_splits
     from sctnet.evaluation.check_page import save_check_page
     from sctnet.evaluation.fixing import check_target, write_fix
-    from sctnet.pictures.writing import write_whole
+    from sctnet.writing import write_whole
 
     names = [name.strip() for name in splits.split(",") if name.strip()]
     if fix is not None:
@@ -64,3 +66,6 @@ def check(
             print(line)  # noqa: T201
     if report.has_errors:
         raise typer.Exit(1)
+
+
+app.command("prepare")(prepare)

@@ -172,7 +172,8 @@ def check_dataset(
 
 def _open_split(source: str | Path, name: str) -> OpenedSplit:
     path = Path(source)
-    if path.suffix.lower() not in {".yaml", ".yml"}:
+    config = read_config(path) if path.suffix.lower() in {".yaml", ".yml"} else None
+    if config is None or name in config.polygons:
         try:
             return OpenedSplit(name, open_dataset(source, [name]))
         except NoSuchSplitError:
@@ -180,7 +181,6 @@ def _open_split(source: str | Path, name: str) -> OpenedSplit:
         except SctnetError as error:
             nothing = FileDataset(name, (), None, (), _never)
             return OpenedSplit(name, nothing, mismatches=[Mismatch("split", str(error))])
-    config = read_config(path)
     if name not in config.images:
         open_dataset(source, [name])  # says so
     mismatches: list[Mismatch] = []

@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
-from sctnet.data.folder import UNKNOWN, FolderConfig, Mismatch, colour_code, label_table
+from sctnet.data.folder import (
+    MASK_SUFFIXES,
+    UNKNOWN,
+    FolderConfig,
+    Mismatch,
+    colour_code,
+    label_table,
+)
 from sctnet.data.images import read_mask, read_mask_encoding
 from sctnet.data.loading import in_threads
 from sctnet.errors import SctnetError
@@ -149,7 +156,8 @@ def survey_split(split: OpenedSplit) -> Iterator[Survey]:
     table = None if split.config is None else label_table(split.config)
 
     def survey(index: int) -> Survey:
-        return _with_mask(_of_picture(split.data, index), split, table)
+        seen = _of_picture(split.data, index)
+        return _with_mask(seen, split, table) if split.data.labelled else seen
 
     return in_threads(survey, range(len(split.data)), min(8, cpu_count() or 1))
 
@@ -181,7 +189,7 @@ def _with_mask(
 ) -> Survey:
     """Add what the mask holds; ``table`` leads from its stored values to labels."""
     try:
-        if table is None:
+        if table is None or _is_drawn(split.data, survey.index):
             labels = split.data.labels(survey.index)
             size = labels.shape
             survey = replace(survey, counts=_label_counts(labels, len(split.data.classes)))
@@ -191,6 +199,13 @@ def _with_mask(
         return _and(survey, "unreadable-mask", str(error))
     return (
         survey if survey.size in (None, size) else _and(survey, *_sizes_differ(survey, size, split))
+    )
+
+
+def _is_drawn(data: SegmentationDataset, index: int) -> bool:
+    """Tell whether labels are shapes with names, which have no values to look at."""
+    return isinstance(data, FileDataset) and (
+        data.files[index].mask.suffix.lower() not in MASK_SUFFIXES
     )
 
 

@@ -16,7 +16,7 @@ from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import Colour, default_palette
-from sctnet.pictures.writing import write_whole
+from sctnet.writing import write_whole
 
 _WIDEST = 480  # pixels of a thumbnail's longer side: letters of a legend are readable
 _SHOWN_VALUES = 8

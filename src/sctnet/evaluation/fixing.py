@@ -10,12 +10,12 @@ import yaml
 from sctnet.data.checking import Report
 from sctnet.data.dataset import FileDataset
 from sctnet.data.diagnosing import Diagnosis, corrected
-from sctnet.data.folder import FolderConfig, folder_dataset, mask_stem
+from sctnet.data.folder import FolderConfig, folder_dataset, mask_stem, read_config
 from sctnet.data.loading import in_threads
 from sctnet.data.surveying import OpenedSplit
 from sctnet.errors import SctnetError
 from sctnet.pictures.palette import default_palette, save_label_map
-from sctnet.pictures.writing import write_whole
+from sctnet.writing import write_whole
 
 _YAML = (".yaml", ".yml")
 
@@ -69,6 +69,7 @@ def _write_yaml(report: Report, target: Path) -> list[str]:
     base = Path(report.source).parent
     for key, folders in (("images", config.images), ("masks", config.masks)):
         fields[key] = {s.name: _relative(base / folders[s.name], target) for s in splits}
+    fields.pop("polygons", None)  # none of the splits that have masks
     _dump(fields, target, [first])
     return [f"Written to {target}: {_change(first)}.", *_guesses([first])]
 
@@ -130,13 +131,11 @@ def _remap(report: Report, split: OpenedSplit, target: Path) -> list[str]:
 
 
 def _config(report: Report) -> FolderConfig:
-    config = report.splits[0].config
-    assert config is not None, "a source that ends in .yaml was opened as a folder"
-    return config
+    return read_config(Path(report.source))
 
 
 def _with_pictures(report: Report) -> list[OpenedSplit]:
-    return [split for split in report.splits if len(split.data)]
+    return [split for split in report.splits if split.config is not None and len(split.data)]
 
 
 def _colours(
