@@ -87,7 +87,7 @@ def test_unlabelled_masks_are_refused(tmp_path: Path) -> None:
     source = data_set(tmp_path, (40, 40), 2, 0.5)
     for mask in (tmp_path / "masks" / "train").iterdir():
         cv2.imwrite(str(mask), np.full((40, 40), 255, np.uint8))
-    with pytest.raises(SctnetError, match="no pixel of the training masks is labelled"):
+    with pytest.raises(SctnetError, match="no pixel is labelled, there is nothing to learn"):
         choose_recipe(source)
 
 

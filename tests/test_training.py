@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import sctnet
@@ -280,4 +282,20 @@ def test_mistakes_are_told_before_training(setting: str, named: str, tmp_path: P
         train(recipe(setting), tmp_path / "run")
     assert "Value error" not in str(caught.value)
     assert named in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(0, "every labelled pixel is 'road'"), (255, "no pixel is labelled")],
+)
+def test_labels_that_teach_nothing_are_refused(value: int, sentence: str, tmp_path: Path) -> None:
+    """Such as 0/255 masks while 255 is ignored: nothing is trained, nothing is written."""
+    for folder, shape in (("images", (48, 64, 3)), ("masks", (48, 64))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / folder / "a.png")
+    source = tmp_path / "own.yaml"
+    source.write_text("{images: {train: images}, masks: {train: masks}, classes: [road, car]}")
+    with pytest.raises(SctnetError, match=f"{sentence}.*sctnet data check"):
+        train(recipe(f"data.source={source}", "data.train=[train]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
@@ -54,7 +55,7 @@ def choose_recipe(source: str, *, on_gpu: bool | None = None) -> tuple[Recipe, l
 
     ``source`` is what ``--data`` takes; it needs a split ``train``, and ``val`` is used for
     validation if it exists. ``on_gpu`` says what the run will be made on, by default what is here.
-    Raises :class:`SctnetError` for data that cannot be read or have no labelled pixel.
+    Raises :class:`SctnetError` for data that cannot be read or whose labels have not two classes.
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available()
@@ -117,6 +118,8 @@ def _choices(survey: _Survey, pictures: int, means: _Means) -> list[Choice]:
 
 def _class_weights(pixels: np.ndarray) -> Choice:
     present = pixels[pixels > 0]
+    if not len(present):
+        return Choice("loss.class_weights", "none", "hardly any pixel is labelled")
     ratio = present.max() / present.min()
     if ratio > UNEVEN:
         reason = f"the most frequent class has {ratio:.0f} times the pixels of the rarest"
@@ -127,21 +130,16 @@ def _class_weights(pixels: np.ndarray) -> Choice:
 def _look_at(data: SegmentationDataset) -> _Survey:
     if len(data) == 0:
         raise SctnetError(f"{data.name}: no picture in train: add some, with their masks")
+    refuse_unlearnable(data)
     numbers = np.unique(np.linspace(0, len(data) - 1, min(len(data), SURVEYED)).astype(int))
     sizes, counts = [], np.zeros(256, np.int64)
     for number in numbers:
         labels = data.labels(int(number))
         sizes.append(labels.shape)
         counts += np.bincount(labels.ravel(), minlength=256)
-    of_classes = counts[: len(data.classes)]
-    if of_classes.sum() == 0:
-        raise SctnetError(
-            f"{data.name}: no pixel of the training masks is labelled: check the masks, the class "
-            "numbers and the ignored value (sctnet data check)"
-        )
     # A picture of the middle, not two medians: its sides belong together.
     middle = sorted(sizes, key=lambda size: (min(size), max(size)))[len(sizes) // 2]
-    return _Survey(int(middle[0]), int(middle[1]), of_classes)
+    return _Survey(int(middle[0]), int(middle[1]), counts[: len(data.classes)])
 
 
 def _has_validation(source: str) -> bool:

@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from sctnet.data.augmentation import Sample
+from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.opening import open_dataset
@@ -83,6 +84,7 @@ class _Run:
         self.folder = folder
         self.observe = observe
         self.data = _open(recipe, recipe.data.train)
+        refuse_unlearnable(self.data)
         self.validation = _open(recipe, recipe.data.validation) if recipe.data.validation else None
         self.fabric = _fabric(recipe)
         self.is_first = self.fabric.is_global_zero

@@ -18,13 +18,7 @@ def class_weights(recipe: LossRecipe, data: SegmentationDataset) -> Tensor | Non
     if given == "none":
         return None
     if given == "balanced":
-        counts = count_pixels(data)
-        if counts.sum() == 0:
-            raise SctnetError(
-                f"{data.name}: no pixel is labelled, there is nothing to learn: check the masks "
-                "and the ignored value"
-            )
-        return balanced_weights(torch.from_numpy(counts))
+        return balanced_weights(torch.from_numpy(count_pixels(data)))
     if len(given) != len(data.classes):
         raise SctnetError(
             f"loss.class_weights: {len(given)} weights for {len(data.classes)} classes"
