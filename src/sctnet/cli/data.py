@@ -7,12 +7,12 @@ import typer
 
 from sctnet.cli.prepare import prepare
 
-app = typer.Typer(help="Check labels before training.", no_args_is_help=True)
+app = typer.Typer(help="Check and prepare labels before training.", no_args_is_help=True)
 
 
 @app.callback()
 def data() -> None:
-    """Check labels before training."""
+    """Check and prepare labels before training."""
 
 
 @app.command()

@@ -33,9 +33,10 @@ def scores_table(evaluation: Evaluation) -> Table:
 def check_summary(report: Report) -> list[RenderableType]:
     """Return a check as one page: what there is, how often each class occurs, what is wrong."""
     lines: list[RenderableType] = [Text(line) for line in _contents(report)]
-    if any(tally.pixels.any() for tally in report.tallies.values()):
+    if report.labelled_tallies:
         lines.append(_class_table(report))
-    lines.append(Text("suggested: " + " ".join(report.suggestions())))
+    if report.suggestions():
+        lines.append(Text("suggested: " + " ".join(report.suggestions())))
     lines.append(Text(""))
     for finding in report.findings:
         lines.append(_finding_text(finding))
@@ -49,16 +50,23 @@ def check_summary(report: Report) -> list[RenderableType]:
 
 
 def _contents(report: Report) -> Iterator[str]:
-    yield f"{report.source}: {len(report.classes)} classes"
-    for name, tally in report.tallies.items():
+    yield f"{report.source}: {len(report.classes)} classes" if report.classes else report.source
+    for split in report.splits:
+        name, tally = split.name, report.tallies[split.name]
+        if not split.data.classes:
+            yield f"  {name}: cannot be opened"
+            continue
         sizes = tally.sizes.most_common(1)
         size = ""
         if sizes:
             (height, width), _ = sizes[0]
             others = len(tally.sizes) - 1
             size = f" of {width} x {height}" + (f" and {others} other sizes" if others else "")
-        ignored = 100 * report.ignored_share(name)
-        yield f"  {name}: {tally.pictures} pictures{size}, {ignored:.3g} % of the pixels ignored"
+        labels = "no published labels"
+        if split.data.labelled:
+            labels = f"{100 * report.ignored_share(name):.3g} % of the pixels ignored"
+        pictures = "1 picture" if tally.pictures == 1 else f"{tally.pictures} pictures"
+        yield f"  {name}: {pictures}{size}, {labels}"
 
 
 def _class_table(report: Report) -> Table:
@@ -66,7 +74,7 @@ def _class_table(report: Report) -> Table:
     table = Table("class", caption="in: pictures that show the class")
     if report.diagnoses:
         table.caption = "as the masks are read now, with the errors below"
-    for name in report.tallies:
+    for name in report.labelled_tallies:
         table.add_column(f"{name} %", justify="right")
         table.add_column("in", justify="right")
     table.add_column("weight", justify="right")

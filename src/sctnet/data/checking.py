@@ -17,10 +17,13 @@ from sctnet.data.dataset import (
     NoSuchSplitError,
     SegmentationDataset,
 )
-from sctnet.data.diagnosing import Diagnosis, diagnose_splits
+from sctnet.data.description import read_config
+from sctnet.data.diagnosing import diagnose_splits
+from sctnet.data.diagnosis import Diagnosis
 from sctnet.data.findings import Finding, find_all
-from sctnet.data.folder import Mismatch, find_files, folder_dataset, read_config
+from sctnet.data.folder import folder_dataset
 from sctnet.data.opening import known_splits, open_dataset
+from sctnet.data.pairing import Mismatch, find_files
 from sctnet.data.surveying import OpenedSplit, Tally, survey_split
 from sctnet.errors import SctnetError
 
@@ -57,6 +60,11 @@ class Report:
         return self._whole.colours
 
     @property
+    def labelled_tallies(self) -> dict[str, Tally]:
+        """The splits with a label, or an ignored pixel, that could be read."""
+        return {name: tally for name, tally in self.tallies.items() if tally.pixels.any()}
+
+    @property
     def _whole(self) -> SegmentationDataset:
         """A split that could be opened, if there is one."""
         return max((split.data for split in self.splits), key=lambda data: len(data.classes))
@@ -67,10 +75,10 @@ class Report:
         return [round(weight, 3) for weight in balanced_weights(torch.from_numpy(counts)).tolist()]
 
     def class_rows(self) -> list[list[str]]:
-        """Return a table: name; of every split the share in % and the pictures; the weight."""
+        """Return a table: name; by labelled split the share in % and the pictures; the weight."""
         number = len(self.classes)
         columns: list[list[str]] = [list(self.classes)]
-        for tally in self.tallies.values():
+        for tally in self.labelled_tallies.values():
             shares = 100 * tally.pixels[:number] / max(1, tally.pixels[:number].sum())
             columns.append([f"{share:.2f}" for share in shares])
             columns.append([str(count) for count in tally.occurrences[:number]])

@@ -91,11 +91,11 @@ def open_cityscapes(root: str | Path, splits: Sequence[str]) -> FileDataset:
 
 def _find_files(root: Path, split: str) -> list[Files]:
     folder, kind = _FOLDERS[split]
-    if kind == "gtCoarse" and not (root / kind).is_dir():
-        raise NoSuchSplitError(f"{root / kind}: no such folder: unpack {kind} for {split}")
-    images = root / "leftImg8bit" / folder
+    images, masks = root / "leftImg8bit" / folder, root / kind / folder
+    if kind == "gtCoarse" and not masks.is_dir():
+        raise NoSuchSplitError(f"{masks}: no such folder: unpack {kind} for {split}")
     return [
-        _files_of(split, image, root / kind / folder, kind)
+        _files_of(split, image, masks, kind)
         for image in find_pictures(images, "*/*_leftImg8bit.png")
     ]
 

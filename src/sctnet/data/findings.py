@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sctnet.data.dataset import IGNORE
-from sctnet.data.diagnosing import Diagnosis, histogram
+from sctnet.data.diagnosis import Diagnosis, histogram
 from sctnet.data.surveying import EXAMPLES, Examples, OpenedSplit, Tally
 
 _MOSTLY = 0.9  # the share of ignored pixels that is worth a word

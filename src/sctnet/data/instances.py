@@ -58,6 +58,7 @@ class DrawnPicture(NamedTuple):
     """What a file of instances says of one picture."""
 
     source: Path
+    """The file, and below it the picture's name."""
     height: int
     width: int
     uncovered: int
@@ -113,7 +114,9 @@ def find_instances(
         if not files.image.is_file():
             raise SctnetError(f"{path}: the picture {files.image} is missing: put it there")
         instances = areas.pop(picture.id, [])
-        found[files] = DrawnPicture(path, picture.height, picture.width, names.uncovered, instances)
+        found[files] = DrawnPicture(
+            files.mask, picture.height, picture.width, names.uncovered, instances
+        )
     if areas:
         raise SctnetError(
             f"{path}: there is no picture of number {next(iter(areas))}, which an annotation has: "

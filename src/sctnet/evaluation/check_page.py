@@ -67,7 +67,8 @@ in {{ finding.split }}{% if finding.count %} ({{ finding.count }}){% endif %}</h
 <h2>Classes</h2>
 {% if report.diagnoses %}<p>As the masks are read now, with the errors above.</p>{% endif %}
 <table>
-<tr><th>class</th>{% for name in report.tallies %}<th>{{ name }} %</th><th>pictures</th>{% endfor %}
+<tr><th>class</th>
+{% for name in report.labelled_tallies %}<th>{{ name }} %</th><th>pictures</th>{% endfor %}
 <th>suggested weight</th></tr>
 {% for colour, row in classes %}<tr>{% for cell in row %}<td>
 {%- if loop.first %}<span class="chip" style="background: rgb{{ colour }}"></span>{% endif -%}

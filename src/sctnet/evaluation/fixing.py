@@ -9,9 +9,11 @@ import yaml
 
 from sctnet.data.checking import Report
 from sctnet.data.dataset import FileDataset
-from sctnet.data.diagnosing import Diagnosis, corrected
-from sctnet.data.folder import FolderConfig, folder_dataset, mask_stem, read_config
+from sctnet.data.description import FolderConfig, read_config
+from sctnet.data.diagnosis import Diagnosis, corrected
+from sctnet.data.folder import folder_dataset
 from sctnet.data.loading import in_threads
+from sctnet.data.pairing import mask_stem
 from sctnet.data.surveying import OpenedSplit
 from sctnet.errors import SctnetError
 from sctnet.pictures.palette import default_palette, save_label_map
@@ -51,14 +53,15 @@ def write_fix(report: Report, target: str | Path) -> list[str]:
     for split, diagnosis in report.diagnoses.items():
         if diagnosis.changes is None:
             return [f"Nothing written: {diagnosis.cause} in {split} needs a decision of yours."]
-    if target.suffix.lower() in _YAML:
-        return _write_yaml(report, target)
-    return _write_masks(report, target)
+    lines = (_write_yaml if target.suffix.lower() in _YAML else _write_masks)(report, target)
+    drawn = [split.name for split in report.splits if split.config is None]
+    return lines + [f"Left out: the split {name}, whose labels are no masks" for name in drawn]
 
 
 def _write_yaml(report: Report, target: Path) -> list[str]:
     splits = _with_pictures(report)
-    diagnoses = [report.diagnoses.get(split.name) for split in splits]
+    stored = {name for name, tally in report.tallies.items() if tally.values or tally.colours}
+    diagnoses = [report.diagnoses.get(split.name) for split in splits if split.name in stored]
     first = diagnoses[0]
     if first is None or any(other != first for other in diagnoses):
         return ["Nothing written: the splits need different fixes: give a folder, not a .yaml."]
@@ -135,6 +138,7 @@ def _config(report: Report) -> FolderConfig:
 
 
 def _with_pictures(report: Report) -> list[OpenedSplit]:
+    """Return the splits of masks that have some; COCO instances open without a description."""
     return [split for split in report.splits if split.config is not None and len(split.data)]
 
 

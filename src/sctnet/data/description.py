@@ -1,0 +1,113 @@
+"""The YAML file that describes a data set of one's own."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sctnet.data.dataset import IGNORE
+from sctnet.data.official import UNKNOWN
+from sctnet.errors import SctnetError
+from sctnet.yaml_files import load_yaml
+
+RAW_VALUE_LIMIT = 1 << 16
+"""A mask of numbers holds 0 to 65535, what 16 bits hold."""
+
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Value = Annotated[int, Field(ge=0, lt=RAW_VALUE_LIMIT)]
+
+
+class FolderConfig(BaseModel):
+    """The YAML file; its folders are relative to it.
+
+    A mask holds class numbers and ``ignore``; with ``ids``, raw values, of which those not
+    listed are ignored; with ``rgb_masks``, ``colours`` and ``ignored_colours``. The mask of an
+    image has its path below the mask folder, and its stem, in which ``mask_suffix`` takes the
+    place of ``image_suffix``. A LabelMe file (.json) is as good as a mask, and a split of
+    ``polygons`` has one COCO file of instances in place of a folder; shapes bear the names of
+    ``classes`` or of ``ignored_labels``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: dict[str, Path] = Field(min_length=1)
+    masks: dict[str, Path] = {}
+    polygons: dict[str, Path] = {}
+    classes: tuple[str, ...] = Field(min_length=2, max_length=UNKNOWN)
+    colours: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
+    rgb_masks: bool = False
+    ignore: _Value = IGNORE
+    ids: dict[_Value, int] | None = None
+    ignored_colours: tuple[tuple[_Byte, _Byte, _Byte], ...] = ()
+    mask_suffix: str = ""
+    image_suffix: str = ""
+    ignored_labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> "FolderConfig":
+        number = len(self.classes)
+        if sorted(self.images) != sorted([*self.masks, *self.polygons]):
+            raise ValueError("images and masks (or polygons) must name the same splits")
+        if len(set(self.classes)) < number:
+            raise ValueError("classes must not name a class twice")
+        if set(self.classes) & set(self.ignored_labels):
+            raise ValueError("ignored_labels must not name a class")
+        if self.colours is not None and len(self.colours) != number:
+            raise ValueError(f"colours has {len(self.colours)} entries for {number} classes")
+        if self.ids is not None and not all(0 <= label < number for label in self.ids.values()):
+            raise ValueError(f"ids must lead to class numbers, 0 to {number - 1}")
+        if self.ids is None and self.ignore < number:
+            raise ValueError(f"ignore is {self.ignore}, which is the class number of a class")
+        if self.ids and self.ignore in self.ids and "ignore" in self.model_fields_set:
+            raise ValueError(f"ignore is {self.ignore}, which ids makes a class: drop one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _suffixes_end_names(self) -> "FolderConfig":
+        for key in ("mask_suffix", "image_suffix"):
+            if "/" in getattr(self, key):
+                raise ValueError(f"{key} is the end of a file's stem and cannot hold a /")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_of_one_kind(self) -> "FolderConfig":
+        if not self.rgb_masks:
+            if self.ignored_colours:
+                raise ValueError("ignored_colours needs rgb_masks: true")
+            return self
+        if self.colours is None:
+            raise ValueError("rgb_masks needs colours, the code of the masks")
+        if self.ids is not None:
+            raise ValueError("ids is for masks of numbers, not for rgb_masks")
+        known = [*self.colours, *self.ignored_colours]
+        if len(set(known)) < len(known):
+            raise ValueError("colours and ignored_colours must not name a colour twice")
+        return self
+
+
+def read_config(yaml_path: Path) -> FolderConfig:
+    """Read and validate the YAML file; raises :class:`SctnetError` for a mistake in it."""
+    try:
+        text = yaml_path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SctnetError(f"{yaml_path}: cannot be read: give the data set's YAML file") from error
+    except UnicodeDecodeError as error:
+        raise SctnetError(f"{yaml_path}: not UTF-8 text: save it as UTF-8") from error
+    fields = load_yaml(text, str(yaml_path))
+    if not isinstance(fields, dict):
+        raise SctnetError(f"{yaml_path}: expected the keys images, masks and classes at the top")
+    try:
+        return FolderConfig(**{str(key): value for key, value in fields.items()})
+    except ValidationError as error:
+        raise SctnetError(f"{yaml_path}: {_first_mistake(error)}") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "string_type":
+        return f"{key}: {first['input']!r} is not text: put names such as yes, no or 1 in quotes"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}: the keys are {', '.join(FolderConfig.model_fields)}"
+    return f"{key}: {message}" if key else message
