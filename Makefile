@@ -1,10 +1,10 @@
-# make setup | demo | test | test-all | lint | bench
+# make setup | demo | test | test-all | lint | bench | bench-data
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench bench-data clean
 
 setup: $(INSTALLED)
 
@@ -48,6 +48,10 @@ bench: setup
 	$(BIN)/python benchmarks/fusing.py
 	$(BIN)/python benchmarks/alignment_step.py
 	$(BIN)/python tools/readme_figures.py
+
+# Images per second per core of the training pipeline, beside decoding alone: results/loader.json.
+bench-data: setup
+	$(BIN)/python benchmarks/loader.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -33,6 +33,7 @@ class RedChannel(Segmenter):
 
     def __init__(self) -> None:
         self.classes, self.colours = cityscapes.CLASSES, cityscapes.COLOURS
+        self.scales, self.flip = (1.0,), False
 
     def __str__(self) -> str:
         return "the red channel"

@@ -93,10 +93,14 @@ class Preparation(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 hw ww"]:
-        """Map RGB bytes to the network's input at the working size."""
+    def forward(
+        self, images: UInt8[Tensor, "n 3 h w"], scale: float = 1.0
+    ) -> Float[Tensor, "n 3 hw ww"]:
+        """Map RGB bytes to the network's input at the working size, or ``scale`` times that."""
         height, width = images.shape[-2:]
         size = self.config.working_size.apply(height, width)
+        if scale != 1:
+            size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         pixels = images.to(self.mean.dtype)
         if size != (height, width):
             pixels = F.interpolate(

@@ -1,9 +1,12 @@
 """``sctnet eval``."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sctnet.errors import SctnetError
 
 
 def evaluate(
@@ -22,6 +25,12 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
+    scales: Annotated[
+        str, typer.Option(help="Times the working size; several are averaged: 0.75,1.0,1.25.")
+    ] = "1.0",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average with the mirrored picture.")
+    ] = False,
     sheet: Annotated[
         int, typer.Option(min=0, help="Draw this many pictures with truth and prediction.")
     ] = 0,
@@ -35,9 +44,9 @@ def evaluate(
 ) -> None:
     """Score a model: mIoU, IoU by class, pixel and mean accuracy, speed.
 
-    Labels are compared at their original size, in one scale. Writes scores.json, confusion.png and,
-    with --sheet, sheet.png. A split whose labels are not published can only be given
-    --save-predictions, for the publishers' server.
+    Labels are compared at their original size. Writes scores.json, confusion.png and, with --sheet,
+    sheet.png. A split whose labels are not published can only be given --save-predictions, for the
+    publishers' server. Under torchrun the processes share the pictures and sum their counts.
     """
     from rich.console import Console
 
@@ -53,22 +62,43 @@ def evaluate(
         score,
     )
     from sctnet.inference.segmenter import Segmenter
+    from sctnet.processes import launched_processes
 
-    segmenter = Segmenter(model, device, precision)
-    print(f"{model}: {segmenter}")  # noqa: T201
+    processes = launched_processes()
+    segmenter = Segmenter(model, device or processes.device(), precision, _numbers(scales), flip)
     dataset = open_dataset(data, [split])
     target = out or _default_out(model) / split
+    processes.connect()
+    show = processes.is_first
     written = [PREDICTIONS_FOLDER] if save_predictions else []
-    if save_predictions and not dataset.labelled:
-        with counting_progress("predicting", len(dataset)) as progress:
-            predict_split(segmenter, dataset, target, progress)
+    if show:
+        print(f"{model}: {segmenter}")  # noqa: T201
+    with counting_progress("scoring", len(dataset)) if show else nullcontext() as progress:
+        if save_predictions and not dataset.labelled:
+            predict_split(segmenter, dataset, target, progress, processes)
+            evaluation = None
+        else:
+            evaluation = score(
+                segmenter, dataset, target, batch, sheet, progress, save_predictions, processes
+            )
+            written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else []), *written]
+    processes.disconnect()
+    if not show:
+        return
+    if evaluation is None:
         print(f"{dataset.name} has no published labels: there is nothing to score.")  # noqa: T201
     else:
-        with counting_progress("scoring", len(dataset)) as progress:
-            evaluation = score(segmenter, dataset, target, batch, sheet, progress, save_predictions)
         Console().print(scores_table(evaluation))
-        written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else []), *written]
     print(f"Written to {target}: {', '.join(written)}")  # noqa: T201
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SctnetError(
+            f"--scales: {text} is no list of numbers such as 0.75,1.0,1.25"
+        ) from error
 
 
 def _default_out(model: str) -> Path:

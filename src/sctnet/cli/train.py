@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sctnet.errors import SctnetError
+
 if TYPE_CHECKING:
     from sctnet.training.recipe import Recipe
 
@@ -21,7 +23,9 @@ def train(
         list[str] | None,
         typer.Argument(help="Fields of the recipe as key=value, such as run.seed=1."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder; it becomes a model folder.")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; it becomes a model folder.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set's root or YAML, or the word synthetic.")
     ] = None,
@@ -39,44 +43,66 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Do a few steps, say what the run needs, write nothing."),
+    ] = False,
+    classes: Annotated[
+        int, typer.Option(min=2, max=254, help="Of --dry-run's drawn pictures, without --data.")
+    ] = 19,
 ) -> None:
     """Train a network by a recipe, or by one that is chosen from the data and explained.
 
     The folder --out then holds the model (config.json, model.safetensors, README.md), the resolved
     recipe.yaml, last.ckpt, metrics.jsonl, summary.json and a TensorBoard log; best/ holds the model
-    with the best validation mIoU, where there is a validation split.
+    with the best validation mIoU, where there is a validation split. Started by torchrun or srun,
+    the processes share each step.
     """
     from sctnet.cli.progress import training_progress
+    from sctnet.processes import launched_processes
+    from sctnet.training.dry_run import dry_run as rehearse
     from sctnet.training.trainer import train as run
 
-    loaded = _recipe(recipe, settings or [], out, data, scale, student, resume)
+    speaks = launched_processes().is_first
+    loaded = _recipe(recipe, settings or [], out, data, scale, student, resume, speaks)
+    if dry_run:
+        needs = rehearse(loaded, classes)
+        if speaks:
+            print(needs)  # noqa: T201
+        return
+    if out is None:
+        raise SctnetError("--out: name the run's folder (only --dry-run does without)")
     try:
         with training_progress(loaded.schedule.iterations) as observe:
             folder = run(loaded, out, resume=resume, observe=observe)
     except KeyboardInterrupt:
-        print(f"Stopped; what was done is in {out}, continue it with --resume", file=sys.stderr)  # noqa: T201
+        if speaks:
+            print(  # noqa: T201
+                f"Stopped; what was done is in {out}, continue it with --resume", file=sys.stderr
+            )
         raise
-    print(f"Trained {loaded.name}: the model is in {folder.path}")  # noqa: T201
+    if speaks:
+        print(f"Trained {loaded.name}: the model is in {folder.path}")  # noqa: T201
 
 
 def _recipe(
     name: str | None,
     settings: list[str],
-    out: Path,
+    out: Path | None,
     data: str | None,
     scale: str | None,
     student: str | None,
     resume: bool,
+    speaks: bool,
 ) -> "Recipe":
     """Return the named recipe, a resumed run's own, or one chosen from the data."""
-    from sctnet.errors import SctnetError
     from sctnet.training.choosing import choose_recipe
     from sctnet.training.recipe import adjusted, load_recipe
 
     if name is not None and "=" in name:
         settings = [name, *settings]  # it is the first of them
         name = None
-    if name is None and resume and (out / "recipe.yaml").is_file():
+    if name is None and resume and out is not None and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")
     if name is not None:
         return load_recipe(name, settings, source=data, scale=scale, student=student)
@@ -85,7 +111,7 @@ def _recipe(
     if scale is not None:
         raise SctnetError("--scale: goes with a named recipe; this one is chosen from the data")
     recipe, choices = choose_recipe(data)
-    for choice in choices:
+    for choice in choices if speaks else []:
         print(f"{choice.field} = {choice.value}  ({choice.reason})")  # noqa: T201
     of_student = [] if student is None else [f"model.variant={student}"]
     return adjusted(recipe, [*of_student, *settings])

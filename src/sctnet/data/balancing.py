@@ -7,14 +7,25 @@ from torch import Tensor
 
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
+from sctnet.processes import ALONE, Processes
 
 
-def count_pixels(data: SegmentationDataset) -> Int[np.ndarray, " k"]:
-    """Return how many pixels of each class a data set has (int64, without ignored ones)."""
+def count_pixels(
+    data: SegmentationDataset, processes: Processes = ALONE, skip_broken: bool = False
+) -> Int[np.ndarray, " k"]:
+    """Return how many pixels of each class a data set has (int64, without ignored ones).
+
+    Every process must call this. With ``skip_broken``, masks that cannot be read count nothing.
+    """
     counts = np.zeros(256, np.int64)
-    for index in range(len(data)):
-        counts += np.bincount(data.labels(index).ravel(), minlength=256)
-    return counts[: len(data.classes)]
+    for index in processes.share(len(data)):
+        try:
+            counts += np.bincount(data.labels(index).ravel(), minlength=256)
+        except SctnetError:
+            if not skip_broken:
+                raise
+    total: np.ndarray = np.sum(processes.gather(counts), axis=0)
+    return total[: len(data.classes)]
 
 
 def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
@@ -31,16 +42,21 @@ def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
     return (weights / (weights * share).sum()).float()
 
 
-def refuse_unlearnable(data: SegmentationDataset) -> None:
+def refuse_unlearnable(data: SegmentationDataset, skip_broken: bool = False) -> None:
     """Raise :class:`SctnetError` where all labelled pixels are of one class, or none is labelled.
 
     A loss would fall to 0 or stay there, and the model would know one answer. That is what 0/255
     masks look like while 255 is ignored. Reads masks until two classes have been seen: one or two
-    of healthy data, all of those that are refused.
+    of healthy data, all of those that are refused. With ``skip_broken``, masks that cannot be read
+    say nothing.
     """
     seen = np.zeros(256, bool)
     for index in range(len(data)):
-        seen |= np.bincount(data.labels(index).ravel(), minlength=256) > 0
+        try:
+            seen |= np.bincount(data.labels(index).ravel(), minlength=256) > 0
+        except SctnetError:
+            if not skip_broken:
+                raise
         if seen[: len(data.classes)].sum() > 1:
             return
     found = [name for name, occurs in zip(data.classes, seen, strict=False) if occurs]

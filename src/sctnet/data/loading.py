@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sample
+from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import Labels, Picture, SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.preparation import WorkingSize
@@ -32,7 +33,8 @@ class TrainingStream(Dataset[Sample]):
     """The training samples, numbered 0, 1, 2, ... without end, epoch after epoch.
 
     Sample k belongs to epoch e = k // pictures; its picture follows from the permutation that
-    (seed, e) draws, its augmentation from (seed, k).
+    (seed, e) draws, its augmentation from (seed, k). With ``skip_broken``, a picture that cannot
+    be read is replaced by the next one of its epoch that can.
     """
 
     def __init__(
@@ -41,26 +43,49 @@ class TrainingStream(Dataset[Sample]):
         config: AugmentationConfig,
         seed: int,
         working_size: WorkingSize = _AS_IS,
+        skip_broken: bool = False,
     ) -> None:
         self.dataset = dataset
         self.working_size = working_size
         self.config = config
         self.seed = seed
+        self.skip_broken = skip_broken
         self._order: tuple[int, np.ndarray] | None = None
 
-    def picture_number(self, sample_number: int) -> int:
-        """Return the number, in the data set, of the picture behind a sample."""
+    def picture_number(self, sample_number: int, further: int = 0) -> int:
+        """Return the number, in the data set, of the picture behind a sample.
+
+        ``further`` leads to the ones after it in its epoch, whose end its beginning follows.
+        """
         epoch, position = divmod(sample_number, len(self.dataset))
         if self._order is None or self._order[0] != epoch:
             generator = np.random.default_rng([self.seed, _ORDER, epoch])
             self._order = epoch, generator.permutation(len(self.dataset))
-        return int(self._order[1][position])
+        return int(self._order[1][(position + further) % len(self.dataset)])
 
     def __getitem__(self, sample_number: int) -> Sample:
-        image, labels = self.dataset.pair(self.picture_number(sample_number))
+        return self.load(sample_number)[0]
+
+    def load(self, sample_number: int) -> tuple[Sample, dict[int, str]]:
+        """Return a sample, and why which pictures were skipped for it."""
+        image, labels, skipped = self._first_readable(sample_number)
         generator = np.random.default_rng([self.seed, _AUGMENTATION, sample_number])
         image, labels = augment(image, labels, self.config, generator, self.working_size)
-        return to_sample(image, labels, self.config.crop)
+        return to_sample(image, labels, self.config.crop), skipped
+
+    def _first_readable(self, sample_number: int) -> tuple[Picture, Labels, dict[int, str]]:
+        skipped: dict[int, str] = {}
+        for further in range(len(self.dataset)):
+            number = self.picture_number(sample_number, further)
+            try:
+                return *self.dataset.pair(number), skipped
+            except SctnetError as error:
+                if not self.skip_broken:
+                    raise
+                skipped[number] = str(error)
+        raise SctnetError(
+            f"{self.dataset.name}: not one picture can be read; of the first: {skipped[number]}"
+        )
 
 
 class StepSampler(Sampler[list[int]]):
@@ -92,18 +117,29 @@ class StepSampler(Sampler[list[int]]):
             yield list(range(first, first + self._share))
 
 
-def training_loader(stream: TrainingStream, sampler: StepSampler, workers: int) -> DataLoader[Any]:
+def training_loader(
+    stream: TrainingStream,
+    sampler: StepSampler,
+    workers: int,
+    on_skip: Callable[[int, str], None] = lambda _number, _reason: None,
+) -> DataLoader[Any]:
     """Return a loader of collated :class:`Sample` batches, one a step: one pass is a whole run.
 
-    A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
+    ``on_skip`` is told the number of each skipped picture, and why, before the batch that it was
+    meant for. A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
     """
     return _Loader(
-        _ErrorsAsItems(stream),
+        _Items(stream),
+        on_skip,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin_worker,
+        # A cache is shared with forked workers alone.
+        multiprocessing_context=(
+            "fork" if workers and isinstance(stream.dataset, CachedDataset) else None
+        ),
     )
 
 
@@ -131,7 +167,10 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _ErrorsAsItems(Dataset[Sample | SctnetError]):
+_Item = tuple[Sample, dict[int, str]] | SctnetError
+
+
+class _Items(Dataset[_Item]):
     """The stream, with a user's mistake as an item.
 
     Raised in a worker, it would reach the main process wrapped in a traceback as its message.
@@ -140,28 +179,42 @@ class _ErrorsAsItems(Dataset[Sample | SctnetError]):
     def __init__(self, stream: TrainingStream) -> None:
         self._stream = stream
 
-    def __getitem__(self, sample_number: int) -> Sample | SctnetError:
+    def __getitem__(self, sample_number: int) -> _Item:
         try:
-            return self._stream[sample_number]
+            return self._stream.load(sample_number)
         except SctnetError as error:
             return error
 
 
 class _Loader(DataLoader[Any]):
+    def __init__(self, items: _Items, on_skip: Callable[[int, str], None], **options: Any) -> None:
+        super().__init__(items, **options)
+        self._on_skip = on_skip
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.num_workers:
             # A fork copies OpenCV's pool without its threads, and the worker then waits for them
             # for ever: end the pool before.
             cv2.setNumThreads(1)
-        for batch in super().__iter__():
-            if isinstance(batch, SctnetError):
-                raise batch
+        for item in super().__iter__():
+            if isinstance(item, SctnetError):
+                raise item
+            batch, skipped = item
+            for number, reason in skipped:
+                self._on_skip(number, reason)
             yield batch
 
 
-def _collate(items: list[Sample | SctnetError]) -> Any:
-    errors = [item for item in items if isinstance(item, SctnetError)]
-    return errors[0] if errors else default_collate(items)
+def _collate(items: list[_Item]) -> Any:
+    """Return a batch and the (number, reason) of each skipped picture, or the first mistake."""
+    samples: list[Sample] = []
+    skipped: list[tuple[int, str]] = []
+    for item in items:
+        if isinstance(item, SctnetError):
+            return item
+        samples.append(item[0])
+        skipped += item[1].items()
+    return default_collate(samples), skipped
 
 
 def _begin_worker(_: int) -> None:

@@ -13,6 +13,7 @@ from sctnet.data.loading import read_ahead
 from sctnet.errors import SctnetError
 from sctnet.evaluation.confusion import ConfusionMatrix
 from sctnet.evaluation.scores import Scores
+from sctnet.processes import ALONE, Processes
 
 Picture = UInt8[np.ndarray, "h w 3"]
 LabelMap = Integer[np.ndarray, "h w"]
@@ -43,17 +44,21 @@ def evaluate(
     batch_size: int = 1,
     on_image: Callable[[int, LabelMap], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Score label maps against the data set's labels, at the labels' own size, in one scale.
+    """Score label maps against the data set's labels, at the labels' own size.
 
     ``predict`` maps RGB pictures (uint8, H x W x 3, all of one size, at most ``batch_size``) to
     label maps of that size. ``on_image`` receives each picture's index and prediction, in order;
-    ``progress`` the number of pictures done so far. Raises :class:`SctnetError` naming the
+    ``progress`` the number of pictures done so far. ``processes`` share the pictures, each picture
+    once, and all return the scores of the summed counts; each one's ``on_image`` receives its own
+    share, and the slowest one's seconds count. Raises :class:`SctnetError` naming the
     picture whose prediction does not fit, and for a data set without any labelled pixel.
     """
     confusion = ConfusionMatrix(len(dataset.classes))
     started, predict_seconds, done = perf_counter(), 0.0, 0
-    items = read_ahead(dataset, range(len(dataset)), workers=min(4, os.cpu_count() or 1))
+    threads = max(1, min(4, (os.cpu_count() or 1) // processes.local_count))
+    items = read_ahead(dataset, processes.share(len(dataset)), threads)
     for batch in _batches(items, batch_size):
         begun = perf_counter()
         predictions = predict([picture for _, picture, _ in batch])
@@ -67,9 +72,12 @@ def evaluate(
                 on_image(index, prediction)
         done += len(batch)
         if progress is not None:
-            progress(done)
-    scores = confusion.scores(dataset.classes)
-    return Evaluation(scores, done, predict_seconds, perf_counter() - started)
+            progress(min(len(dataset), done * processes.count))
+    parts = processes.gather((confusion.counts, predict_seconds))
+    counts = np.sum([part[0] for part in parts], axis=0)
+    scores = Scores.from_counts(counts, dataset.classes)
+    slowest = max(part[1] for part in parts)
+    return Evaluation(scores, len(dataset), slowest, perf_counter() - started)
 
 
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:

@@ -16,6 +16,7 @@ from sctnet.pictures.overlay import overlay
 from sctnet.pictures.plots import confusion_picture
 from sctnet.pictures.sheet import contact_sheet
 from sctnet.pictures.writing import write_picture
+from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.weights import write_text
 
@@ -23,6 +24,19 @@ SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet
 PREDICTIONS_FOLDER = "predictions"
 
 PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
+"""Of a segmenter with its defaults; :func:`protocol` says that of any."""
+
+
+def protocol(segmenter: Segmenter) -> str:
+    """Return the protocol by which a segmenter is scored, in words."""
+    if segmenter.scales == (1.0,) and not segmenter.flip:
+        return PROTOCOL
+    scales = ", ".join(f"{scale:g}" for scale in segmenter.scales)
+    flip = "and mirrored" if segmenter.flip else "no flip"
+    return (
+        f"labels at their original size, scales {scales} of the working size, {flip}, "
+        "probabilities averaged at the picture's size, counts summed over all pictures"
+    )
 
 
 def score(
@@ -33,13 +47,15 @@ def score(
     sheet_pictures: int = 0,
     progress: Callable[[int], None] | None = None,
     save_predictions: bool = False,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Score a segmenter and write scores.json, confusion.png and, where asked for, sheet.png.
 
     The sheet shows ``sheet_pictures`` pictures, spread evenly, each beside its truth and its
     prediction; ``save_predictions`` writes all label maps into ``predictions``, in the data set's
-    own codes. Raises :class:`SctnetError` where the model and the data set have other classes,
-    for a data set without labels, and for a folder that cannot be written.
+    own codes. ``processes`` share the pictures; the first of them writes the rest. Raises
+    :class:`SctnetError` where the model and the data set have other classes, for a data set without
+    labels, and for a folder that cannot be written.
     """
     _require_same_classes(segmenter, dataset)
     dataset.require_labels()
@@ -57,8 +73,12 @@ def score(
             folder = out / PREDICTIONS_FOLDER
             save_prediction(dataset, index, prediction, segmenter.colours, folder)
 
-    evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress)
-    scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size), indent=2)
+    evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress, processes)
+    shown_predictions = processes.gather(predictions)
+    if not processes.is_first:
+        return evaluation
+    predictions = {k: labels for part in shown_predictions for k, labels in part.items()}
+    scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size, processes), indent=2)
     write_text(out / SCORES_FILE, scores + "\n")
     confusion_picture(evaluation.scores.counts, segmenter.classes, out / CONFUSION_FILE)
     if predictions:
@@ -71,22 +91,28 @@ def predict_split(
     dataset: SegmentationDataset,
     out: Path,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Write the label maps that ``score`` would into ``predictions``, and need no labels.
 
-    ``progress`` receives the number of pictures done so far. Raises :class:`SctnetError` where
-    the model and the data set have other classes, and for a folder that cannot be written.
+    ``progress`` receives the number of pictures done so far; ``processes`` share them. Raises
+    :class:`SctnetError` where the model and the data set have other classes, and for a folder that
+    cannot be written.
     """
     _require_same_classes(segmenter, dataset)
-    for index in range(len(dataset)):
+    for done, index in enumerate(processes.share(len(dataset)), start=1):
         (labels,) = segmenter.predict_labels([dataset.image(index)])
         save_prediction(dataset, index, labels, segmenter.colours, out / PREDICTIONS_FOLDER)
         if progress is not None:
-            progress(index + 1)
+            progress(done * processes.count)
 
 
 def _report(
-    segmenter: Segmenter, dataset: SegmentationDataset, evaluation: Evaluation, batch_size: int
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    evaluation: Evaluation,
+    batch_size: int,
+    processes: Processes,
 ) -> dict[str, Any]:
     return {
         **evaluation.scores.to_json(),
@@ -94,7 +120,8 @@ def _report(
         "images_per_second": round(evaluation.images_per_second, 3),
         "images_per_second_with_reading": round(evaluation.images / evaluation.total_seconds, 3),
         "batch_size": batch_size,
-        "protocol": PROTOCOL,
+        "processes": processes.count,
+        "protocol": protocol(segmenter),
         "model": str(segmenter),
         "data": dataset.name,
         **environment(),

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from sctnet.data.images import decode_image, read_image
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
-from sctnet.labelling import ImageToLabels
+from sctnet.labelling import AveragedToLabels
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
@@ -25,6 +25,7 @@ LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 Source = str | Path | bytes | Image.Image | np.ndarray
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LARGEST_SCALE = 4.0
 _MOST_PIXELS = 100_000_000  # at the working size; SCTNet-S then needs some 10 GB
 
 
@@ -36,9 +37,11 @@ class Segmenter:
     last two run the network under autocast, while logits are resized in float32 all the same
     (``"fp16"`` is for GPUs: on a CPU it works, but is slower than ``"fp32"``).
 
-    What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`.
+    What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`, and by
+    :class:`~sctnet.labelling.AveragedToLabels` for further ``scales`` and ``flip``.
 
-    Raises :class:`SctnetError` for a model that cannot be loaded and an unusable device.
+    Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and scales
+    that are none.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class Segmenter:
         model: str | Path,
         device: str | torch.device | None = None,
         precision: str = "fp32",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
     ) -> None:
         folder = find_model(model)  # once: a hub id may be a download
-        self._set_up(load_model(folder), load_config(folder), device, precision)
+        self._set_up(load_model(folder), load_config(folder), device, precision, scales, flip)
 
     @classmethod
     def from_model(
@@ -69,7 +74,14 @@ class Segmenter:
         config: ModelConfig,
         device: str | torch.device | None,
         precision: str,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
     ) -> None:
+        if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
+            raise SctnetError(
+                f"scales: give one or more numbers above 0 and up to {_LARGEST_SCALE:g}, "
+                "such as 0.75,1.0,1.25"
+            )
         if precision not in _AUTOCAST:
             raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
         self.device = _chosen_device(device)
@@ -77,7 +89,10 @@ class Segmenter:
         self.config = config
         self.classes = config.classes
         self.colours = config.colours or default_palette(len(config.classes))
-        labeller = ImageToLabels(model.fuse(), config.preparation, _AUTOCAST[precision])
+        self.scales, self.flip = tuple(scales), flip
+        labeller = AveragedToLabels(
+            model.fuse(), config.preparation, _AUTOCAST[precision], self.scales, flip
+        )
         self._labeller = labeller.to(self.device)
 
     def __str__(self) -> str:
@@ -114,7 +129,9 @@ class Segmenter:
 
     def _predict_batch(self, images: list[Picture]) -> list[LabelMap]:
         height, width = images[0].shape[:2]
-        size = self.config.preparation.working_size.apply(height, width)
+        rows, columns = self.config.preparation.working_size.apply(height, width)
+        largest = max(self.scales)
+        size = round(rows * largest), round(columns * largest)
         if size[0] * size[1] > _MOST_PIXELS:
             raise SctnetError(
                 f"a picture of {width} x {height} would be processed at {size[1]} x {size[0]}, "

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # the latter where several GPUs train
+
 
 def fuse(network: SCTNet) -> SCTNet:
     """Return a copy for inference, its batch norms folded into convolutions where that is exact.
@@ -73,20 +75,20 @@ def fold_sequential(modules: nn.Sequential) -> None:
     """Fold every norm that follows a convolution."""
     for index in range(len(modules) - 1):
         first, second = modules[index], modules[index + 1]
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+        if isinstance(first, nn.Conv2d) and isinstance(second, _NORMS):
             modules[index], modules[index + 1] = fold(first, second)
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """Fold a norm into the convolution before it; what is no batch norm stays."""
-    if not isinstance(norm, nn.BatchNorm2d):
+    if not isinstance(norm, _NORMS):
         return conv, norm
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def fold_before(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
     """Fold a norm into the 1x1 convolution after it: W (s x + t) + b = (W s) x + (W t + b)."""
-    if not isinstance(norm, nn.BatchNorm2d):
+    if not isinstance(norm, _NORMS):
         return norm, conv
     assert norm.running_var is not None
     assert norm.running_mean is not None

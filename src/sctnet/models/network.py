@@ -4,12 +4,14 @@ import copy
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models.layers import resize
+from sctnet.models.recomputation import recomputed
 
 
 class NetworkConfig(BaseModel):
@@ -63,6 +65,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     config: NetworkConfig
     widths: Widths
+    recomputes_stages: bool = False
+    """Whether training computes stages 3 and 4 again for their gradients, which saves memory."""
 
     logits_stride: int
     """How many pixels of an image a pixel of the logits stands for, in each direction."""
@@ -88,6 +92,12 @@ class SegmentationNetwork(nn.Module, ABC):
     def backbone_modules(self) -> tuple[nn.Module, ...]:
         """Return what learns at the base rate."""
         return tuple(self.get_submodule(part) for part in self.backbone_parts + self.context_parts)
+
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """Return what stage 3 or 4 makes of ``x``."""
+        again = self.recomputes_stages and self.training and torch.is_grad_enabled()
+        y: Tensor = recomputed(stage, x) if again else stage(x)
+        return y
 
     def fuse(self) -> "SegmentationNetwork":
         """Return a new network for inference with the same logits up to rounding."""

@@ -110,8 +110,8 @@ class SCTNet(SegmentationNetwork):
     def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stage1 = self.stage1(self.stem(images))
         stage2 = self.stage2(F.relu(stage1))
-        stage3 = self.stage3(F.relu(stage2))
-        stage4 = self.stage4(stage3)
+        stage3 = self._stage(self.stage3, F.relu(stage2))
+        stage4 = self._stage(self.stage4, stage3)
         return stage2, stage3, stage4
 
     def _decoder_input(self, stage2: Tensor, stage4: Tensor) -> Tensor:

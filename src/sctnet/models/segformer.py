@@ -157,8 +157,8 @@ class SegFormer(SegmentationNetwork):
         """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
         refuse_small_images(images, self.config.variant)
         x, stages = images, []
-        for stage in self.stages:
-            x = stage(x)
+        for number, stage in enumerate(self.stages):
+            x = self._stage(stage, x) if number >= 2 else stage(x)
             stages.append(x)
         decoder_input = self.head.concatenate(stages)
         decoder_feature, logits = self.head.decode(decoder_input)

@@ -42,6 +42,11 @@ class DataRecipe(_Part):
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("val",)
     workers: int = Field(default=2, ge=0, description="loader processes")
+    cache: Literal["none", "memory"] = "none"
+    """Whether decoded pictures are kept in memory, which the loader's workers share."""
+    cache_gigabytes: float = Field(default=8.0, gt=0, description="at most, of each process")
+    skip_broken: bool = False
+    """Whether the next picture of the epoch takes the place of one that cannot be read."""
 
 
 class OHEM(_Part):
@@ -122,6 +127,9 @@ class RunRecipe(_Part):
     batch_size: int = Field(ge=1, description="images a step, over all processes")
     accumulate: int = Field(default=1, ge=1, description="parts that a step is computed in")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = Field(default=False, description="torch.compile the network")
+    activation_checkpointing: bool = False
+    """Whether stages 3 and 4 are computed again for their gradients, which saves memory."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: int = Field(default=50, ge=1, description="iterations")

@@ -134,8 +134,14 @@ class RunFolder:
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-_HARMLESS = ("data.source", "data.workers")
-"""Settings that a resume may change: where the same pictures lie, and who reads them."""
+_HARMLESS = (
+    "data.source",
+    "data.workers",
+    "data.cache",
+    "data.cache_gigabytes",
+    "run.activation_checkpointing",
+)
+"""Settings that a resume may change: they decide where and how, but not what, a run computes."""
 
 
 def _first_difference(one: Recipe, other: Recipe) -> str | None:

@@ -34,6 +34,7 @@ class SegmentationTask(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self._features = model.features
         self.alignment = alignment
         self.preparation = Preparation(preparation)
         self.loss = loss
@@ -51,7 +52,7 @@ class SegmentationTask(nn.Module):
         images = self.preparation.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
         images = images.contiguous(memory_format=torch.channels_last)
-        features = self.model.features(images)
+        features = self._features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / pixels}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
             auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / pixels
@@ -60,6 +61,10 @@ class SegmentationTask(nn.Module):
             for name, term in self.alignment.weighted(images, features).items():
                 losses[f"loss_alignment_{name}"] = term / parts
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+
+    def compile_student(self) -> None:
+        """Compile the network's features; its parameters and the teacher stay as they are."""
+        self._features = torch.compile(self.model.features)
 
     def pixels(self, labels: UInt8[Tensor, "n h w"]) -> Int[Tensor, ""]:
         """Return the number of pixels that a part adds to the divisor."""

@@ -1,0 +1,177 @@
+"""A rehearsal: some steps of a run, to say what the whole of it will need."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from lightning.fabric import Fabric
+from typing_extensions import override
+
+from sctnet.data.augmentation import AugmentationConfig, Sample
+from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
+from sctnet.data.loading import StepSampler, training_loader
+from sctnet.data.synthetic import SyntheticStreets
+from sctnet.processes import Processes, launched_processes
+from sctnet.training.devices import launch_fabric
+from sctnet.training.learner import Learner
+from sctnet.training.pictures import open_pictures, training_stream
+from sctnet.training.recipe import Recipe
+from sctnet.training.teachers import Teacher, load_teacher
+from sctnet.training.weighting import class_weights
+
+_TIMED_STEPS = 4
+_DRAWN_PICTURES = 16
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run will need, measured on its own steps."""
+
+    pictures: str
+    """What they were measured on, in words."""
+    device: str
+    peak_gigabytes: float
+    """10^9 bytes: of a process's GPU, or, on a CPU, of the main process as a whole."""
+    step_images_per_second: float
+    """Of all processes together, as the next figure is."""
+    loader_images_per_second: float | None
+    """None for drawn pictures, whose drawing says nothing about decoding."""
+    seconds: float
+    """Of the whole run, without its validations."""
+
+    def __str__(self) -> str:
+        """Say it in five lines."""
+        loader = self.loader_images_per_second
+        limit = "" if loader is None or loader > self.step_images_per_second else ", the bottleneck"
+        return "\n".join(
+            [
+                f"measured on     {self.pictures}; nothing was written",
+                f"peak memory     {self.peak_gigabytes:.2f} GB ({self.device}, each process)",
+                f"training step   {self.step_images_per_second:.2f} images/s",
+                "loader          "
+                + ("not measured without --data" if loader is None else f"{loader:.2f} images/s")
+                + limit,
+                f"whole run       {timedelta(seconds=round(self.seconds))}, without validations",
+            ]
+        )
+
+
+def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Teacher | None = None) -> Needs:
+    """Build all that a run builds, do a few of its steps and return what the run will need.
+
+    A recipe without a source is measured on drawn pictures with ``drawn_classes`` classes, or with
+    the classes of its teacher. Raises what a run raises; writes nothing.
+    """
+    processes = launched_processes()
+    fabric = launch_fabric(recipe, processes)
+    if recipe.alignment is not None and teacher is None:
+        teacher = load_teacher(recipe.alignment.teacher)
+    data, words = _pictures(recipe, drawn_classes, teacher)
+    weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
+    learner = Learner(recipe, data.classes, weights, fabric, teacher)
+    step, batch_seconds = _measure(recipe, data, learner, fabric, processes)
+    drawn = recipe.data.source is None
+    slower = step if drawn else max(step, batch_seconds)
+    size = recipe.run.batch_size
+    needs = Needs(
+        words,
+        str(fabric.device),
+        max(processes.gather(_peak_gigabytes(fabric))),
+        size / step,
+        None if drawn else size / batch_seconds,
+        slower * recipe.schedule.iterations,
+    )
+    processes.disconnect()
+    return needs
+
+
+def _measure(
+    recipe: Recipe,
+    data: SegmentationDataset,
+    learner: Learner,
+    fabric: Fabric,
+    processes: Processes,
+) -> tuple[float, float]:
+    """Return the seconds of a step and of the loader's batch, of the slowest process."""
+    workers = recipe.data.workers
+    # Of the batches, those that the workers fill while they start are not timed.
+    timed = max(_TIMED_STEPS, 2 * workers)
+    steps = 1 + 2 * workers + timed
+    sampler = StepSampler(recipe.run.batch_size, steps, 0, processes.rank, processes.count)
+    batches = iter(training_loader(training_stream(data, recipe), sampler, workers))
+    batch = Sample(*fabric.to_device(tuple(next(batches))))
+    for _ in range(2 * workers):
+        next(batches)
+    began = time.perf_counter()
+    for _ in batches:
+        pass
+    loading = (time.perf_counter() - began) / timed
+    seconds = []
+    for iteration in range(1 + _TIMED_STEPS):
+        began = time.perf_counter()
+        _, losses = learner.step(batch, iteration)
+        float(losses["loss"])  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    measured = processes.gather((sorted(seconds[1:])[_TIMED_STEPS // 2], loading))
+    return max(part[0] for part in measured), max(part[1] for part in measured)
+
+
+def _pictures(
+    recipe: Recipe, drawn_classes: int, teacher: Teacher | None
+) -> tuple[SegmentationDataset, str]:
+    if recipe.data.source is not None:
+        data = open_pictures(recipe)
+        return data, f"{len(data)} pictures of {data.name}"
+    names = tuple(f"class {number}" for number in range(drawn_classes))
+    classes = names if teacher is None else teacher.classes
+    height, width = _picture_size(recipe.augmentation)
+    words = f"drawn pictures of {width} x {height} with {len(classes)} classes, for want of --data"
+    return _DrawnPictures(classes, (height, width)), words
+
+
+def _picture_size(augmentation: AugmentationConfig) -> tuple[int, int]:
+    """Return the height and width that a recipe's pictures have, as far as it tells."""
+    if augmentation.scaled_from is None:
+        return augmentation.crop
+    width, height = augmentation.scaled_from
+    return height, width
+
+
+class _DrawnPictures(SegmentationDataset):
+    """Drawn streets whose labels are spread over any number of classes."""
+
+    def __init__(self, classes: tuple[str, ...], size: tuple[int, int]) -> None:
+        self.name, self.classes, self.colours = "drawn pictures", classes, None
+        self._streets = SyntheticStreets(0, _DRAWN_PICTURES, size)
+
+    def __len__(self) -> int:
+        return len(self._streets)
+
+    @override
+    def item_name(self, index: int) -> str:
+        return self._streets.item_name(index)
+
+    @override
+    def image(self, index: int) -> Picture:
+        return self._streets.image(index)
+
+    @override
+    def labels(self, index: int) -> Labels:
+        return self.pair(index)[1]
+
+    @override
+    def pair(self, index: int) -> tuple[Picture, Labels]:
+        image, labels = self._streets.pair(index)
+        moved = (labels.astype(int) + 11 * index) % len(self.classes)
+        moved[labels == IGNORE] = IGNORE
+        return image, moved.astype("uint8")
+
+
+def _peak_gigabytes(fabric: Fabric) -> float:
+    if fabric.device.type == "cuda":
+        return torch.cuda.max_memory_reserved(fabric.device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
