@@ -400,7 +400,7 @@ def test_models_and_recipes_are_listed(run: type[Program]) -> None:
         "32.03 G",
         "119.52 G",
         "ddrnet-23",
-        "camvid/sctnet-s_360x480",
+        "(sctnet[teachers]), as teachers: segformer-b0-hf",
     ):
         assert shown in models.out
     listed = run("recipes")

@@ -88,6 +88,9 @@ def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
     config = model_configuration(variant, num_classes)
     if "auxiliary_head" in type(config).model_fields:
         config = config.model_copy(update={"auxiliary_head": False})
+    if isinstance(config, TransformersConfig):
+        architecture = {**config.architecture, "use_auxiliary_head": False}
+        config = config.model_copy(update={"architecture": architecture})
     with torch.device("meta"):
         return build(config).eval()
 
