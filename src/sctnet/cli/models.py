@@ -14,7 +14,7 @@ def models() -> None:
     from sctnet.weights import bundled_models, load_config
 
     table = Table(
-        title="19 classes; multiply-adds of the convolutions at 1024x2048; stride of the logits"
+        title="19 classes; multiply-adds at 1024x2048; stride of the logits"
     )
     for column in ("variant", "parameters", "multiply-adds", "stride"):
         table.add_column(column, justify="left" if column == "variant" else "right")
