@@ -13,9 +13,7 @@ def models() -> None:
     from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
     from sctnet.weights import bundled_models, load_config
 
-    table = Table(
-        title="19 classes; multiply-adds at 1024x2048; stride of the logits"
-    )
+    table = Table(title="19 classes; multiply-adds at 1024x2048; stride of the logits")
     for column in ("variant", "parameters", "multiply-adds", "stride"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     missing, named = [], []
