@@ -33,11 +33,11 @@ class ImageToLabels(nn.Module):
     ) -> UInt8[Tensor, "n h w"] | Int[Tensor, "n h w"]:
         """Label pictures; uint8 up to 255 classes, else int32."""
         prepared = self.preparation(images)
-        logits = self._logits(prepared)
         working, size = prepared.shape[2:], images.shape[2:]
-        return label_map(logits, (working[0], working[1]), (size[0], size[1]))
+        return label_map(self.logits(prepared), (working[0], working[1]), (size[0], size[1]))
 
-    def _logits(self, prepared: Tensor) -> Tensor:
+    def logits(self, prepared: Float[Tensor, "n 3 hw ww"]) -> Float[Tensor, "n k h w"]:
+        """Return the network's logits, at its own stride, of prepared pictures."""
         enabled = self.autocast is not None
         with torch.autocast(prepared.device.type, dtype=self.autocast, enabled=enabled):
             logits: Tensor = self.network.features(prepared).logits  # type: ignore[operator]
@@ -83,7 +83,7 @@ class AveragedToLabels(ImageToLabels):
         return labels.to(torch.uint8 if total.shape[1] <= 255 else torch.int32)
 
     def _probabilities(self, prepared: Tensor, images: Tensor, mirrored: bool) -> Tensor:
-        logits = self._logits(prepared.flip(3) if mirrored else prepared).float()
+        logits = self.logits(prepared.flip(3) if mirrored else prepared).float()
         logits = logits.flip(3) if mirrored else logits
         working, size = prepared.shape[2:], images.shape[2:]
         sizes = (working[0], working[1]), (size[0], size[1])

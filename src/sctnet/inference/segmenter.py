@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from sctnet.data.images import decode_image, read_image
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
-from sctnet.labelling import AveragedToLabels
+from sctnet.labelling import AveragedToLabels, ImageToLabels
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
@@ -94,6 +94,11 @@ class Segmenter:
             model.fuse(), config.preparation, _AUTOCAST[precision], self.scales, flip
         )
         self._labeller = labeller.to(self.device)
+
+    @property
+    def labeller(self) -> ImageToLabels:
+        """The module behind all predictions, on :attr:`device`, with its logits for who needs."""
+        return self._labeller
 
     def __str__(self) -> str:
         """Say what was loaded and how it runs."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 
 from sctnet.errors import SctnetError
@@ -20,6 +20,7 @@ _SMALLEST_LETTERS = 9  # pixels; below this, DejaVu Sans is guessed rather than 
 _SMALLEST_PICTURE = 120  # pixels of the shorter side; below it a legend hides what it explains
 _RIM = (150, 150, 150)  # around the chips: dark classes would vanish in the strip
 _LEGEND_SHARE = 0.25  # of the picture's height, at most
+_LIGHTER = (np.arange(256) // 2 + 120).astype(np.uint8)  # what a boundary does to a value
 
 
 def overlay(
@@ -42,25 +43,34 @@ def overlay(
             f"an image of {image.shape[:2]} and labels of {labels.shape} (height, width) cannot "
             "be laid over each other: give labels of the image's size"
         )
-    known = labels < len(colours)
-    tints = np.asarray(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
-    blend = cv2.addWeighted(image, 1 - alpha, tints, alpha, 0)
-    lines = _boundaries(labels)
-    blend[lines] = blend[lines] // 2 + 120
-    result = np.where(known[..., None], blend, image)
+    result = np.asarray(cv2.addWeighted(image, 1 - alpha, _tints(labels, colours), alpha, 0))
+    cv2.copyTo(cv2.LUT(result, _LIGHTER), _boundaries(labels), result)
+    unknown = labels >= len(colours)
+    if unknown.any():
+        result[unknown] = image[unknown]
     if legend:
-        _draw_legend(result, labels, colours, classes)
+        pixels = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
+        draw_legend(result, pixels, colours, classes)
     return result
 
 
-def _boundaries(labels: LabelMap) -> Bool[np.ndarray, "h w"]:
+def _tints(labels: LabelMap, colours: Sequence[Colour]) -> Picture:
+    if labels.dtype != np.uint8:
+        tints: Picture = np.asarray(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
+        return tints
+    table = np.zeros((256, 1, 3), np.uint8)
+    table[: len(colours), 0] = colours[:256]
+    return np.asarray(cv2.LUT(cv2.merge([labels] * 3), table))
+
+
+def _boundaries(labels: LabelMap) -> UInt8[np.ndarray, "h w"]:
     lines: np.ndarray = np.zeros(labels.shape, np.uint8)
     lines[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     lines[1:] |= labels[1:] != labels[:-1]
     thickness = round(min(labels.shape) / 500)
     if thickness > 1:
         lines = cv2.dilate(lines, np.ones((thickness, thickness), np.uint8))
-    return lines.astype(bool)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -69,11 +79,18 @@ class _Entry:
     colour: Colour | None  # None: the count of the classes that found no room
 
 
-def _draw_legend(
-    picture: Picture, labels: LabelMap, colours: Sequence[Colour], classes: Sequence[str]
+def draw_legend(
+    picture: Picture,
+    pixels: Integer[np.ndarray, "k"],
+    colours: Sequence[Colour],
+    classes: Sequence[str],
 ) -> None:
-    height, width = labels.shape
-    pixels = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
+    """Draw a strip into the picture that names the classes with pixels, or the largest that fit.
+
+    ``pixels`` counts those of each class: in this picture or, so that the strip of a video keeps
+    still, in all its frames so far.
+    """
+    height, width = picture.shape[:2]
     by_size = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
     if min(height, width) < _SMALLEST_PICTURE or not by_size:
         return

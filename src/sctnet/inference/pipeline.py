@@ -1,0 +1,94 @@
+"""Threads that hand items on: bounded, in order, and gone when the pipeline ends."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ReadAhead(Generic[Item]):
+    """Run an iterator in a thread of its own, at most ``ahead`` items before they are taken.
+
+    With ``newest_only`` the thread never waits: an item that nobody took when the next one came is
+    dropped, and counted in :attr:`dropped`. An error of the iterator is raised where its items
+    are taken. Used as a context, whose end ends the thread.
+    """
+
+    def __init__(self, items: Iterable[Item], ahead: int = 4, newest_only: bool = False) -> None:
+        self.dropped = 0
+        self._items = items
+        self._ahead = ahead
+        self._newest_only = newest_only
+        self._waiting: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._closed = self._ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="sctnet-read-ahead")
+
+    def __enter__(self) -> "ReadAhead[Item]":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    break
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    break
+        except BaseException as error:
+            self._error = error  # raised again where items are taken
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _put(self, item: Item) -> bool:
+        """Hand an item on; false where nobody will take it any more."""
+        with self._changed:
+            if self._newest_only:
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
+            self._changed.wait_for(lambda: len(self._waiting) < self._ahead or self._closed)
+            if not self._closed:
+                self._waiting.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+
+def ordered_map(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yield ``function`` of every item, in order, while a pool works on the next ``ahead``."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,66 @@
+"""Steadier label maps of videos: logits averaged over time, and a measure of their flicker."""
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+_STILL = 0.06  # of normalised colours: some 3.5 of 255 grey levels, the noise of a camera
+
+
+class ExponentialSmoothing:
+    """Averages each frame's logits with those before it, whose share is ``share`` (0 to 1).
+
+    s(t) = share s(t-1) + (1 - share) logits(t), without any motion compensation: what moves fast
+    leaves a short trail. At 0 the logits pass as they are. It keeps one map, at the logits' size,
+    and starts anew where that size changes.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._average: Tensor | None = None
+
+    @torch.inference_mode()
+    def __call__(self, logits: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w"]:
+        """Return the average up to this frame."""
+        if self.share == 0:
+            return logits
+        if self._average is None or self._average.shape != logits.shape:
+            self._average = logits
+        self._average = torch.lerp(logits, self._average, self.share)
+        return self._average
+
+
+class Flicker:
+    """Counts the cells that change class although the picture there hardly changes."""
+
+    def __init__(self) -> None:
+        self._still: Tensor | int = 0
+        self._changed: Tensor | int = 0
+        self._labels: Tensor | None = None
+
+    def add(self, labels: Integer[Tensor, "n h w"], still: Bool[Tensor, "n h w"] | None) -> None:
+        """Take the next frame's labels; ``still`` as :class:`Stillness` tells."""
+        if self._labels is not None and still is not None:
+            self._still += still.sum()
+            self._changed += (still & (labels != self._labels)).sum()
+        self._labels = labels
+
+    @property
+    def share(self) -> float | None:
+        """The share of still cells that changed class, 0 to 1; None where nothing stood still."""
+        still = int(self._still)
+        return int(self._changed) / still if still else None
+
+
+class Stillness:
+    """Tells where a picture hardly differs from the one before it."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+
+    def __call__(self, picture: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"] | None:
+        """Return the still cells of a normalised picture; None for the first of its size."""
+        before, self._before = self._before, picture
+        if before is None or before.shape != picture.shape:
+            return None
+        return (picture - before).abs().amax(1) < _STILL

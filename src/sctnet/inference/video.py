@@ -1,0 +1,222 @@
+"""Videos: decoded, labelled, drawn and encoded at the same time, frame by frame."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sctnet.errors import SctnetError
+from sctnet.inference.pipeline import ReadAhead, ordered_map
+from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.smoothing import ExponentialSmoothing, Flicker, Stillness
+from sctnet.inference.video_files import check_video_output, clear_folder
+from sctnet.inference.video_report import VideoReport, VideoTally
+from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
+from sctnet.inference.video_writer import VideoWriter
+from sctnet.labelling import label_map
+from sctnet.pictures.overlay import draw_legend, overlay
+from sctnet.pictures.palette import save_label_map
+
+_MOST_WORKERS = 4  # each holds some frames and the network's maps of one
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What to make of a video."""
+
+    kinds: Sequence[str] = ("overlay",)
+    """Of overlay, labels and json; see :func:`predict_video`."""
+    alpha: float = 0.5
+    """The share of the classes' colours in the overlay."""
+    smooth: float = 0.0
+    """The share of the frames before in each frame's logits, from 0 to below 1."""
+    realtime: bool = False
+    """Drop frames instead of lagging behind a camera, a stream or a file's own pace."""
+
+
+def predict_video(
+    segmenter: Segmenter,
+    source: str | Path,
+    out: Path,
+    name: Path,
+    options: VideoOptions = VideoOptions(),
+    progress: Callable[[int, int | None], None] | None = None,
+) -> VideoReport:
+    """Label a video file, a network stream or a camera.
+
+    Writes, each where asked for: ``out/overlay/NAME.mp4``, the tinted video with the sound of the
+    file; ``out/labels/NAME/000000.png``, a label map for every frame; ``out/json/NAME.json``, the
+    share of each class over time. ``progress`` receives the frames done and, where it is known,
+    how many there are. Ctrl-C ends the video as if its source ended; a source that breaks off
+    does, too, and the report says so. Raises :class:`SctnetError` for what cannot be opened,
+    shows nothing or cannot be written, and leaves neither a video nor a thread then.
+    """
+    check_video_output(out, options.kinds)
+    if not 0 <= options.smooth < 1:
+        raise SctnetError(f"a smoothing of {options.smooth}: give a share from 0 to below 1")
+    stop = threading.Event()
+    with open_video(source) as video, ThreadPoolExecutor(1, "sctnet-video") as pool:
+        run = _Run(segmenter, video, out, name, options)
+        running = pool.submit(run.run, stop, progress)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            stop.set()
+            return running.result()
+
+
+class _Scored(NamedTuple):
+    frame: VideoFrame
+    logits: Tensor
+    working: tuple[int, int]
+    small: Tensor
+    """The prepared picture at the logits' size."""
+
+
+class _Settled(NamedTuple):
+    number: int
+    frame: VideoFrame
+    logits: Tensor
+    working: tuple[int, int]
+    seen: np.ndarray
+    """Cells of each class in all frames so far."""
+
+
+class _Drawn(NamedTuple):
+    pts: int
+    counts: np.ndarray
+    """Pixels of each class."""
+    picture: np.ndarray | None
+
+
+class _Run:
+    """One video on its way; ``_score`` and ``_draw`` run in several threads, the rest in one."""
+
+    def __init__(
+        self, segmenter: Segmenter, video: VideoSource, out: Path, name: Path, options: VideoOptions
+    ) -> None:
+        self._segmenter = segmenter
+        self._video = video
+        self._options = options
+        self._overlay = out / "overlay" / name.with_name(f"{name.name}.mp4")
+        self._labels = out / "labels" / name
+        self._json = out / "json" / name.with_name(f"{name.name}.json")
+        self._smoothing = ExponentialSmoothing(options.smooth)
+        self._stillness = Stillness()
+        self._flicker, self._flicker_smoothed = Flicker(), Flicker()
+        self._seen = np.zeros(len(segmenter.classes), np.int64)
+        self._number = 0
+
+    def run(
+        self, stop: threading.Event, progress: Callable[[int, int | None], None] | None
+    ) -> VideoReport:
+        """Take the video through all stages, and return what there is to tell."""
+        video, options = self._video, self._options
+        began, tally = perf_counter(), VideoTally(self._segmenter.classes)
+        if "labels" in options.kinds:
+            clear_folder(self._labels)
+        frames = video.frames()
+        if options.realtime and not video.is_live:
+            frames = paced(frames, video.time_base)
+        writer = VideoWriter(self._overlay, video) if "overlay" in options.kinds else nullcontext()
+        with (
+            ReadAhead(until(frames, stop), newest_only=options.realtime) as ahead,
+            _worker_pool() as (pool, workers),
+            writer,
+        ):
+            settled = map(self._settle, ordered_map(pool, self._score, ahead, workers))
+            for drawn in ordered_map(pool, self._draw, settled, workers):
+                tally.add(float(drawn.pts * video.time_base), drawn.counts)
+                if isinstance(writer, VideoWriter) and drawn.picture is not None:
+                    writer.write(drawn.picture, drawn.pts)
+                if progress is not None:
+                    progress(tally.frames, video.total)
+            if not tally.frames:
+                raise SctnetError(video.damage or f"{video.name}: there are no frames in it")
+            if isinstance(writer, VideoWriter):
+                writer.finish()
+        report = VideoReport(
+            source=video.name,
+            frames=tally.frames,
+            dropped=ahead.dropped,
+            seconds=perf_counter() - began,
+            share=tally.share(),
+            smooth=options.smooth,
+            flicker=self._flicker.share,
+            flicker_smoothed=self._flicker_smoothed.share if options.smooth else None,
+            interrupted=stop.is_set(),
+            damage=video.damage,
+        )
+        if "json" in options.kinds:
+            tally.write(self._json, report, str(self._segmenter))
+        return report
+
+    @torch.inference_mode()
+    def _score(self, frame: VideoFrame) -> _Scored:
+        labeller = self._segmenter.labeller
+        pixels = torch.from_numpy(frame.picture)[None].to(self._segmenter.device)
+        prepared = labeller.preparation(pixels.permute(0, 3, 1, 2))
+        logits = labeller.logits(prepared).float()
+        small = F.adaptive_avg_pool2d(prepared, (logits.shape[2], logits.shape[3]))
+        return _Scored(frame, logits, (prepared.shape[2], prepared.shape[3]), small)
+
+    @torch.inference_mode()
+    def _settle(self, scored: _Scored) -> _Settled:
+        """Do what needs the frames in order, all of it at the logits' size."""
+        still = self._stillness(scored.small)
+        self._flicker.add(scored.logits.argmax(1), still)
+        logits = self._smoothing(scored.logits)
+        labels = logits.argmax(1)
+        self._flicker_smoothed.add(labels, still)
+        cells = torch.bincount(labels.flatten(), minlength=len(self._seen)).cpu().numpy()
+        self._seen = self._seen + cells
+        self._number += 1
+        return _Settled(self._number - 1, scored.frame, logits, scored.working, self._seen)
+
+    @torch.inference_mode()
+    def _draw(self, settled: _Settled) -> _Drawn:
+        picture, segmenter, kinds = settled.frame.picture, self._segmenter, self._options.kinds
+        size = picture.shape[0], picture.shape[1]
+        found = label_map(settled.logits, settled.working, size)[0].cpu().numpy()
+        labels = found if found.dtype == np.uint8 else found.astype(np.uint16)
+        counts = np.bincount(labels.ravel(), minlength=len(segmenter.classes))
+        if "labels" in kinds:
+            file = self._labels / f"{settled.number:06}.png"
+            save_label_map(labels, segmenter.colours, file)
+        if "overlay" not in kinds:
+            return _Drawn(settled.frame.pts, counts, None)
+        alpha, colours, classes = self._options.alpha, segmenter.colours, segmenter.classes
+        drawn = overlay(picture, labels, colours, classes, alpha, legend=False)
+        draw_legend(drawn, settled.seen, colours, classes)
+        return _Drawn(settled.frame.pts, counts, drawn)
+
+
+@contextmanager
+def _worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Yield a pool that keeps all of PyTorch's threads busy, and its size.
+
+    Several frames at a time, each in few threads, pass faster than one frame in all threads: these
+    would wait for each other in every layer, and for those that decode and encode. OpenCV is
+    kept from starting threads of its own.
+    """
+    threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    workers = min(_MOST_WORKERS, threads)
+    torch.set_num_threads(threads // workers)  # new threads take it over
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(workers, "sctnet-frames")
+    try:
+        yield pool, workers
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(opencv_threads)

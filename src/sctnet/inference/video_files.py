@@ -1,0 +1,131 @@
+"""Which videos are meant, and where their results go."""
+
+import os
+import re
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from sctnet.errors import SctnetError
+from sctnet.inference.files import ENDINGS as PICTURE_ENDINGS
+from sctnet.inference.files import check_output
+
+ENDINGS = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".ts", ".webm", ".wmv"}
+)
+"""What counts as a video among files."""
+
+_STREAMS = ("http", "https", "rtmp", "rtmps", "rtsp", "rtsps", "srt", "tcp", "udp")
+
+KINDS = ("overlay", "labels", "json")
+
+
+class VideoInput(NamedTuple):
+    """A file, an address or a camera's number, and the name of its results below the output."""
+
+    source: str
+    name: Path
+
+
+def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], list[str]]:
+    """Part videos from pictures: return the videos that are meant, and all other inputs.
+
+    Videos are files by their ending, also in globs and (recursively) in folders, addresses of
+    streams and numbers of cameras. Of folders, earlier results below ``out`` are left out.
+    """
+    found: list[tuple[str, Path]] = []
+    others: list[str] = []
+    for item in (match for given in inputs for match in _matches(given)):
+        if is_camera(item):
+            found.append((item, Path(f"camera{item}")))
+        elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_ENDINGS:
+            found.append((item, Path(_stream_name(item))))
+        elif os.path.isdir(item):  # noqa: PTH112 - false for a name too long, too
+            below = _videos_below(Path(item), out)
+            found += below
+            others += [] if below and not _has_pictures(Path(item)) else [item]
+        elif Path(item).suffix.lower() in ENDINGS:
+            found.append((item, Path(Path(item).name)))
+        else:
+            others.append(item)
+    return _named(found), others
+
+
+def _matches(item: str) -> list[str]:
+    """Return what a glob stands for; of all else, and of a glob without a match, itself."""
+    if is_stream(item) or not has_magic(item) or os.path.exists(item):  # noqa: PTH110
+        return [item]
+    return sorted(glob(item, recursive=True)) or [item]  # noqa: PTH207 - absolute too
+
+
+def is_stream(source: str) -> bool:
+    """Tell whether this is the address of a network stream."""
+    scheme, separator, _ = source.partition("://")
+    return bool(separator) and scheme.lower() in _STREAMS
+
+
+def is_camera(source: str) -> bool:
+    """Tell whether this is a camera's number and not a file."""
+    return source.isascii() and source.isdecimal() and not os.path.exists(source)  # noqa: PTH110
+
+
+def _stream_name(address: str) -> str:
+    """Return what to call the results of a stream: the end of its path, or its host."""
+    parts = urlsplit(address)
+    return re.sub(r"[^\w.-]", "_", Path(parts.path).stem or parts.hostname or "stream")
+
+
+def check_video_output(out: Path, kinds: Sequence[str]) -> None:
+    """Raise :class:`SctnetError` for an unknown kind, and where ``out`` cannot be written."""
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise SctnetError(
+            f"{', '.join(unknown) or 'nothing'} to save of a video: choose of {', '.join(KINDS)}"
+        )
+    check_output(out, ("overlay",))
+
+
+def clear_folder(folder: Path) -> None:
+    """Make a folder for a video's label maps, and take away those of an earlier, longer run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("[0-9]*.png"):
+            if file.stem.isdecimal():
+                file.unlink()
+    except OSError as error:
+        raise SctnetError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
+    results = [os.path.realpath(out / kind) for kind in KINDS]
+    return [
+        (str(file), file.relative_to(folder))
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in ENDINGS
+        and file.is_file()
+        and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
+    ]
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(file.suffix.lower() in PICTURE_ENDINGS for file in folder.rglob("*"))
+
+
+def _named(found: Sequence[tuple[str, Path]]) -> list[VideoInput]:
+    """Take the ending off; where two videos would have one name, it goes into the later's name."""
+    taken: set[Path] = set()
+    videos = []
+    for source, place in dict(found).items():
+        name = place.with_suffix("") if place.suffix.lower() in ENDINGS else place
+        if name in taken:
+            name = place.with_name(place.name.replace(".", "_"))
+        number = 2
+        while name in taken:
+            name = place.with_name(f"{place.stem}_{number}")
+            number += 1
+        taken.add(name)
+        videos.append(VideoInput(source, name))
+    return videos
