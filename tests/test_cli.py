@@ -187,6 +187,74 @@ def test_predicting_twice_does_not_label_results(
     assert Path("out/labels/labels/mine.png").is_file(), "only the output's own labels are skipped"
 
 
+def test_predict_saves_every_kind_of_result(
+    run: type[Program], model: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    kinds = "labels,overlay,comparison,probabilities,json,polygons"
+    options = ["--save", kinds, "--classes", "road,car", "--tile", "32", "--batch", "2"]
+    program = run("predict", model, tmp_path / "a.png", "--out", tmp_path / "out", *options)
+    assert program.status == 0, program.err
+    out = tmp_path / "out"
+    with Image.open(out / "labels" / "a.png") as image:
+        labels = np.asarray(image)
+    probabilities = np.load(out / "probabilities" / "a.npy")
+    assert (probabilities.argmax(0) == labels).all()
+    content = json.loads((out / "json" / "a.json").read_text())
+    assert content["image"] == str(tmp_path / "a.png")
+    assert "sctnet-tiny" in content["model"]
+    assert [each["pixels"] for each in content["classes"]] == np.bincount(
+        labels.ravel(), minlength=11
+    ).tolist()
+    collection = json.loads((out / "polygons" / "a.geojson").read_text())
+    assert {feature["properties"]["index"] for feature in collection["features"]} == set(
+        np.unique(labels).tolist()
+    )
+    shown = CLASSES[np.bincount(labels.ravel()).argmax()]
+    assert shown in program.out, "the table names what was found"
+
+
+def test_predict_goes_on_where_it_was_stopped(
+    run: type[Program], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        Image.fromarray(_picture()).save(folder / f"{name}.png")
+    label, done = sctnet.Segmenter.label, []
+
+    def interrupted(self: sctnet.Segmenter, *arguments: object) -> object:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return label(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sctnet.Segmenter, "label", interrupted)
+        stopped = run("predict", model, folder, "--out", out)
+    assert stopped.status == 130
+    assert "go on with --skip-existing" in stopped.err
+    assert "Traceback" not in stopped.err
+    written = sorted(file.name for file in out.rglob("*") if file.is_file())
+    assert written == ["a.png", "a.png", "b.png", "b.png"]
+    again = run("predict", model, folder, "--out", out, "--skip-existing")
+    assert again.status == 0
+    assert "1 pictures labelled, 2 were there already, 0 failed" in again.out
+    assert (out / "labels" / "c.png").is_file()
+
+
+def test_predict_does_not_label_results_in_a_glob(
+    run: type[Program], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        program = run("predict", model, "**/*.png", "--out", "out")
+        assert "1 pictures labelled, 0 failed" in program.out
+    named = run("predict", model, "out/labels/a.png", "--out", "out2")
+    assert "1 pictures labelled" in named.out, "what is named outright is meant"
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -219,6 +287,8 @@ def test_predict_checks_the_output_before_it_loads(
         (["{tmp}/*.jpg"], "no pictures there"),
         (["{tmp}/a.png", "--save", "mask"], "mask"),
         (["{tmp}/a.png", "--precision", "int3"], "int3"),
+        (["{tmp}/a.png", "--classes", "road,unicorn"], "no class 'unicorn'"),
+        (["https://example.org/a.png"], "not fetched from the network"),
         (["{tmp}/a.png", "--device", "abacus"], "abacus"),
         (["{tmp}/a.png", "--out", "{tmp}/a.png"], "cannot be written"),
     ],

@@ -16,8 +16,8 @@ from PIL import Image
 
 from sctnet.data.dataset import IGNORE, SegmentationDataset
 from sctnet.data.folder import open_folder
-from sctnet.data.instances import Runs, decode_counts, decode_runs
 from sctnet.data.polygons import Canvas
+from sctnet.data.run_lengths import Runs, decode_counts, decode_runs, encode_counts
 from sctnet.errors import SctnetError
 
 HEIGHT, WIDTH = 20, 30
@@ -86,6 +86,7 @@ def test_compressed_codes_of_other_programs(
     size: tuple[int, int], counts: str, expected: list[int]
 ) -> None:
     assert decode_counts(counts) == expected
+    assert encode_counts(np.array(expected)) == counts
     compressed = decode_runs(Runs(size=size, counts=counts))
     assert compressed.shape == size
     assert (compressed == decode_runs(Runs(size=size, counts=expected))).all()
@@ -105,6 +106,7 @@ def test_runs_go_down_the_columns() -> None:
 @given(st.lists(st.integers(0, 100_000), min_size=1, max_size=30))
 def test_compressed_codes_decode_to_what_was_encoded(lengths: list[int]) -> None:
     assert decode_counts(encoded(lengths)) == lengths
+    assert encode_counts(np.array(lengths)) == encoded(lengths)
 
 
 def encoded(lengths: list[int]) -> str:

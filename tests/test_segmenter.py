@@ -223,7 +223,7 @@ def test_half_precision_finds_nearly_the_same(folder):
         pytest.param({"device": "toaster"}, "'toaster' cannot be used", id="no such device"),
         pytest.param({"device": "cuda:99"}, "'cuda:99' cannot be used", id="no such GPU"),
         pytest.param({"device": "meta"}, "'meta' cannot be used", id="a device without memory"),
-        pytest.param({"precision": "fp8"}, "choose one of fp32, bf16, fp16", id="precision"),
+        pytest.param({"precision": "fp8"}, "choose one of auto, fp32, bf16, fp16", id="precision"),
     ],
 )
 def test_unusable_options_are_refused(folder, options, message):

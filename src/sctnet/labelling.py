@@ -72,6 +72,12 @@ class AveragedToLabels(ImageToLabels):
         """Label pictures; uint8 up to 255 classes, else int32."""
         if self.scales == (1.0,) and not self.flip:
             return super().forward(images)
+        probabilities = self.probabilities(images)
+        labels = probabilities.argmax(1)
+        return labels.to(torch.uint8 if probabilities.shape[1] <= 255 else torch.int32)
+
+    def probabilities(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Return the mean probability of each class and pixel, at the pictures' size."""
         total: Tensor | None = None
         for scale in self.scales:
             prepared = self.preparation(images, scale)
@@ -79,8 +85,7 @@ class AveragedToLabels(ImageToLabels):
                 probabilities = self._probabilities(prepared, images, mirrored)
                 total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
-        labels = total.argmax(1)
-        return labels.to(torch.uint8 if total.shape[1] <= 255 else torch.int32)
+        return total / (len(self.scales) * (1 + self.flip))
 
     def _probabilities(self, prepared: Tensor, images: Tensor, mirrored: bool) -> Tensor:
         logits = self.logits(prepared.flip(3) if mirrored else prepared).float()

@@ -103,14 +103,28 @@ class Preparation(nn.Module):
             size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         pixels = images.to(self.mean.dtype)
         if size != (height, width):
-            pixels = F.interpolate(
-                pixels,
-                size,
-                mode="bilinear",
-                align_corners=False,
-                antialias=self.config.antialias,
-            )
+            pixels = self._resized(pixels, size)
         return (pixels - self.mean) / self.std
+
+    def narrowed(self, images: UInt8[Tensor, "n 3 h w"], rows: int) -> Float[Tensor, "n 3 hw ww"]:
+        """Compute what ``forward`` does, up to rounding, without ever holding it all as floats.
+
+        Some ``rows`` at a time are brought to the working width, and the result to its height: a
+        bilinear resize, with or without anti-aliasing, takes one side after the other anyway.
+        """
+        height, width = images.shape[-2:]
+        size = self.config.working_size.apply(height, width)
+        bands = [
+            self._resized(band.to(self.mean.dtype), (band.shape[2], size[1]))
+            for band in torch.split(images, rows, dim=2)
+        ]
+        pixels = self._resized(torch.cat(bands, dim=2), size)
+        return (pixels - self.mean) / self.std
+
+    def _resized(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(
+            pixels, size, mode="bilinear", align_corners=False, antialias=self.config.antialias
+        )
 
     def normalise_crops(
         self, crops: UInt8[Tensor, "n 3 h w"], sizes: Int[Tensor, "n 2"]

@@ -65,7 +65,9 @@ def evaluate(
     from sctnet.processes import launched_processes
 
     processes = launched_processes()
-    segmenter = Segmenter(model, device or processes.device(), precision, _numbers(scales), flip)
+    segmenter = Segmenter(
+        model, device or processes.device(), precision, scales=_numbers(scales), flip=flip
+    )
     dataset = open_dataset(data, [split])
     target = out or _default_out(model) / split
     processes.connect()

@@ -1,29 +1,49 @@
 """``sctnet predict``."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from sctnet.inference.files import PictureFile, PredictionSummary
+    from sctnet.inference.segmenter import Segmenter
+
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    model: Annotated[str, typer.Argument(help="A model folder, bundled name or hub id.")],
     inputs: Annotated[
         list[str],
         typer.Argument(
             help="Pictures, videos, folders (recursive), globs, addresses of streams, cameras (0)."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the label maps and overlays.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = ...,  # type: ignore[assignment]
     save: Annotated[
         str | None,
         typer.Option(
-            help="Of pictures labels, overlay (default both); "
-            "of videos overlay (default), labels, json."
+            help="What to write, with commas: of pictures labels, overlay (default both), "
+            "comparison, probabilities, json, polygons; of videos overlay (default), labels, json."
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    classes: Annotated[
+        str | None, typer.Option(help="Show only these in overlays, with commas: road,car.")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Pictures at a time; more than 1 helps on a GPU.")
+    ] = 1,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=32, help="Label in windows of so many of the picture's own pixels."),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out pictures whose results are there.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option(help="auto (fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
+    ] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     smooth: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of videos: the share of the frames before.")
@@ -35,31 +55,40 @@ def predict(
     """Label pictures and videos: label maps and overlays, in folders of their own below --out.
 
     What cannot be read is reported at the end and makes the exit status 1; the rest is done all
-    the same. Ctrl-C ends a video properly with what was done.
+    the same. Can be stopped at any time: a video ends properly with what was done, and
+    --skip-existing goes on with the other pictures.
     """
-    from sctnet.cli.progress import console, counting_progress
+    from rich.console import Console
+
+    from sctnet.cli.progress import console
+    from sctnet.cli.tables import prediction_table
     from sctnet.errors import SctnetError
-    from sctnet.inference.files import check_output, find_pictures, predict_files
+    from sctnet.inference.files import check_output, find_pictures
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.video_files import check_video_output, find_videos
 
     videos, others = find_videos(inputs, out)
     if not videos and (smooth or realtime):
         raise SctnetError("--smooth and --realtime are for videos: give one, or leave them out")
-    kinds = [kind.strip() for kind in ("labels,overlay" if save is None else save).split(",")]
+    kinds = _listed("labels,overlay" if save is None else save)
     video_kinds = ["overlay"] if save is None else kinds
     if videos:
         check_video_output(out, video_kinds)
     if others or not videos:
         check_output(out, kinds)
     pictures, failures = find_pictures(others, out) if others else ([], [])
-    segmenter = Segmenter(model, device, precision)
+    segmenter = Segmenter(model, device, precision, tile=tile, batch_size=batch)
     if pictures:
-        with counting_progress("predicting", len(pictures)) as progress:
-            unreadable = predict_files(segmenter, pictures, out, kinds, alpha, progress)
-        failures += unreadable
-        done = len(pictures) - len(unreadable)
-        print(f"{done} pictures labelled, {len(failures)} failed; written to {out}")  # noqa: T201
+        shown = None if classes is None else _listed(classes)
+        summary = _label_pictures(segmenter, pictures, out, kinds, alpha, shown, skip_existing)
+        failures += summary.failures
+        if summary.labelled:
+            Console().print(prediction_table(summary))
+        skipped = f", {summary.skipped} were there already" if summary.skipped else ""
+        print(  # noqa: T201
+            f"{summary.labelled} pictures labelled{skipped}, {len(failures)} failed; "
+            f"written to {out}"
+        )
     interrupted = False
     if videos:
         from sctnet.cli.predict_video import label_videos
@@ -74,3 +103,30 @@ def predict(
         raise typer.Exit(130)
     if failures:
         raise typer.Exit(1)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _label_pictures(
+    segmenter: "Segmenter",
+    pictures: "list[PictureFile]",
+    out: Path,
+    kinds: list[str],
+    alpha: float,
+    classes: list[str] | None,
+    skip_existing: bool,
+) -> "PredictionSummary":
+    from sctnet.cli.progress import counting_progress
+    from sctnet.inference.files import predict_files
+
+    try:
+        with counting_progress("predicting", len(pictures)) as progress:
+            return predict_files(
+                segmenter, pictures, out, kinds, alpha, progress,
+                classes=classes, skip_existing=skip_existing,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"Stopped; what was done is in {out}, go on with --skip-existing", file=sys.stderr)  # noqa: T201
+        raise

@@ -9,6 +9,7 @@ from rich.text import Text
 from sctnet.data.checking import Report
 from sctnet.data.findings import Finding
 from sctnet.evaluation.evaluator import Evaluation
+from sctnet.inference.files import PredictionSummary
 
 _MOST_CLASSES = 30  # rows of a table that shall stay on one page
 _DETAILS = 3
@@ -100,3 +101,22 @@ def _finding_text(finding: Finding) -> Text:
     if finding.details and more > 0:
         text.append(f"\n    and {more} more")
     return text
+
+
+def prediction_table(summary: PredictionSummary) -> Table:
+    """Return each class's share of all pixels and, below, how many pictures took how long."""
+    table = Table("class")
+    table.add_column("share %", justify="right")
+    total = sum(summary.areas.values())
+    for name, pixels in summary.areas.items():
+        if pixels:
+            table.add_row(Text(name), f"{100 * pixels / total:.2f}")
+    table.add_section()
+    table.add_row("pictures", str(summary.labelled))
+    table.add_row("seconds", f"{summary.seconds:.1f}")
+    table.add_row("pictures/s, with reading and writing", _speed(summary))
+    return table
+
+
+def _speed(summary: PredictionSummary) -> str:
+    return f"{summary.labelled / max(summary.seconds, 1e-9):.2f}"

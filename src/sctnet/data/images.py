@@ -1,6 +1,7 @@
 """Image files in: the one place where the package decodes pictures and masks."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ MAXIMUM_PIXELS = 400_000_000
 # Pillow refuses twice its limit when it reads the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
 
+_BAND = 1024  # rows
+_LARGE = 50_000_000  # pixels
 _ORIENTATION = 0x0112
 _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
 _PLAIN_MODES = {"L", "RGB"}
@@ -52,9 +55,9 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """
     header = _open(data, name)
     if _is_plain(header, data):
-        bgr = _decode_quickly(data)
-        if bgr is not None:
-            return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+        pixels = _decode_quickly(data)
+        if pixels is not None:
+            return pixels
     try:
         upright = ImageOps.exif_transpose(header)
         return np.array(_to_eight_bits(upright).convert("RGB"))
@@ -118,7 +121,9 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
         f"{name}: more than {MAXIMUM_PIXELS // 1_000_000} million pixels: cut the image into tiles"
     )
     try:
-        image = Image.open(io.BytesIO(data))
+        with warnings.catch_warnings():  # between half our limit and the whole, Pillow warns
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file") from error
     except Image.DecompressionBombError as error:
@@ -131,13 +136,19 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
 
 
 def _decode_quickly(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Decode with OpenCV to BGR; None where it cannot, and Pillow is to say why."""
+    """Decode with OpenCV; None where it cannot, and Pillow is to say why."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         with _quiet_opencv():
-            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
+    if pixels is None:
+        return None
+    for top in range(0, len(pixels), _BAND):  # in place: the largest pictures fit only once
+        rows = pixels[top : top + _BAND]
+        cv2.cvtColor(rows, cv2.COLOR_BGR2RGB, dst=rows)
+    return np.asarray(pixels)
 
 
 @contextmanager
@@ -159,6 +170,10 @@ def _quiet_opencv() -> Iterator[None]:
 
 def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
     """Tell whether OpenCV, which is faster, reads this image just as Pillow would."""
+    if header.format == "TIFF" and header.width * header.height >= _LARGE:
+        # Pillow would hold it three times over, with four bytes a pixel.
+        upright = header.getexif().get(_ORIENTATION, 1) == 1
+        return upright and header.mode in _PLAIN_MODES and _stored_mode(header) == header.mode
     if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
         return False
     if header.format == "JPEG" and not data.endswith(b"\xff\xd9"):

@@ -13,18 +13,11 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from sctnet.data.dataset import Files, Labels
 from sctnet.data.polygons import Canvas, Coordinate, LabelNames, read_json, require_size
+from sctnet.data.run_lengths import Runs, decode_runs
 from sctnet.errors import SctnetError
 
 Outline = Annotated[list[Coordinate], Field(min_length=6)]
 """x, y, x, y and so on."""
-
-
-class Runs(BaseModel):
-    """A run-length code: pixels without and with the instance in turn, column by column."""
-
-    size: tuple[int, int]
-    """Height, width."""
-    counts: list[Annotated[int, Field(ge=0)]] | str
 
 
 class _Picture(BaseModel):
@@ -151,37 +144,3 @@ def _safe_name(file_name: str, path: Path) -> PurePosixPath:
             f"{path}: {file_name!r} is no place below the folder of images: write a relative path"
         )
     return name
-
-
-def decode_runs(runs: Runs) -> Bool[np.ndarray, "h w"]:
-    """Return which pixels a run-length code covers; ValueError where it does not fill its size."""
-    height, width = runs.size
-    counts = decode_counts(runs.counts) if isinstance(runs.counts, str) else runs.counts
-    if min(counts, default=-1) < 0 or sum(counts) != height * width:
-        raise ValueError(f"a run-length code does not fill its {width} x {height} pixels")
-    covered = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return covered.reshape(width, height).T
-
-
-def decode_counts(text: str) -> list[int]:
-    """Return the run lengths of a compressed code, as COCO's ``maskApi.c`` writes it.
-
-    Each character holds, above 48, five bits of a number, lowest first, and 32 if more follow; the
-    last one's highest bit is the sign. From the fourth on, a number is the difference to the
-    length two places before. Raises ValueError for a code cut short or of other characters.
-    """
-    lengths: list[int] = []
-    digits: list[int] = []
-    for character in text:
-        digits.append(ord(character) - 48)
-        if not 0 <= digits[-1] < 64 or len(digits) > 7:
-            raise ValueError(f"a run-length code holds {character!r} where it cannot")
-        if digits[-1] & 32:
-            continue
-        number = sum((digit & 31) << 5 * place for place, digit in enumerate(digits))
-        number -= (digits[-1] & 16) << 5 * len(digits) - 4
-        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-        digits = []
-    if digits:
-        raise ValueError("a run-length code is cut short")
-    return lengths

@@ -1,8 +1,10 @@
 """Prediction on files: which pictures are meant, and where their label maps go."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +13,17 @@ import numpy as np
 
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.results import KINDS, Results, check_output
+from sctnet.inference.segmentation import class_indices
 from sctnet.inference.segmenter import Segmenter
-from sctnet.pictures.writing import write_picture
+from sctnet.inference.sources import Picture, refuse_address
+
+__all__ = ["check_output", "find_pictures", "predict_files"]
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """What counts as a picture in a folder; a file that is named outright may end in anything."""
 
-KINDS = ("labels", "overlay")
+_READ_AHEAD = 50_000_000  # pixels; while a larger picture is labelled, the next one waits
 
 
 class PictureFile(NamedTuple):
@@ -31,17 +36,23 @@ class PictureFile(NamedTuple):
 def find_pictures(inputs: Sequence[str], out: Path) -> tuple[list[PictureFile], list[str]]:
     """Return the pictures that files, folders (recursive) and globs name, and what failed.
 
-    Of folders, earlier results below ``out`` are left out. Results keep the place of their picture
-    below a named folder; where two would have one name, the later one takes its ending into the
-    name, then a number. An input that gives no picture is a sentence among the failures; raises
-    :class:`SctnetError` where there is no picture at all.
+    Of folders and globs, earlier results below ``out`` are left out. Results keep the place of
+    their picture below a named folder; where two would have one name, the later one takes its
+    ending into the name, then a number. An input that gives no picture is a sentence among the
+    failures; raises :class:`SctnetError` where there is no picture at all.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
     for item in inputs:
         try:
             paths = _paths(item)
-            pictures = [picture for path in paths for picture in _pictures_at(path, out)]
+            refuse_address(item if not paths else "")
+            pictures = [
+                picture for path in paths for picture in _pictures_at(path, out, str(path) == item)
+            ]
+        except SctnetError as error:
+            failures.append(str(error))
+            continue
         except OSError as error:
             failures.append(f"{item}: cannot be looked up ({error.strerror})")
             continue
@@ -55,85 +66,110 @@ def find_pictures(inputs: Sequence[str], out: Path) -> tuple[list[PictureFile], 
     return _named(found), failures
 
 
-def check_output(out: Path, kinds: Sequence[str]) -> None:
-    """Raise :class:`SctnetError` for an unknown kind, and where ``out`` cannot be written.
+@dataclass
+class PredictionSummary:
+    """How labelling many pictures went."""
 
-    Nothing is created, so that a mistake elsewhere leaves no empty folders.
-    """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise SctnetError(
-            f"{', '.join(unknown) or 'nothing'} to save: choose of {', '.join(KINDS)}"
-        )
-    for kind in kinds:
-        folder = out / kind
-        try:
-            nearest = next(path for path in (folder, *folder.parents) if path.exists())
-        except OSError as error:
-            raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
-        if not nearest.is_dir():
-            raise SctnetError(f"{out}: cannot be written ({nearest} is not a folder)")
-        if not os.access(nearest, os.W_OK):
-            raise SctnetError(f"{out}: cannot be written (permission denied in {nearest})")
+    classes: Sequence[str]
+    labelled: int = 0
+    skipped: int = 0
+    """Pictures whose results were there already."""
+    failures: list[str] = field(default_factory=list)
+    """One sentence for each picture that could not be read or labelled."""
+    seconds: float = 0.0
+    areas: dict[str, int] = field(default_factory=dict)
+    """Pixels of each class, over all pictures labelled."""
+
+    @property
+    def done(self) -> int:
+        """Return the number of pictures that need nothing more."""
+        return self.labelled + self.skipped + len(self.failures)
 
 
 def predict_files(
     segmenter: Segmenter,
     pictures: Sequence[PictureFile],
     out: Path,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = ("labels", "overlay"),
     alpha: float = 0.5,
     progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Label pictures one by one into ``out/labels`` and ``out/overlay``; return what failed.
+    *,
+    classes: Sequence[str] | None = None,
+    skip_existing: bool = False,
+) -> PredictionSummary:
+    """Label pictures into ``out``, a folder for each kind, and return how it went.
 
-    Each file appears whole or not at all. A picture that cannot be read or labelled is one
-    sentence in the result; the others are done all the same. Raises :class:`SctnetError` as
-    :func:`check_output` does, and where writing fails.
+    Neighbours that are processed at one size go through the network in batches of the segmenter's
+    ``batch_size``. Each file appears whole or not at all: stopped at any time, what is there is
+    right, and ``skip_existing`` goes on with the rest. A picture that cannot be read or labelled
+    is one sentence among the failures; the others are done all the same. Raises
+    :class:`SctnetError` as :func:`check_output` does, for ``classes`` that the model does not
+    know, and where writing fails.
     """
     check_output(out, kinds)
-    failures = []
-    for done, (picture, image) in enumerate(_read_ahead(pictures), start=1):
+    class_indices(classes or [], segmenter.classes)
+    results = Results(out, kinds, alpha, classes)
+    waiting = [item for item in pictures if not (skip_existing and results.exist(item.name))]
+    summary = PredictionSummary(segmenter.classes, skipped=len(pictures) - len(waiting))
+    summary.areas = dict.fromkeys(segmenter.classes, 0)
+    began = time.perf_counter()
+    likely = "probabilities" in kinds
+    readable = _readable(waiting, segmenter, likely, summary.failures)
+    for group in segmenter.batches(readable, lambda item: item[1]):
         try:
-            if isinstance(image, SctnetError):
-                raise image
-            result = segmenter(image)
+            found = segmenter.label([image for _, image in group], likely)
         except SctnetError as error:
-            failures.append(str(error))
-        else:
-            _save(result, picture.name, out, kinds, alpha)
+            summary.failures += [f"{item.path}: {error}" for item, _ in group]
+            found = []
+        for result, (item, _) in zip(found, group, strict=False):
+            results.write(result, item.name, item.path, str(segmenter))
+            summary.labelled += 1
+            for name, area in result.area().items():
+                summary.areas[name] += int(area["pixels"])
         if progress is not None:
-            progress(done)
-    return failures
+            progress(summary.done)
+    if progress is not None:
+        progress(summary.done)
+    summary.seconds = time.perf_counter() - began
+    return summary
 
 
-def _save(result: Segmentation, name: Path, out: Path, kinds: Sequence[str], alpha: float) -> None:
-    files = {kind: out / kind / name.with_name(f"{name.name}.png") for kind in kinds}
-    try:
-        for file in files.values():
-            file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
-    if "labels" in files:
-        result.save(files["labels"])
-    if "overlay" in files:
-        write_picture(np.asarray(result.overlay(alpha)), files["overlay"])
+def _readable(
+    pictures: Sequence[PictureFile], segmenter: Segmenter, probabilities: bool, failures: list[str]
+) -> Iterator[tuple[PictureFile, Picture]]:
+    """Yield pictures that can be labelled, decoded; what is wrong with the others is noted."""
+    for picture, image in _read_ahead(pictures):
+        if isinstance(image, SctnetError):
+            failures.append(str(image))
+            continue
+        try:
+            segmenter.check(image, probabilities)
+        except SctnetError as error:
+            failures.append(f"{picture.path}: {error}")
+            continue
+        yield picture, image
 
 
 def _read_ahead(
     pictures: Sequence[PictureFile],
-) -> Iterator[tuple[PictureFile, np.ndarray | SctnetError]]:
+) -> Iterator[tuple[PictureFile, Picture | SctnetError]]:
     """Yield pictures decoded, or why not, while the next one is read in a thread."""
+    if not pictures:
+        return
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(_read, pictures[0].path)
         for picture, after in zip(pictures, [*pictures[1:], None], strict=True):
             image = following.result()
-            if after is not None:
+            large = isinstance(image, np.ndarray) and image.size > 3 * _READ_AHEAD
+            if after is not None and not large:
                 following = pool.submit(_read, after.path)
             yield picture, image
+            del image
+            if after is not None and large:
+                following = pool.submit(_read, after.path)
 
 
-def _read(path: Path) -> np.ndarray | SctnetError:
+def _read(path: Path) -> Picture | SctnetError:
     try:
         return read_image(path)
     except SctnetError as error:
@@ -150,18 +186,24 @@ def _paths(item: str) -> list[Path]:
     return []
 
 
-def _pictures_at(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return a file as it is, and of a folder the pictures below it, each with its place there."""
+def _pictures_at(path: Path, out: Path, named: bool) -> list[tuple[Path, Path]]:
+    """Return a file as it is, and of a folder the pictures below it, each with its place there.
+
+    What is not ``named`` by the user outright may be an earlier result, and is then left out.
+    """
     if not path.is_dir():
-        return [(path, Path(path.name))]
-    results = [os.path.realpath(out / kind) for kind in KINDS]
+        return [(path, Path(path.name))] if named or not is_result(path, out) else []
     return [
         (file, file.relative_to(path))
         for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in ENDINGS
-        and not file.is_dir()
-        and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
+        if file.suffix.lower() in ENDINGS and not file.is_dir() and not is_result(file, out)
     ]
+
+
+def is_result(file: Path, out: Path) -> bool:
+    """Tell whether a file lies among the results below ``out``."""
+    place = Path(os.path.realpath(file))
+    return any(place.is_relative_to(os.path.realpath(out / kind)) for kind in KINDS)
 
 
 def _named(found: Sequence[tuple[Path, Path]]) -> list[PictureFile]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sctnet.errors import SctnetError
 from sctnet.inference.files import ENDINGS as PICTURE_ENDINGS
-from sctnet.inference.files import check_output
+from sctnet.inference.files import check_output, is_result
 
 ENDINGS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -34,11 +34,12 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
     """Part videos from pictures: return the videos that are meant, and all other inputs.
 
     Videos are files by their ending, also in globs and (recursively) in folders, addresses of
-    streams and numbers of cameras. Of folders, earlier results below ``out`` are left out.
+    streams and numbers of cameras. Of folders and globs, earlier results below ``out`` are left
+    out.
     """
     found: list[tuple[str, Path]] = []
     others: list[str] = []
-    for item in (match for given in inputs for match in _matches(given)):
+    for item in (match for given in inputs for match in _matches(given, out)):
         if is_camera(item):
             found.append((item, Path(f"camera{item}")))
         elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_ENDINGS:
@@ -54,11 +55,12 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
     return _named(found), others
 
 
-def _matches(item: str) -> list[str]:
-    """Return what a glob stands for; of all else, and of a glob without a match, itself."""
+def _matches(item: str, out: Path) -> list[str]:
+    """Return what a glob stands for, without results; of all else, and of no match, itself."""
     if is_stream(item) or not has_magic(item) or os.path.exists(item):  # noqa: PTH110
         return [item]
-    return sorted(glob(item, recursive=True)) or [item]  # noqa: PTH207 - absolute too
+    found = sorted(glob(item, recursive=True))  # noqa: PTH207 - absolute too
+    return [match for match in found if not is_result(Path(match), out)] or [item]
 
 
 def is_stream(source: str) -> bool:

@@ -1,6 +1,6 @@
 """A label map laid over its picture."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +19,7 @@ LabelMap = Integer[np.ndarray, "h w"]
 _SMALLEST_LETTERS = 9  # pixels; below this, DejaVu Sans is guessed rather than read
 _SMALLEST_PICTURE = 120  # pixels of the shorter side; below it a legend hides what it explains
 _RIM = (150, 150, 150)  # around the chips: dark classes would vanish in the strip
+_BAND = 512  # rows that are tinted at a time: a picture of gigabytes is held once
 _LEGEND_SHARE = 0.25  # of the picture's height, at most
 _LIGHTER = (np.arange(256) // 2 + 120).astype(np.uint8)  # what a boundary does to a value
 
@@ -30,28 +31,48 @@ def overlay(
     classes: Sequence[str],
     alpha: float = 0.5,
     legend: bool = True,
+    boundaries: bool = True,
+    shown: Collection[int] | None = None,
 ) -> Picture:
     """Tint every pixel of an RGB picture, H x W x 3, with its class's colour.
 
     ``alpha`` is the share of the colour. Classes are parted by thin light lines, and a strip at
     the bottom names those that occur; line and letter sizes follow the picture's. Pixels without
-    a class are untouched outside that strip. A picture too small for readable letters gets no
-    legend, one with too many classes names the largest and counts the others.
+    a class, or of one that is not ``shown``, are untouched outside that strip. A picture too small
+    for readable letters gets no legend, one with too many classes names the largest and counts the
+    others.
     """
     if image.shape[:2] != labels.shape:
         raise SctnetError(
             f"an image of {image.shape[:2]} and labels of {labels.shape} (height, width) cannot "
             "be laid over each other: give labels of the image's size"
         )
-    result = np.asarray(cv2.addWeighted(image, 1 - alpha, _tints(labels, colours), alpha, 0))
-    cv2.copyTo(cv2.LUT(result, _LIGHTER), _boundaries(labels), result)
-    unknown = labels >= len(colours)
-    if unknown.any():
-        result[unknown] = image[unknown]
+    if not 0 <= alpha <= 1:
+        raise SctnetError(f"alpha {alpha}: give 0 (the picture alone) to 1 (the colours alone)")
+    if shown is not None:
+        labels = np.where(np.isin(labels, list(shown)), labels, np.iinfo(labels.dtype).max)
+    result = image.copy()
+    for top in range(0, len(result), _BAND):
+        rows = slice(top, top + _BAND)
+        _tint(result[rows], labels[rows], colours, alpha)
+    if boundaries:
+        lines = _boundaries(labels)
+        lines[labels >= len(colours)] = 0
+        cv2.copyTo(cv2.LUT(result, _LIGHTER), lines, result)
     if legend:
         pixels = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
         draw_legend(result, pixels, colours, classes)
     return result
+
+
+def _tint(picture: Picture, labels: LabelMap, colours: Sequence[Colour], alpha: float) -> None:
+    """Lay the classes' colours over a picture, in place."""
+    blend = cv2.addWeighted(picture, 1 - alpha, _tints(labels, colours), alpha, 0)
+    known = labels < len(colours)
+    if known.all():
+        picture[:] = blend
+    else:
+        np.copyto(picture, blend, where=known[..., None])
 
 
 def _tints(labels: LabelMap, colours: Sequence[Colour]) -> Picture:

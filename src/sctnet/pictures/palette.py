@@ -81,7 +81,7 @@ def save_label_map(
     else:
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(colours)] = colours
-        picture = Image.fromarray(labels.astype(np.uint8))
+        picture = Image.fromarray(labels.astype(np.uint8, copy=False))
         picture.putpalette(palette.tobytes())
     content = BytesIO()
     picture.save(content, format="PNG")

@@ -12,6 +12,7 @@ from sctnet.writing import write_whole
 _SETTINGS = {
     ".png": [cv2.IMWRITE_PNG_COMPRESSION, 4],
     ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 92],
 }
 
 
