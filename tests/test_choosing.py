@@ -9,7 +9,7 @@ import yaml
 
 from sctnet.errors import SctnetError
 from sctnet.training.choosing import choose_recipe
-from sctnet.training.recipe import Recipe, adjusted
+from sctnet.training.recipe import Recipe
 from sctnet.training.trainer import train
 
 
@@ -92,7 +92,7 @@ def test_unlabelled_masks_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_chosen_recipe_trains(tmp_path: Path) -> None:
-    recipe = chosen(data_set(tmp_path, (40, 48), 3, 0.4))
+    source = data_set(tmp_path, (40, 48), 3, 0.4)
     settings = [
         "schedule.iterations=2",
         "schedule.warmup_iterations=0",
@@ -100,6 +100,34 @@ def test_the_chosen_recipe_trains(tmp_path: Path) -> None:
         "model.variant=sctnet-tiny",
         "data.workers=0",
     ]
-    folder = train(adjusted(recipe, settings), tmp_path / "run")
+    recipe, choices = choose_recipe(source, settings)
+    assert "run.batch_size" not in [choice.field for choice in choices]
+    folder = train(recipe, tmp_path / "run")
     assert (folder.path / "model.safetensors").is_file()
     assert "40x48" in (folder.path / "recipe.yaml").read_text()
+
+
+def test_other_splits_can_be_named(tmp_path: Path) -> None:
+    source = data_set(tmp_path, (40, 48), 3, 0.4)
+    description = Path(source).read_text().replace("train:", "early:").replace("val:", "late:")
+    Path(source).write_text(description)
+    settings = ["data.train=[early]", "data.validation=[late]"]
+    recipe, _ = choose_recipe(source, settings)
+    assert (recipe.data.train, recipe.data.validation) == (("early",), ("late",))
+    with pytest.raises(SctnetError, match="there is no split 'train'"):
+        choose_recipe(source)
+
+
+def test_a_broken_validation_split_is_not_taken_for_none(tmp_path: Path) -> None:
+    source = data_set(tmp_path, (40, 48), 3, 0.4)
+    (tmp_path / "masks" / "val" / "0.png").unlink()
+    with pytest.raises(SctnetError, match=r"0\.png"):
+        choose_recipe(source)
+
+
+def test_broken_masks_can_be_skipped(tmp_path: Path) -> None:
+    source = data_set(tmp_path, (40, 48), 3, 0.4)
+    (tmp_path / "masks" / "train" / "1.png").write_bytes(b"broken")
+    with pytest.raises(SctnetError, match=r"1\.png"):
+        choose_recipe(source)
+    assert choose_recipe(source, ["data.skip_broken=true"])[0].data.skip_broken

@@ -479,6 +479,24 @@ def test_models_and_recipes_are_listed(run: type[Program]) -> None:
     assert "warmup_iterations: 200" in shown.out
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"loss": 1}\n', "line 1: not a run's record"),
+        (b"[1]\n", "line 1: not a run's record"),
+        (b"\xff\xfe\n", "cannot be read"),
+    ],
+)
+def test_damaged_metrics_are_named(
+    run: type[Program], tmp_path: Path, content: bytes, named: str
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    program = run("plot", tmp_path)
+    assert program.status == 2
+    assert "metrics.jsonl" in program.err
+    assert named in program.err
+
+
 def test_plot_draws_a_run(run: type[Program], tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1 / step, "learning_rate": 1e-3} for step in range(1, 5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))

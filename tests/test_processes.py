@@ -19,6 +19,7 @@ from sctnet.models.layers import BatchNorm
 from sctnet.processes import ALONE, Processes, launched_processes
 from sctnet.training.devices import convert_sync_batchnorm
 from sctnet.training.run_folder import read_metrics
+from sctnet.weights import save_model
 
 WORKER = """
 import json, sys, torch
@@ -195,6 +196,16 @@ def test_a_killed_process_ends_the_others(worker: str, tmp_path: Path) -> None:
 def _children(parent: int) -> list[int]:
     text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
     return sorted(int(number) for number in text.split())
+
+
+@pytest.mark.parametrize("variant", ["sctnet-tiny", "ddrnet-23-slim", "segnext-t", "segformer-b0"])
+def test_a_network_of_several_gpus_is_not_taken_for_a_fused_one(
+    variant: str, tmp_path: Path
+) -> None:
+    converted = convert_sync_batchnorm(create_model(variant, 3))
+    assert not converted.is_fused
+    save_model(converted, tmp_path / "model", ["a", "b", "c"])
+    assert converted.fuse().is_fused
 
 
 def test_norms_are_synchronised_and_stay_one_model() -> None:

@@ -64,6 +64,17 @@ def test_a_cache_changes_no_batch(workers: int, gigabytes: float) -> None:
         assert same(one, other)
 
 
+def test_a_cache_that_cannot_be_had_is_named() -> None:
+    with pytest.raises(SctnetError, match=r"data\.cache_gigabytes: 1e\+06 cannot be had here"):
+        CachedDataset(STREETS, 1e6)
+
+
+def test_a_dry_run_refuses_what_a_run_refuses() -> None:
+    chosen = load_recipe("synthetic/sctnet-tiny", ["data.validation=[nowhere]"], source="synthetic")
+    with pytest.raises(SctnetError, match="nowhere"):
+        dry_run(chosen)
+
+
 def test_a_cached_picture_is_decoded_once_also_by_a_fork() -> None:
     streets = CountedStreets(0, 7, (48, 64))
     cached = CachedDataset(streets, 1.0)

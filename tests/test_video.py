@@ -189,11 +189,11 @@ def test_labels_and_json_tell_every_frame(tmp_path):
     for times in (UNEVEN, UNEVEN[:5]):  # the second, shorter run leaves nothing of the first
         make_video(clip, times)
         report = predict(clip, tmp_path, kinds=("labels", "json"))
-        files = sorted((tmp_path / "labels" / "clip").iterdir())
+        files = sorted((tmp_path / "labels" / "clip.video").iterdir())
         assert [file.name for file in files] == [f"{n:06}.png" for n in range(len(times))]
     labels = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED)
     assert labels.shape[:2] == (48, 64)
-    content = json.loads((tmp_path / "json" / "clip.json").read_text())
+    content = json.loads((tmp_path / "json" / "clip.video.json").read_text())
     assert content["over_time"]["seconds"] == pytest.approx(
         [t / 1000 for t in UNEVEN[:5]], abs=1e-3
     )
@@ -222,7 +222,7 @@ def test_odd_sizes_grow_by_a_row_and_a_column(tmp_path):
     clip = make_video(tmp_path / "clip.mkv", STEADY[:3], size=(51, 67))
     predict(clip, tmp_path, kinds=("overlay", "labels"))
     assert shown(tmp_path / "overlay" / "clip.mp4")[1][0].shape == (52, 68, 3)
-    assert cv2.imread(str(tmp_path / "labels" / "clip" / "000000.png")).shape[:2] == (51, 67)
+    assert cv2.imread(str(tmp_path / "labels" / "clip.video" / "000000.png")).shape[:2] == (51, 67)
 
 
 @pytest.mark.parametrize(
@@ -344,12 +344,12 @@ def test_any_number_of_threads_gives_the_same_labels(tmp_path):
             predict(clip, tmp_path, segmenter, kinds=("labels",), smooth=0.3)
         finally:
             torch.set_num_threads(1)
-        files = sorted((tmp_path / "labels" / "clip").iterdir())
+        files = sorted((tmp_path / "labels" / "clip.video").iterdir())
         results.append([file.read_bytes() for file in files])
     assert results[0] == results[1]
     with open_video(clip) as video:
         first = segmenter(next(video.frames()).picture).labels
-    saved = np.array(Image.open(tmp_path / "labels" / "clip" / "000000.png"))
+    saved = np.array(Image.open(tmp_path / "labels" / "clip.video" / "000000.png"))
     np.testing.assert_array_equal(saved, first)
     assert len(np.unique(first)) == 2, "a map of one class would prove nothing"
 

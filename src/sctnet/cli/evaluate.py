@@ -66,7 +66,11 @@ def evaluate(
 
     processes = launched_processes()
     segmenter = Segmenter(
-        model, device or processes.device(), precision, scales=_numbers(scales), flip=flip
+        model,
+        processes.device() if device in (None, "cuda") and processes.count > 1 else device,
+        precision,
+        scales=_numbers(scales),
+        flip=flip,
     )
     dataset = open_dataset(data, [split])
     target = out or _default_out(model) / split

@@ -70,13 +70,15 @@ def predict(
     videos, others = find_videos(inputs, out)
     if not videos and (smooth or realtime):
         raise SctnetError("--smooth and --realtime are for videos: give one, or leave them out")
+    if videos and not others and (classes or tile or skip_existing):
+        raise SctnetError("--classes, --tile and --skip-existing are for pictures: leave them out")
     kinds = _listed("labels,overlay" if save is None else save)
     video_kinds = ["overlay"] if save is None else kinds
     if videos:
         check_video_output(out, video_kinds)
     if others or not videos:
         check_output(out, kinds)
-    pictures, failures = find_pictures(others, out) if others else ([], [])
+    pictures, failures = find_pictures(others, out, may_be_none=bool(videos))
     segmenter = Segmenter(model, device, precision, tile=tile, batch_size=batch)
     if pictures:
         shown = None if classes is None else _listed(classes)

@@ -97,7 +97,7 @@ def _recipe(
 ) -> "Recipe":
     """Return the named recipe, a resumed run's own, or one chosen from the data."""
     from sctnet.training.choosing import choose_recipe
-    from sctnet.training.recipe import adjusted, load_recipe
+    from sctnet.training.recipe import load_recipe
 
     if name is not None and "=" in name:
         settings = [name, *settings]  # it is the first of them
@@ -110,8 +110,8 @@ def _recipe(
         raise SctnetError("train: name a recipe, or data (--data) to choose one for")
     if scale is not None:
         raise SctnetError("--scale: goes with a named recipe; this one is chosen from the data")
-    recipe, choices = choose_recipe(data)
+    of_student = [] if student is None else [f"model.variant={student}"]
+    recipe, choices = choose_recipe(data, [*of_student, *settings])
     for choice in choices if speaks else []:
         print(f"{choice.field} = {choice.value}  ({choice.reason})")  # noqa: T201
-    of_student = [] if student is None else [f"model.variant={student}"]
-    return adjusted(recipe, [*of_student, *settings])
+    return recipe

@@ -23,7 +23,12 @@ class CachedDataset(SegmentationDataset):
             raise SctnetError("data.cache=memory needs a system that forks: use none here")
         self.name, self.classes, self.colours = dataset.name, dataset.classes, dataset.colours
         self._dataset = dataset
-        self._bytes = mmap.mmap(-1, max(1, int(gigabytes * 1e9)))
+        try:
+            self._bytes = mmap.mmap(-1, max(1, int(gigabytes * 1e9)))
+        except (OSError, OverflowError, ValueError) as error:
+            raise SctnetError(
+                f"data.cache_gigabytes: {gigabytes:g} cannot be had here; take fewer"
+            ) from error
         # Of each picture: where it begins (0: not yet kept), its height and its width.
         count = max(1, len(dataset))
         places = mmap.mmap(-1, count * 3 * np.dtype(np.int64).itemsize)
@@ -41,11 +46,11 @@ class CachedDataset(SegmentationDataset):
 
     @override
     def image(self, index: int) -> Picture:
-        return self.pair(index)[0]
+        return self.pair(index)[0] if self._places[index, 0] else self._dataset.image(index)
 
     @override
     def labels(self, index: int) -> Labels:
-        return self.pair(index)[1]
+        return self.pair(index)[1] if self._places[index, 0] else self._dataset.labels(index)
 
     @override
     def pair(self, index: int) -> tuple[Picture, Labels]:

@@ -33,13 +33,16 @@ class PictureFile(NamedTuple):
     name: Path
 
 
-def find_pictures(inputs: Sequence[str], out: Path) -> tuple[list[PictureFile], list[str]]:
+def find_pictures(
+    inputs: Sequence[str], out: Path, *, may_be_none: bool = False
+) -> tuple[list[PictureFile], list[str]]:
     """Return the pictures that files, folders (recursive) and globs name, and what failed.
 
     Of folders and globs, earlier results below ``out`` are left out. Results keep the place of
     their picture below a named folder; where two would have one name, the later one takes its
     ending into the name, then a number. An input that gives no picture is a sentence among the
-    failures; raises :class:`SctnetError` where there is no picture at all.
+    failures; raises :class:`SctnetError` where there is no picture at all,
+    unless there ``may_be_none``.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
@@ -61,7 +64,7 @@ def find_pictures(inputs: Sequence[str], out: Path) -> tuple[list[PictureFile], 
             reason = "there is no such file or folder" if missing else "no pictures there"
             failures.append(f"{item}: {reason}")
         found += pictures
-    if not found:
+    if not found and not may_be_none:
         raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
     return _named(found), failures
 

@@ -109,8 +109,9 @@ class _Run:
         self._video = video
         self._options = options
         self._overlay = out / "overlay" / name.with_name(f"{name.name}.mp4")
-        self._labels = out / "labels" / name
-        self._json = out / "json" / name.with_name(f"{name.name}.json")
+        # A picture may have the video's name, and a folder of pictures too.
+        self._labels = out / "labels" / name.with_name(f"{name.name}.video")
+        self._json = out / "json" / name.with_name(f"{name.name}.video.json")
         self._smoothing = ExponentialSmoothing(options.smooth)
         self._stillness = Stillness()
         self._flicker, self._flicker_smoothed = Flicker(), Flicker()

@@ -42,7 +42,7 @@ def fuse(network: SCTNet) -> SCTNet:
 def is_fused(network: nn.Module) -> bool:
     """Say whether no norm stands right behind a convolution of a sequence any more."""
     return not any(
-        isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)
+        isinstance(first, nn.Conv2d) and isinstance(second, _NORMS)
         for module in network.modules()
         if isinstance(module, nn.Sequential)
         for first, second in pairwise(module)

@@ -1,15 +1,16 @@
 """A recipe for data that come without one, and the reason for every choice."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from sctnet.data.balancing import refuse_unlearnable
-from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
-from sctnet.training.recipe import Recipe, validated
+from sctnet.training.recipe import Recipe, merged, settings_fields, validated
 
 SURVEYED = 300
 """Pictures that are looked at, spread evenly over the training split."""
@@ -50,24 +51,31 @@ class _Survey(NamedTuple):
     """By class, int64."""
 
 
-def choose_recipe(source: str, *, on_gpu: bool | None = None) -> tuple[Recipe, list[Choice]]:
+def choose_recipe(
+    source: str, settings: Sequence[str] = (), *, on_gpu: bool | None = None
+) -> tuple[Recipe, list[Choice]]:
     """Return a recipe for a data set, with the reasons for its choices.
 
-    ``source`` is what ``--data`` takes; it needs a split ``train``, and ``val`` is used for
-    validation if it exists. ``on_gpu`` says what the run will be made on, by default what is here.
-    Raises :class:`SctnetError` for data that cannot be read or whose labels have not two classes.
+    ``source`` is what ``--data`` takes. Without ``settings`` (``key=value``) that say otherwise, it
+    learns from the split ``train`` and, if there is one, validates on ``val``. ``on_gpu`` says what
+    the run will be made on, by default what is here. Raises :class:`SctnetError` for data that
+    cannot be read or have nothing to learn.
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available()
-    data = open_dataset(source, ["train"])
-    survey = _look_at(data)
+    given = settings_fields(settings)
+    of_data = {"train": ["train"], "skip_broken": False, **given.get("data", {})}
+    data = open_dataset(source, of_data["train"])
+    survey = _look_at(data, bool(of_data["skip_broken"]))
     choices = _choices(survey, len(data), _GPU if on_gpu else _CPU)
-    if _has_validation(source):
+    if "validation" not in of_data and _has_validation(source):
         choices.append(Choice("data.validation", ["val"], "the data have a split val"))
-    else:
+    elif "validation" not in of_data:
         choices.append(Choice("data.validation", [], "the data have no split val"))
+    choices = [choice for choice in choices if not _is_given(choice.field, given)]
     fields: dict[str, Any] = {
         "name": f"chosen for {data.name}",
+        "description": " ".join(f"{choice.field}: {choice.reason}." for choice in choices),
         "data": {"source": source},
         "augmentation": {"scale": [0.5, 2.0]},
         "optimizer": {"weight_decay": 0.0125},
@@ -77,8 +85,12 @@ def choose_recipe(source: str, *, on_gpu: bool | None = None) -> tuple[Recipe, l
     for choice in choices:
         part, _, field = choice.field.partition(".")
         fields.setdefault(part, {})[field] = choice.value
-    fields["description"] = " ".join(f"{c.field}: {c.reason}." for c in choices)
-    return validated(fields, "the chosen recipe"), choices
+    return validated(merged(fields, given), "the chosen recipe"), choices
+
+
+def _is_given(field: str, given: Mapping[str, Any]) -> bool:
+    part, _, name = field.partition(".")
+    return name in given.get(part, {})
 
 
 def _choices(survey: _Survey, pictures: int, means: _Means) -> list[Choice]:
@@ -127,14 +139,19 @@ def _class_weights(pixels: np.ndarray) -> Choice:
     return Choice("loss.class_weights", "none", f"the classes differ by a factor of {ratio:.1f}")
 
 
-def _look_at(data: SegmentationDataset) -> _Survey:
+def _look_at(data: SegmentationDataset, skip_broken: bool) -> _Survey:
     if len(data) == 0:
-        raise SctnetError(f"{data.name}: no picture in train: add some, with their masks")
-    refuse_unlearnable(data)
+        raise SctnetError(f"{data.name}: no picture to learn from: add some, with their masks")
+    refuse_unlearnable(data, skip_broken)
     numbers = np.unique(np.linspace(0, len(data) - 1, min(len(data), SURVEYED)).astype(int))
     sizes, counts = [], np.zeros(256, np.int64)
     for number in numbers:
-        labels = data.labels(int(number))
+        try:
+            labels = data.labels(int(number))
+        except SctnetError:
+            if not skip_broken:
+                raise
+            continue
         sizes.append(labels.shape)
         counts += np.bincount(labels.ravel(), minlength=256)
     # A picture of the middle, not two medians: its sides belong together.
@@ -145,5 +162,5 @@ def _look_at(data: SegmentationDataset) -> _Survey:
 def _has_validation(source: str) -> bool:
     try:
         return len(open_dataset(source, ["val"])) > 0
-    except SctnetError:
+    except NoSuchSplitError:
         return False

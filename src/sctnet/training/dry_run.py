@@ -11,13 +11,14 @@ from lightning.fabric import Fabric
 from typing_extensions import override
 
 from sctnet.data.augmentation import AugmentationConfig, Sample
+from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.devices import launch_fabric
 from sctnet.training.learner import Learner
-from sctnet.training.pictures import open_pictures, training_stream
+from sctnet.training.pictures import open_pictures, open_split, training_stream
 from sctnet.training.recipe import Recipe
 from sctnet.training.teachers import Teacher, load_teacher
 from sctnet.training.weighting import class_weights
@@ -124,6 +125,9 @@ def _pictures(
 ) -> tuple[SegmentationDataset, str]:
     if recipe.data.source is not None:
         data = open_pictures(recipe)
+        refuse_unlearnable(data, recipe.data.skip_broken)
+        if recipe.data.validation:
+            open_split(recipe, recipe.data.validation)
         return data, f"{len(data)} pictures of {data.name}"
     names = tuple(f"class {number}" for number in range(drawn_classes))
     classes = names if teacher is None else teacher.classes

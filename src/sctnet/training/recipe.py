@@ -201,29 +201,28 @@ def load_recipe(
         beneath = _read(_find(base, beside=path.parent))
         if "base" in beneath:
             raise SctnetError(f"{path}: its base {base} has a base itself; one level is allowed")
-        fields = _merged(beneath, fields)
+        fields = merged(beneath, fields)
     fields.setdefault("name", str(recipe) if path.is_relative_to(_shipped_folder()) else path.stem)
     if scale is not None:
         if scale not in shipped_scales():
             raise SctnetError(
                 f"--scale: there is no {scale}: choose of {', '.join(shipped_scales())}"
             )
-        fields = _merged(fields, _read(_shipped_folder() / "scales" / f"{scale}.yaml"))
+        fields = merged(fields, _read(_shipped_folder() / "scales" / f"{scale}.yaml"))
     if student is not None:
         fields["model"] = {"variant": student}
-    for setting in settings:
-        fields = _merged(fields, _parsed(setting))
+    fields = merged(fields, settings_fields(settings))
     if source is not None:
-        fields = _merged(fields, {"data": {"source": source}})
+        fields = merged(fields, {"data": {"source": source}})
     return validated(fields, str(path))
 
 
-def adjusted(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Return a recipe with ``key=value`` settings applied, as :func:`load_recipe` does."""
-    fields: dict[str, Any] = recipe.model_dump(mode="json")
+def settings_fields(settings: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that ``key=value`` settings set, later ones over earlier ones."""
+    fields: dict[str, Any] = {}
     for setting in settings:
-        fields = _merged(fields, _parsed(setting))
-    return validated(fields, recipe.name)
+        fields = merged(fields, _parsed(setting))
+    return fields
 
 
 def validated(fields: Mapping[str, Any], origin: str) -> Recipe:
@@ -279,12 +278,12 @@ def _parsed(setting: str) -> dict[str, Any]:
     return result
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with the fields of ``over``, mapping by mapping."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = _merged(below, value)
+            value = merged(below, value)
         result[key] = value
     return result

@@ -85,15 +85,15 @@ class RunFolder:
             beside.replace(self.checkpoint_file)
         except (OSError, RuntimeError) as error:
             beside.unlink(missing_ok=True)
-            raise SctnetError(
-                f"{self.checkpoint_file}: cannot be written ({error}); free some space and "
-                "continue with --resume"
-            ) from error
+            raise _unwritable(self.checkpoint_file, error) from error
 
     def log(self, record: Mapping[str, float]) -> None:
         """Append one line to the metrics, and its values to the TensorBoard log."""
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(dict(record)) + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(dict(record)) + "\n")
+        except OSError as error:
+            raise _unwritable(self.metrics_file, error) from error
         if self._board is not None:
             for key, value in record.items():
                 if key != "step":
@@ -104,7 +104,10 @@ class RunFolder:
         """Write what a finished run came to, and close the log."""
         if self._board is not None:
             self._board.close()
-        write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
+        try:
+            write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
+        except OSError as error:
+            raise _unwritable(self.summary_file, error) from error
 
     def _open_board(self, iteration: int) -> None:
         """Begin a TensorBoard log, whose later points of a killed run are struck out."""
@@ -131,7 +134,16 @@ class RunFolder:
             for line in read_metrics(self.metrics_file)
             if line["step"] <= (validated if "miou" in line else iteration)
         ]
-        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        try:
+            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        except OSError as error:
+            raise _unwritable(self.metrics_file, error) from error
+
+
+def _unwritable(file: Path, error: Exception) -> SctnetError:
+    return SctnetError(
+        f"{file}: cannot be written ({error}); free some space and continue with --resume"
+    )
 
 
 _HARMLESS = (
@@ -165,14 +177,18 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     records = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SctnetError(f"{file}: cannot be read ({error})") from error
     for number, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines) - 1:
                 raise SctnetError(f"{file}, line {number + 1}: not valid JSON") from error
+            continue
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise SctnetError(f"{file}, line {number + 1}: not a run's record, it has no step")
+        records.append(record)
     return records
 
 
