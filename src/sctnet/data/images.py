@@ -19,7 +19,6 @@ MAXIMUM_PIXELS = 400_000_000
 # Pillow refuses twice its limit when it reads the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
 
-_BAND = 1024  # rows
 _LARGE = 50_000_000  # pixels
 _ORIENTATION = 0x0112
 _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
@@ -137,18 +136,13 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
 
 def _decode_quickly(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """Decode with OpenCV; None where it cannot, and Pillow is to say why."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         with _quiet_opencv():
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    if pixels is None:
-        return None
-    for top in range(0, len(pixels), _BAND):  # in place: the largest pictures fit only once
-        rows = pixels[top : top + _BAND]
-        cv2.cvtColor(rows, cv2.COLOR_BGR2RGB, dst=rows)
-    return np.asarray(pixels)
+    return None if pixels is None else np.asarray(pixels)
 
 
 @contextmanager

