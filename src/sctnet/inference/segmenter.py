@@ -318,7 +318,9 @@ class Segmenter:
             # The network takes them together; before and after, one large picture at a time.
             pictures = list(group)
             prepared = [self._labeller.preparation(self._pixels(image)) for image in pictures]
-            together = self._labeller.logits(torch.cat(prepared))
+            # In the layout of the decoder's bytes, as validation in training has it.
+            batch = torch.cat(prepared).contiguous(memory_format=torch.channels_last)
+            together = self._labeller.logits(batch)
             for image, logits in zip(pictures, torch.split(together, 1), strict=True):
                 results.append(of_logits(logits, plan.working, image.shape[:2])[0])
         return results
