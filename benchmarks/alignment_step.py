@@ -10,21 +10,20 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
-from lightning.fabric import Fabric
 
 from sctnet.data.augmentation import Sample
 from sctnet.models import create_model
+from sctnet.processes import ALONE
 from sctnet.provenance import environment
-from sctnet.training.alignment import Alignment
-from sctnet.training.recipe import AlignmentRecipe, Recipe, load_recipe
-from sctnet.training.schedule import build_optimizer
-from sctnet.training.task import SegmentationTask
+from sctnet.training.devices import launch_fabric
+from sctnet.training.dry_run import seconds_per_step
+from sctnet.training.learner import Learner
+from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.teachers import NetworkTeacher
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 CLASSES = tuple(f"class {number}" for number in range(19))
@@ -36,38 +35,32 @@ CASES = [
 ]
 
 
-def measure(
-    recipe: Recipe, images: int, crop: tuple[int, int], teacher: str, precision: str, steps: int
-) -> dict[str, float]:
+def measure(recipe: Recipe, teacher: str, steps: int) -> dict[str, float]:
     """Return the median seconds of a step and the peak memory of this process in GiB."""
-    torch.manual_seed(0)
-    fabric = Fabric(precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision])
-    model = create_model(recipe.model.variant, len(CLASSES)).to(memory_format=torch.channels_last)
-    alignment = None
-    if teacher:
-        network = create_model(teacher, len(CLASSES))
-        chosen = AlignmentRecipe(teacher=teacher)
-        alignment = Alignment(chosen, NetworkTeacher(network, CLASSES), model.widths)
-    outside = [] if alignment is None else alignment.learned_parameters()
-    task = SegmentationTask(model, recipe.preparation, recipe.loss, None, alignment)
-    task, optimizer = fabric.setup(task, build_optimizer(model, recipe.optimizer, outside))
+    network = NetworkTeacher(create_model(teacher, len(CLASSES)), CLASSES) if teacher else None
+    fabric = launch_fabric(recipe, ALONE)
+    learner = Learner(recipe, CLASSES, None, fabric, network)
+    images, crop = recipe.run.batch_size, recipe.augmentation.crop
     batch = Sample(
         torch.randint(0, 256, (images, 3, *crop)).to(torch.uint8),
         torch.randint(0, len(CLASSES), (images, *crop)).to(torch.uint8),
         torch.tensor([crop] * images),
     )
-    seconds = []
-    for _ in range(steps + 1):  # one to warm up
-        began = time.perf_counter()
-        fabric.backward(task(batch, torch.tensor(float(batch.labels.numel())))["loss"])
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
+    seconds = seconds_per_step(learner, batch, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {
-        "seconds_per_step": round(sorted(seconds[1:])[steps // 2], 3),
-        "peak_memory_gib": round(peak, 2),
-    }
+    return {"seconds_per_step": round(seconds, 3), "peak_memory_gib": round(peak, 2)}
+
+
+def chosen(name: str, images: int, crop: tuple[int, int], teacher: str, precision: str) -> Recipe:
+    """Return a recipe at a batch, crop and precision of its own, with a teacher or without."""
+    alignment = f"{{teacher: {teacher}}}" if teacher else "null"
+    settings = [
+        f"run.batch_size={images}",
+        f"augmentation.crop={list(crop)}",
+        f"run.precision={precision}",
+        f"alignment={alignment}",
+    ]
+    return load_recipe(name, settings)
 
 
 def main() -> None:
@@ -79,9 +72,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.case is not None:
         name, images, crop, teacher, precision = CASES[arguments.case]
-        recipe = load_recipe(name)
         teacher = "" if arguments.without else teacher
-        print(json.dumps(measure(recipe, images, crop, teacher, precision, arguments.steps)))
+        recipe = chosen(name, images, crop, teacher, precision)
+        print(json.dumps(measure(recipe, teacher, arguments.steps)))
         return
     rows = []
     for number, (name, images, crop, teacher, precision) in enumerate(CASES):

@@ -16,7 +16,7 @@ from torch import nn
 
 from sctnet.models import create_model
 from sctnet.provenance import environment
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 

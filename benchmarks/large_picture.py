@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from sctnet.provenance import environment
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 

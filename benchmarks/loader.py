@@ -24,7 +24,7 @@ from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.provenance import environment
 from sctnet.training.recipe import load_recipe
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 CITYSCAPES_BYTES = 2_300_000

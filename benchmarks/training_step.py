@@ -11,38 +11,24 @@ import json
 import time
 from pathlib import Path
 
-import torch
-from lightning.fabric import Fabric
-
 from sctnet.data.augmentation import Sample
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.opening import open_dataset
-from sctnet.models import create_model
+from sctnet.processes import ALONE
 from sctnet.provenance import environment
+from sctnet.training.devices import launch_fabric
+from sctnet.training.dry_run import seconds_per_step
+from sctnet.training.learner import Learner
 from sctnet.training.recipe import Recipe, load_recipe
-from sctnet.training.schedule import build_optimizer
-from sctnet.training.task import SegmentationTask
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def step_speed(recipe: Recipe, batch: Sample, classes: int, steps: int) -> float:
+def step_speed(recipe: Recipe, batch: Sample, classes: tuple[str, ...], steps: int) -> float:
     """Return images per second of forward, backward and optimiser, the median of the steps."""
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-    fabric = Fabric(precision=precision[recipe.run.precision])
-    model = create_model(recipe.model.variant, classes, **recipe.model.options)
-    model = model.to(memory_format=torch.channels_last)
-    task = SegmentationTask(model, recipe.preparation, recipe.loss, None)
-    task, optimizer = fabric.setup(task, build_optimizer(model, recipe.optimizer))
-    seconds = []
-    for _ in range(steps + 2):  # two to warm up
-        began = time.perf_counter()
-        fabric.backward(task(batch, torch.tensor(float(batch.labels.numel())))["loss"])
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    return recipe.run.batch_size / sorted(seconds[2:])[steps // 2]
+    learner = Learner(recipe, classes, None, launch_fabric(recipe, ALONE))
+    return recipe.run.batch_size / seconds_per_step(learner, batch, steps)
 
 
 def loader_speed(recipe: Recipe, stream: TrainingStream, steps: int) -> float:
@@ -78,7 +64,7 @@ def main() -> None:
         "precision": recipe.run.precision,
         "loader_workers": recipe.data.workers,
         "step_images_per_second": round(
-            step_speed(recipe, batch, len(dataset.classes), arguments.steps), 2
+            step_speed(recipe, batch, dataset.classes, arguments.steps), 2
         ),
         "loader_images_per_second": round(loader_speed(recipe, stream, 4 * arguments.steps), 2),
         **environment(),

@@ -29,7 +29,7 @@ from sctnet.inference.video_writer import VideoWriter
 from sctnet.labelling import label_map
 from sctnet.pictures.overlay import draw_legend, overlay
 from sctnet.provenance import environment
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 SAMPLE = 40  # frames in memory, for the stages and the bare model

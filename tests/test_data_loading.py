@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from drawn import written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctnet.data.augmentation import AugmentationConfig, Sample
-from sctnet.data.dataset import FileDataset, Files
-from sctnet.data.images import read_mask
+from sctnet.data.dataset import FileDataset
 from sctnet.data.loading import StepSampler, TrainingStream, read_ahead, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -93,14 +93,7 @@ def test_batch_must_divide_among_processes() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> FileDataset:
-    items = []
-    for number in range(4):
-        image, labels = STREETS.pair(number)
-        item = Files(f"{number}.png", tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png")
-        cv2.imwrite(str(item.image), image)
-        cv2.imwrite(str(item.mask), labels)
-        items.append(item)
-    return FileDataset("files", STREETS.classes, STREETS.colours, items, read_mask)
+    return written(STREETS, 4, tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

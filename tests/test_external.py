@@ -91,7 +91,7 @@ def encoder(kind: str, folder: Path, **sizes: Any) -> Path:
     return folder
 
 
-def refused(function: Callable[[], Any], *named: str) -> None:
+def assert_refused(function: Callable[[], Any], *named: str) -> None:
     with pytest.raises(SctnetError) as caught:
         function()
     for text in named:
@@ -201,18 +201,22 @@ def test_saved_and_loaded_it_is_the_same(variant: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_architectures_are_refused(architecture: dict[str, Any], named: str) -> None:
-    refused(lambda: sctnet.create_model("segformer-b0-hf", 3, architecture=architecture), named)
+    assert_refused(
+        lambda: sctnet.create_model("segformer-b0-hf", 3, architecture=architecture), named
+    )
 
 
 def test_small_images_are_refused() -> None:
-    refused(lambda: small("segformer-b0-hf")(torch.zeros(1, 3, 31, 64)), "32 x 32 or more")
+    assert_refused(lambda: small("segformer-b0-hf")(torch.zeros(1, 3, 31, 64)), "32 x 32 or more")
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    refused(lambda: sctnet.create_model("segformer-b0-hf", 3), 'pip install "sctnet[teachers]"')
+    assert_refused(
+        lambda: sctnet.create_model("segformer-b0-hf", 3), 'pip install "sctnet[teachers]"'
+    )
 
 
 # As teachers
@@ -396,7 +400,7 @@ def test_checkpoints_that_are_no_start(
     with torch.device("meta" if "hf" in variant else "cpu"):
         network = sctnet.create_model(variant, 5)
     before = copy.deepcopy(network.state_dict())
-    refused(lambda: load_encoder(network, tmp_path / "file.pth"), named, "file.pth")
+    assert_refused(lambda: load_encoder(network, tmp_path / "file.pth"), named, "file.pth")
     if "hf" not in variant:
         assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
@@ -408,7 +412,9 @@ def test_a_run_starts_from_a_pth_file(mmsegmentation: dict[str, Tensor], tmp_pat
     train(chosen, tmp_path / "run")
     new = json.loads((tmp_path / "run" / "summary.json").read_text())["new_tensors"]
     assert new == ["head.classifier.weight", "head.classifier.bias"]
-    refused(lambda: train(recipe("synthetic/sctnet-tiny", start), tmp_path / "r"), "mit_b2.pth")
+    assert_refused(
+        lambda: train(recipe("synthetic/sctnet-tiny", start), tmp_path / "r"), "mit_b2.pth"
+    )
     assert not (tmp_path / "r").exists()
 
 
@@ -478,13 +484,13 @@ def test_a_spoilt_folder_does_not_teach(
 ) -> None:
     folder = published("segformer-b0-hf", tmp_path / "teacher")
     spoil(folder)
-    refused(lambda: load_teacher(folder), named, str(folder))
+    assert_refused(lambda: load_teacher(folder), named, str(folder))
 
 
 def test_other_heads_are_named(tmp_path: Path) -> None:
     folder = published("upernet-swin-tiny", tmp_path / "upernet")
     _json(lambda f: f["backbone_config"].update(model_type="resnet"))(folder)
-    refused(lambda: load_teacher(folder), "backbone_config: resnet cannot be used here")
+    assert_refused(lambda: load_teacher(folder), "backbone_config: resnet cannot be used here")
 
 
 @pytest.mark.parametrize(
@@ -500,7 +506,7 @@ def test_encoders_of_another_kind(
     kind: str, sizes: dict[str, Any], variant: str, named: str, tmp_path: Path
 ) -> None:
     folder = encoder(kind, tmp_path, **sizes)
-    refused(lambda: load_start(small(variant), folder, CLASSES), named, str(folder))
+    assert_refused(lambda: load_start(small(variant), folder, CLASSES), named, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -520,26 +526,30 @@ def test_spoilt_encoders(change: Callable[..., Any], named: str, tmp_path: Path)
     _tensors(change)(folder)
     network = small("segformer-b0-hf")
     before = copy.deepcopy(network.state_dict())
-    refused(lambda: load_start(network, folder, CLASSES), named, str(folder))
+    assert_refused(lambda: load_start(network, folder, CLASSES), named, str(folder))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_a_whole_start_is_whole(tmp_path: Path) -> None:
     folder = published("segformer-b0-hf", tmp_path)
     _tensors(lambda t: t.pop(FUSE))(folder)
-    refused(lambda: load_start(small("segformer-b0-hf"), folder, CLASSES), f"lacks network.{FUSE}")
+    assert_refused(
+        lambda: load_start(small("segformer-b0-hf"), folder, CLASSES), f"lacks network.{FUSE}"
+    )
 
 
 def test_our_own_networks_do_not_start_from_their_folders(tmp_path: Path) -> None:
     folder = encoder("segformer", tmp_path)
     student = sctnet.create_model("tiny", len(CLASSES))
-    refused(lambda: load_start(student, folder, CLASSES), "not a sctnet-tiny", str(folder))
+    assert_refused(lambda: load_start(student, folder, CLASSES), "not a sctnet-tiny", str(folder))
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     folder = published("segformer-b0-hf", tmp_path / "teacher", ("wall", "sky", "floor"))
     chosen = recipe("synthetic/sctnet-tiny", f"alignment.teacher={folder}")
-    refused(lambda: train(chosen, tmp_path / "run"), str(folder), "3 classes (wall, sky, floor)")
+    assert_refused(
+        lambda: train(chosen, tmp_path / "run"), str(folder), "3 classes (wall, sky, floor)"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -556,5 +566,5 @@ def test_the_two_kinds_of_files_are_not_taken_for_each_other(
     assert not (tmp_path / "out").exists()
     file = tmp_path / "mmsegmentation.pth"
     torch.save(mmsegmentation, file)
-    refused(lambda: load_teacher(file), str(file), "sctnet convert")
-    refused(lambda: sctnet.load_model(folder), str(folder), "transformers")
+    assert_refused(lambda: load_teacher(file), str(file), "sctnet convert")
+    assert_refused(lambda: sctnet.load_model(folder), str(folder), "transformers")

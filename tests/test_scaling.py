@@ -8,16 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from drawn import written
 from torch import nn
 
 from sctnet.data.augmentation import AugmentationConfig, Sample
 from sctnet.data.caching import CachedDataset
-from sctnet.data.dataset import FileDataset, Files
-from sctnet.data.images import read_mask
+from sctnet.data.dataset import FileDataset
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -98,14 +97,7 @@ def test_a_cached_picture_is_decoded_once_also_by_a_fork() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> FileDataset:
-    items = []
-    for number in range(5):
-        image, labels = STREETS.pair(number)
-        item = Files(f"{number}.png", tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png")
-        cv2.imwrite(str(item.image), image)
-        cv2.imwrite(str(item.mask), labels)
-        items.append(item)
-    return FileDataset("files", STREETS.classes, STREETS.colours, items, read_mask)
+    return written(STREETS, 5, tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

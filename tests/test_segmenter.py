@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from drawn import street
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,13 +48,6 @@ def saved(folder, working_size):
 @pytest.fixture
 def segmenter(folder):
     return sctnet.Segmenter(folder, device="cpu")
-
-
-def street(height, width, seed=0):
-    """Smooth noise, so that label maps have regions."""
-    small = np.random.default_rng(seed).integers(0, 256, (1, 3, 6, 8)).astype(np.float32)
-    large = F.interpolate(torch.from_numpy(small), (height, width), mode="bilinear")
-    return large[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
 def plain_labels(folder, image):

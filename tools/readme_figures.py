@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- figures: made by `make bench` from results/ -->", "<!-- end of figures -->"

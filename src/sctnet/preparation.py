@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
+
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -69,8 +71,8 @@ class PreparationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     working_size: WorkingSize = WorkingSize()
     antialias: bool = True
     """Whether a picture is smoothed where it is made smaller; the paper's runs are not."""

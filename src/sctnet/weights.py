@@ -27,6 +27,7 @@ from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
 from sctnet.models.building import read_configuration
 from sctnet.preparation import PreparationConfig
+from sctnet.writing import write_text
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -167,10 +168,11 @@ def write_folder(target: Path, config: BaseModel, tensors: Mapping[str, Tensor],
         write_text(target / CARD_FILE, card)
         beside.replace(target / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         reason = getattr(error, "strerror", None) or error
         raise SctnetError(f"{target}: cannot be written ({reason})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
     return target
 
 
@@ -275,16 +277,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, struct.error, ValueError) as error:
         raise SctnetError(f"{file}: not a whole safetensors file ({error})") from error
     return tensors
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file beside and rename it."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _download(hub_id: str) -> Path:

@@ -18,5 +18,12 @@ def write_whole(path: str | Path, content: bytes) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or "it cannot be written"
-        raise SctnetError(f"{target}: {reason}; give a file in an existing folder") from error
+        reason = error.strerror or error
+        raise SctnetError(
+            f"{target}: cannot be written ({reason}); give a file in an existing folder with space"
+        ) from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, as :func:`write_whole` does."""
+    write_whole(path, text.encode())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sctnet.inference.files import PictureFile, PredictionSummary
+    from sctnet.inference.files import PictureFile
     from sctnet.inference.segmenter import Segmenter
 
 
@@ -58,10 +58,7 @@ def predict(
     the same. Can be stopped at any time: a video ends properly with what was done, and
     --skip-existing goes on with the other pictures.
     """
-    from rich.console import Console
-
     from sctnet.cli.progress import console
-    from sctnet.cli.tables import prediction_table
     from sctnet.errors import SctnetError
     from sctnet.inference.files import check_output, find_pictures
     from sctnet.inference.segmenter import Segmenter
@@ -82,14 +79,8 @@ def predict(
     segmenter = Segmenter(model, device, precision, tile=tile, batch_size=batch)
     if pictures:
         shown = None if classes is None else _listed(classes)
-        summary = _label_pictures(segmenter, pictures, out, kinds, alpha, shown, skip_existing)
-        failures += summary.failures
-        if summary.labelled:
-            Console().print(prediction_table(summary))
-        skipped = f", {summary.skipped} were there already" if summary.skipped else ""
-        print(  # noqa: T201
-            f"{summary.labelled} pictures labelled{skipped}, {len(failures)} failed; "
-            f"written to {out}"
+        failures = _label_pictures(
+            segmenter, pictures, failures, out, kinds, alpha, shown, skip_existing
         )
     interrupted = False
     if videos:
@@ -101,10 +92,8 @@ def predict(
         failures += unlabelled
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
-    if interrupted:
-        raise typer.Exit(130)
-    if failures:
-        raise typer.Exit(1)
+    if failures or interrupted:
+        raise typer.Exit(130 if interrupted else 1)
 
 
 def _listed(text: str) -> list[str]:
@@ -114,21 +103,34 @@ def _listed(text: str) -> list[str]:
 def _label_pictures(
     segmenter: "Segmenter",
     pictures: "list[PictureFile]",
+    missing: list[str],
     out: Path,
     kinds: list[str],
     alpha: float,
     classes: list[str] | None,
     skip_existing: bool,
-) -> "PredictionSummary":
+) -> list[str]:
+    """Label them and say what came of it; return what failed, the missing ones too."""
+    from rich.console import Console
+
     from sctnet.cli.progress import counting_progress
+    from sctnet.cli.tables import prediction_table
     from sctnet.inference.files import predict_files
 
     try:
         with counting_progress("predicting", len(pictures)) as progress:
-            return predict_files(
+            summary = predict_files(
                 segmenter, pictures, out, kinds, alpha, progress,
                 classes=classes, skip_existing=skip_existing,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"Stopped; what was done is in {out}, go on with --skip-existing", file=sys.stderr)  # noqa: T201
         raise
+    if summary.labelled:
+        Console().print(prediction_table(summary))
+    failures = [*missing, *summary.failures]
+    skipped = f", {summary.skipped} were there already" if summary.skipped else ""
+    print(  # noqa: T201
+        f"{summary.labelled} pictures labelled{skipped}, {len(failures)} failed; written to {out}"
+    )
+    return failures

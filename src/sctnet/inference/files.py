@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ __all__ = ["check_output", "find_pictures", "predict_files"]
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """What counts as a picture in a folder; a file that is named outright may end in anything."""
+
+Given = TypeVar("Given", bound=Hashable)
 
 _READ_AHEAD = 50_000_000  # pixels; while a larger picture is labelled, the next one waits
 
@@ -66,7 +68,7 @@ def find_pictures(
         found += pictures
     if not found and not may_be_none:
         raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
-    return _named(found), failures
+    return [PictureFile(*pair) for pair in distinct_names(found)], failures
 
 
 @dataclass
@@ -209,11 +211,19 @@ def is_result(file: Path, out: Path) -> bool:
     return any(place.is_relative_to(os.path.realpath(out / kind)) for kind in KINDS)
 
 
-def _named(found: Sequence[tuple[Path, Path]]) -> list[PictureFile]:
+def distinct_names(
+    found: Iterable[tuple[Given, Path]], endings: Collection[str] | None = None
+) -> list[tuple[Given, Path]]:
+    """Return each input once, with the name of its results: its place without its ending.
+
+    Only one of ``endings`` is taken off, by default any. Where two inputs would have one name, the
+    later one takes its ending into the name, then a number.
+    """
     taken: set[Path] = set()
-    pictures = []
-    for path, place in dict(found).items():
-        name = place.with_suffix("")
+    named = []
+    for given, place in dict(found).items():
+        bare = endings is None or place.suffix.lower() in endings
+        name = place.with_suffix("") if bare else place
         if name in taken:
             name = place.with_name(place.name.replace(".", "_"))
         number = 2
@@ -221,5 +231,5 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[PictureFile]:
             name = place.with_name(f"{place.stem}_{number}")
             number += 1
         taken.add(name)
-        pictures.append(PictureFile(path, name))
-    return pictures
+        named.append((given, name))
+    return named

@@ -18,7 +18,7 @@ from sctnet.pictures.sheet import contact_sheet
 from sctnet.pictures.writing import write_picture
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
-from sctnet.weights import write_text
+from sctnet.writing import write_text
 
 SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet.png"
 PREDICTIONS_FOLDER = "predictions"

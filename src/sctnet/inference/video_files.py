@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sctnet.errors import SctnetError
 from sctnet.inference.files import ENDINGS as PICTURE_ENDINGS
-from sctnet.inference.files import check_output, is_result
+from sctnet.inference.files import check_output, distinct_names, is_result
 
 ENDINGS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -52,7 +52,7 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
             found.append((item, Path(Path(item).name)))
         else:
             others.append(item)
-    return _named(found), others
+    return [VideoInput(*pair) for pair in distinct_names(found, ENDINGS)], others
 
 
 def _matches(item: str, out: Path) -> list[str]:
@@ -114,20 +114,3 @@ def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
 
 def _has_pictures(folder: Path) -> bool:
     return any(file.suffix.lower() in PICTURE_ENDINGS for file in folder.rglob("*"))
-
-
-def _named(found: Sequence[tuple[str, Path]]) -> list[VideoInput]:
-    """Take the ending off; where two videos would have one name, it goes into the later's name."""
-    taken: set[Path] = set()
-    videos = []
-    for source, place in dict(found).items():
-        name = place.with_suffix("") if place.suffix.lower() in ENDINGS else place
-        if name in taken:
-            name = place.with_name(place.name.replace(".", "_"))
-        number = 2
-        while name in taken:
-            name = place.with_name(f"{place.stem}_{number}")
-            number += 1
-        taken.add(name)
-        videos.append(VideoInput(source, name))
-    return videos

@@ -13,14 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
-from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.network import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Features,
+    NetworkConfig,
+    SegmentationNetwork,
+    Widths,
+)
 from sctnet.models.segformer import SegFormerHead
 
 STAGE_ENDS = (3, 6, 14, 20)
 """The last block of strides 4, 8, 16 and 32."""
 STAGE_WIDTHS = (24, 48, 120, 352)
 
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _THEIR_MEAN, _THEIR_STD = 127.0, 128.0
 
 
@@ -59,7 +65,7 @@ class EfficientNet(SegmentationNetwork):
             STAGE_WIDTHS, config.decoder_channels, config.num_classes, config.dropout
         )
         nn.init.normal_(self.head.classifier.weight, std=0.01)
-        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.scale: Tensor
         self.shift: Tensor
         self.register_buffer("scale", (std / _THEIR_STD)[:, None, None], persistent=False)

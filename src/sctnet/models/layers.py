@@ -1,6 +1,8 @@
 """The small parts that every network here is built from."""
 
 import math
+from collections.abc import Sequence
+from itertools import islice
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,6 +45,13 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Show the rate when the module is printed."""
         return f"rate={self.rate}"
+
+
+def drop_path_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
+    """Return the rate of every block by stage, growing evenly from 0 to ``highest``."""
+    steps = max(1, sum(depths) - 1)
+    rates = iter(highest * index / steps for index in range(sum(depths)))
+    return [list(islice(rates, depth)) for depth in depths]
 
 
 class ResidualBlock(nn.Module):

@@ -13,6 +13,9 @@ from sctnet.errors import SctnetError
 from sctnet.models.layers import resize
 from sctnet.models.recomputation import recomputed
 
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""How the images of all networks are normalised by default: RGB, in units of 0-255."""
+
 
 class NetworkConfig(BaseModel):
     """What all configurations share: frozen, validated, saved beside the weights.

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models.fusing import folded_copy, is_fused
-from sctnet.models.layers import BatchNorm, DropPath, initialise_convolutions, resize
+from sctnet.models.layers import (
+    BatchNorm,
+    DropPath,
+    drop_path_rates,
+    initialise_convolutions,
+    resize,
+)
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 from sctnet.models.segformer_block import MixFeedForward
 
@@ -140,14 +146,13 @@ class SegFormer(SegmentationNetwork):
             len(config.widths) * config.decoder_channels,
             config.decoder_channels,
         )
-        blocks = sum(config.depths)
-        rates = [config.drop_path * index / max(1, blocks - 1) for index in range(blocks)]
-        stages = []
-        for number, (channels, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            before = config.widths[number - 1] if number else 3
-            stages.append(_stage(number, before, channels, rates[:depth]))
-            rates = rates[depth:]
-        self.stages = nn.ModuleList(stages)
+        sizes = zip(
+            (3, *config.widths[:-1]),
+            config.widths,
+            drop_path_rates(config.depths, config.drop_path),
+            strict=True,
+        )
+        self.stages = nn.ModuleList(_stage(number, *size) for number, size in enumerate(sizes))
         self.head = SegFormerHead(
             config.widths, config.decoder_channels, config.num_classes, config.dropout
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.models.fusing import folded_copy, is_fused
-from sctnet.models.layers import BatchNorm, initialise_convolutions, resize
+from sctnet.models.layers import BatchNorm, drop_path_rates, initialise_convolutions, resize
 from sctnet.models.msca import MSCABlock
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 from sctnet.models.segformer import ChannelNorm
@@ -115,14 +115,13 @@ class SegNeXt(SegmentationNetwork):
         super().__init__()
         self.config = config
         self.widths = Widths(*config.widths[2:], sum(config.widths[1:]), config.decoder_channels)
-        blocks = sum(config.depths)
-        rates = [config.drop_path * index / max(1, blocks - 1) for index in range(blocks)]
-        stages = []
-        for number, (channels, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            before = config.widths[number - 1] if number else 3
-            stages.append(_stage(number, before, channels, rates[:depth]))
-            rates = rates[depth:]
-        self.stages = nn.ModuleList(stages)
+        sizes = zip(
+            (3, *config.widths[:-1]),
+            config.widths,
+            drop_path_rates(config.depths, config.drop_path),
+            strict=True,
+        )
+        self.stages = nn.ModuleList(_stage(number, *size) for number, size in enumerate(sizes))
         self.head = HamburgerHead(config)
         initialise_convolutions(self)
         nn.init.normal_(self.head.classifier.weight, std=0.01)

@@ -89,6 +89,17 @@ def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Teacher | None = N
     return needs
 
 
+def seconds_per_step(learner: Learner, batch: Sample, steps: int) -> float:
+    """Return the median time of a training step on a batch that is there, after one to warm up."""
+    seconds = []
+    for iteration in range(1 + steps):
+        began = time.perf_counter()
+        _, losses = learner.step(batch, iteration)
+        float(losses["loss"])  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[steps // 2]
+
+
 def _measure(
     recipe: Recipe,
     data: SegmentationDataset,
@@ -110,13 +121,7 @@ def _measure(
     for _ in batches:
         pass
     loading = (time.perf_counter() - began) / timed
-    seconds = []
-    for iteration in range(1 + _TIMED_STEPS):
-        began = time.perf_counter()
-        _, losses = learner.step(batch, iteration)
-        float(losses["loss"])  # waits for the device
-        seconds.append(time.perf_counter() - began)
-    measured = processes.gather((sorted(seconds[1:])[_TIMED_STEPS // 2], loading))
+    measured = processes.gather((seconds_per_step(learner, batch, _TIMED_STEPS), loading))
     return max(part[0] for part in measured), max(part[1] for part in measured)
 
 

@@ -11,7 +11,8 @@ import torch
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
-from sctnet.weights import CARD_FILE, CONFIG_FILE, write_text
+from sctnet.weights import CARD_FILE, CONFIG_FILE
+from sctnet.writing import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -55,12 +56,8 @@ class RunFolder:
                     f"{field}; resume it with these, or choose another --out"
                 )
 
-    def begin(self, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
-        """Prepare the folder; return the checkpoint to resume from, or None for a new run.
-
-        Refuses what :meth:`check` refuses.
-        """
-        self.check(recipe, resume)
+    def begin(self, recipe: Recipe) -> dict[str, Any] | None:
+        """Prepare a checked folder; return the checkpoint to resume from, or None for a new run."""
         if not self.has_checkpoint():
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -104,10 +101,7 @@ class RunFolder:
         """Write what a finished run came to, and close the log."""
         if self._board is not None:
             self._board.close()
-        try:
-            write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
-        except OSError as error:
-            raise _unwritable(self.summary_file, error) from error
+        write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
 
     def _open_board(self, iteration: int) -> None:
         """Begin a TensorBoard log, whose later points of a killed run are struck out."""
@@ -134,10 +128,7 @@ class RunFolder:
             for line in read_metrics(self.metrics_file)
             if line["step"] <= (validated if "miou" in line else iteration)
         ]
-        try:
-            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
-        except OSError as error:
-            raise _unwritable(self.metrics_file, error) from error
+        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _unwritable(file: Path, error: Exception) -> SctnetError:

@@ -61,7 +61,7 @@ def train(
     fabric.barrier()  # every process has looked at the folder before the first changes it
     with _one_sentence_for_lost_processes(processes):
         run = _Run(recipe, folder, observe or (lambda _: None), continues, teacher, fabric)
-        checkpoint = folder.begin(recipe, resume) if processes.is_first else None
+        checkpoint = folder.begin(recipe) if processes.is_first else None
         checkpoint = fabric.broadcast(checkpoint)
         if checkpoint is not None:
             run.restore(checkpoint)
