@@ -12,7 +12,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "sctnet needs Python 3.11 or newer; name it: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@# The Cityscapes authors' scorer asks for a backport of typing that today's Python cannot bear.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 	  cityscapesscripts pyquaternion appdirs
@@ -38,10 +38,10 @@ lint: setup
 	$(BIN)/python tools/readme_figures.py --check
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
