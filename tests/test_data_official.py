@@ -245,6 +245,20 @@ def test_voc_joins_overlapping_lists_once(tmp_path: Path) -> None:
         open_dataset(tmp_path, ["val"])
 
 
+def test_voc_takes_further_masks_from_the_augmented_folder(tmp_path: Path) -> None:
+    write_voc(tmp_path, ["a", "b"], EVERY_BYTE * 0, "trainaug")
+    augmented = tmp_path / "SegmentationClassAug"
+    augmented.mkdir()
+    for name in ("a", "b"):  # "a" is in both, as in the archive that circulates
+        Image.fromarray(EVERY_BYTE * 0 + 5).save(augmented / f"{name}.png")
+    (tmp_path / "SegmentationClass" / "b.png").unlink()
+    data = voc.open_voc(tmp_path, ["trainaug"])
+    assert [int(data.labels(index).max()) for index in (0, 1)] == [0, 5]
+    (augmented / "b.png").unlink()
+    with pytest.raises(SctnetError, match=r"SegmentationClass/b\.png"):
+        voc.open_voc(tmp_path, ["trainaug"])
+
+
 def test_voc_with_names_of_ones_own(tmp_path: Path) -> None:
     write_voc(tmp_path, ["a"], bytes_up_to(2))
     names = tmp_path / "class_names.txt"

@@ -3,7 +3,8 @@
 ``JPEGImages/*.jpg``, ``SegmentationClass/*.png`` and ``ImageSets/Segmentation/SPLIT.txt``; masks
 hold class numbers, as a palette's indices or as grey, and 255 for ignored. A ``class_names.txt``
 beside them, such as labelme writes, gives other classes. Colours are VOC's: three bits of the
-class number at a time go to red, green and blue, from the highest bit down.
+class number at a time go to red, green and blue, from the highest bit down. A mask that is not
+there is looked for in ``SegmentationClassAug``, where people keep SBD's further ones (trainaug).
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ dog, horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
 CLASSES = tuple(name.strip() for name in _NAMES.split(","))
 
 _LISTS = Path("ImageSets", "Segmentation")
+_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 _ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012")
 
 
@@ -87,7 +89,7 @@ def _find_root(root: Path) -> Path | None:
     for inner in _ROOTS:
         base = root / inner
         if (base / "JPEGImages").is_dir() and (
-            (base / _LISTS).is_dir() or (base / "SegmentationClass").is_dir()
+            (base / _LISTS).is_dir() or any((base / folder).is_dir() for folder in _MASK_FOLDERS)
         ):
             return base
     return None
@@ -97,7 +99,8 @@ def _files_of(base: Path, name: str) -> Files:
     image = base / "JPEGImages" / f"{name}.jpg"
     if not image.is_file():
         raise SctnetError(f"{image}: the picture is missing: unpack the data set again")
-    return Files(f"{name}.jpg", image, base / "SegmentationClass" / f"{name}.png")
+    masks = [base / folder / f"{name}.png" for folder in _MASK_FOLDERS]
+    return Files(f"{name}.jpg", image, next(filter(Path.is_file, masks), masks[0]))
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
