@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sctnet.data import images
 from sctnet.data.images import decode_image, read_image, read_mask
 from sctnet.errors import SctnetError
 
@@ -113,11 +114,31 @@ PALETTE = Image.fromarray(RGB).quantize(64)
         ),
     ],
 )
-def test_decodes_every_kind(data: bytes, expected: np.ndarray, tolerance: int) -> None:
+def test_decodes_every_kind(
+    data: bytes,
+    expected: np.ndarray,
+    tolerance: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = decode_image(data, "x")
     assert image.dtype == np.uint8
     assert image.shape == expected.shape
     assert np.abs(image.astype(int) - expected).max() <= tolerance
+
+    (tmp_path / "x").write_bytes(data)
+    monkeypatch.setattr(images, "_LARGE_FILE", 0)  # as if it were too large to be held encoded
+    assert (read_image(tmp_path / "x") == image).all()
+
+
+def test_a_large_file_is_not_held_beside_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(PNG)
+    monkeypatch.setattr(images, "_LARGE_FILE", len(PNG))
+    monkeypatch.setattr(images, "_read_bytes", None)
+    assert (read_image(path) == RGB).all()
 
 
 def test_decodes_palette_colours() -> None:
@@ -146,9 +167,13 @@ NOISE = RANDOM.integers(0, 256, (64, 64, 3)).astype(np.uint8)
         ),
     ],
 )
-def test_refuses_in_one_sentence(data: bytes, reason: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1, 50_000_000])
+def test_refuses_in_one_sentence(
+    data: bytes, reason: str, large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
+    monkeypatch.setattr(images, "_LARGE_FILE", large)
     for read in (read_image, read_mask):
         with pytest.raises(SctnetError, match=reason) as caught:
             read(path)

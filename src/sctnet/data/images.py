@@ -1,11 +1,12 @@
 """Image files in: the one place where the package decodes pictures and masks."""
 
 import io
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ MAXIMUM_PIXELS = 400_000_000
 Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
 
 _LARGE = 50_000_000  # pixels
+_LARGE_FILE = 50_000_000  # bytes
 _ORIENTATION = 0x0112
 _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
 _PLAIN_MODES = {"L", "RGB"}
@@ -38,7 +40,8 @@ class MaskEncoding(NamedTuple):
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB; see :func:`decode_image`."""
-    return decode_image(_read_bytes(path), str(path))
+    pixels = _read_large(Path(path))
+    return decode_image(_read_bytes(path), str(path)) if pixels is None else pixels
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -52,7 +55,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     ``name`` stands for the image in errors. Raises :class:`SctnetError` for anything that is
     not a whole image, or has more than :data:`MAXIMUM_PIXELS` pixels.
     """
-    header = _open(data, name)
+    header = _open_bytes(data, name)
     if _is_plain(header, data):
         pixels = _decode_quickly(data)
         if pixels is not None:
@@ -71,7 +74,7 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
     had changed: colours of 16 bits, and a PGM or PPM of another range than 0-255 or 0-65535.
     """
-    image = _open(_read_bytes(path), str(path))
+    image = _open_bytes(_read_bytes(path), str(path))
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
         raise SctnetError(
@@ -95,7 +98,7 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
 
 def read_mask_encoding(path: str | Path) -> MaskEncoding:
     """Return how a mask's file holds its values; raises as :func:`decode_image` does."""
-    image = _open(_read_bytes(path), str(path))
+    image = _open_bytes(_read_bytes(path), str(path))
     colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
     rows = zip(colours[::3], colours[1::3], colours[2::3], strict=True)
     return MaskEncoding(image.format in {"JPEG", "MPO"}, tuple(rows))
@@ -112,17 +115,21 @@ def _read_bytes(path: str | Path) -> bytes:
         ) from error
 
 
-def _open(data: bytes, name: str) -> ImageFile.ImageFile:
-    """Read the header; the pixels stay encoded."""
+def _open_bytes(data: bytes, name: str) -> ImageFile.ImageFile:
     if not data:
         raise SctnetError(f"{name}: the file is empty: copy it again from its source")
+    return _open(io.BytesIO(data), name)
+
+
+def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """Read the header; the pixels stay encoded."""
     too_large = (
         f"{name}: more than {MAXIMUM_PIXELS // 1_000_000} million pixels: cut the image into tiles"
     )
     try:
         with warnings.catch_warnings():  # between half our limit and the whole, Pillow warns
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(file)
     except UnidentifiedImageError as error:
         raise SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file") from error
     except Image.DecompressionBombError as error:
@@ -134,15 +141,38 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     return image
 
 
+def _read_large(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Decode a file of many megabytes without holding it beside its pixels.
+
+    None for every other file, and where the usual way is to be taken or to say what is wrong.
+    """
+    try:
+        if path.stat().st_size < _LARGE_FILE:
+            return None
+        with path.open("rb") as file:
+            header = _open(file, str(path))
+            plain = _is_plain(header, _last_bytes(file))
+    except OSError:
+        return None
+    return _quickly(lambda flags: cv2.imread(str(path), flags)) if plain else None
+
+
+def _last_bytes(file: BinaryIO) -> bytes:
+    file.seek(-2, os.SEEK_END)
+    return file.read()
+
+
 def _decode_quickly(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """Decode with OpenCV; None where it cannot, and Pillow is to say why."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return _quickly(lambda flags: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+
+
+def _quickly(read: Callable[[int], np.ndarray | None]) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
         with _quiet_opencv():
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            return read(cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    return None if pixels is None else np.asarray(pixels)
 
 
 @contextmanager
@@ -162,7 +192,7 @@ def _quiet_opencv() -> Iterator[None]:
             logging.setLogLevel(before)
 
 
-def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
+def _is_plain(header: ImageFile.ImageFile, end: bytes) -> bool:
     """Tell whether OpenCV, which is faster, reads this image just as Pillow would."""
     if header.format == "TIFF" and header.width * header.height >= _LARGE:
         # Pillow would hold it three times over, with four bytes a pixel.
@@ -170,7 +200,7 @@ def _is_plain(header: ImageFile.ImageFile, data: bytes) -> bool:
         return upright and header.mode in _PLAIN_MODES and _stored_mode(header) == header.mode
     if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
         return False
-    if header.format == "JPEG" and not data.endswith(b"\xff\xd9"):
+    if header.format == "JPEG" and not end.endswith(b"\xff\xd9"):
         return False  # possibly truncated: some versions of OpenCV fill the rest with grey
     return "exif" not in header.info or header.getexif().get(_ORIENTATION, 1) == 1
 
