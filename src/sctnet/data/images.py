@@ -44,7 +44,9 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     return decode_image(_read_bytes(path), str(path)) if pixels is None else pixels
 
 
-def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(
+    data: bytes, name: str, most_pixels: int = MAXIMUM_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an encoded image to 8-bit RGB, as it is meant to be displayed.
 
     Grey and palette images become RGB, CMYK is converted, 16-bit values are scaled to 8 bits, a
@@ -53,9 +55,9 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     frame counts.
 
     ``name`` stands for the image in errors. Raises :class:`SctnetError` for anything that is
-    not a whole image, or has more than :data:`MAXIMUM_PIXELS` pixels.
+    not a whole image, or has more than ``most_pixels`` pixels, which the header tells.
     """
-    header = _open_bytes(data, name)
+    header = _open_bytes(data, name, most_pixels)
     if _is_plain(header, data):
         pixels = _decode_quickly(data)
         if pixels is not None:
@@ -115,16 +117,16 @@ def _read_bytes(path: str | Path) -> bytes:
         ) from error
 
 
-def _open_bytes(data: bytes, name: str) -> ImageFile.ImageFile:
+def _open_bytes(data: bytes, name: str, most_pixels: int = MAXIMUM_PIXELS) -> ImageFile.ImageFile:
     if not data:
         raise SctnetError(f"{name}: the file is empty: copy it again from its source")
-    return _open(io.BytesIO(data), name)
+    return _open(io.BytesIO(data), name, most_pixels)
 
 
-def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+def _open(file: BinaryIO, name: str, most_pixels: int = MAXIMUM_PIXELS) -> ImageFile.ImageFile:
     """Read the header; the pixels stay encoded."""
     too_large = (
-        f"{name}: more than {MAXIMUM_PIXELS // 1_000_000} million pixels: cut the image into tiles"
+        f"{name}: more than {most_pixels // 1_000_000} million pixels: cut the image into tiles"
     )
     try:
         with warnings.catch_warnings():  # between half our limit and the whole, Pillow warns
@@ -136,7 +138,7 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         raise SctnetError(too_large) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise _damaged(name) from error
-    if image.width * image.height > MAXIMUM_PIXELS:
+    if image.width * image.height > most_pixels:
         raise SctnetError(too_large)
     return image
 

@@ -70,12 +70,20 @@ def save_label_map(
 ) -> None:
     """Save class indices, H x W, as a PNG whose pixel values are the indices themselves.
 
-    Up to 255 classes it is a paletted PNG, shown in the classes' colours and black where a pixel
-    has no class; above that, a grey PNG of 16 bits. Raises :class:`SctnetError` for a path that
-    does not end in .png or cannot be written.
+    See :func:`encode_label_map`. Raises :class:`SctnetError` for a path that does not end in .png
+    or cannot be written.
     """
     if Path(path).suffix.lower() != ".png":
         raise SctnetError(f"{path}: a label map is exact only as a PNG; end its name in .png")
+    write_whole(path, encode_label_map(labels, colours))
+
+
+def encode_label_map(labels: Integer[np.ndarray, "h w"], colours: Sequence[Colour]) -> bytes:
+    """Return a PNG whose pixel values are class indices, H x W.
+
+    Up to 255 classes it is a paletted PNG, shown in the classes' colours and black where a pixel
+    has no class; above that, a grey PNG of 16 bits.
+    """
     if len(colours) > 255:
         picture = Image.fromarray(labels.astype(np.uint16))
     else:
@@ -85,4 +93,4 @@ def save_label_map(
         picture.putpalette(palette.tobytes())
     content = BytesIO()
     picture.save(content, format="PNG")
-    write_whole(path, content.getvalue())
+    return content.getvalue()

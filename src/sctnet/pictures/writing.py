@@ -21,5 +21,10 @@ def write_picture(picture: UInt8[np.ndarray, "h w 3"], path: str | Path) -> None
     ending = Path(path).suffix.lower()
     if ending not in _SETTINGS:
         raise SctnetError(f"{path}: pictures are written as {' or '.join(_SETTINGS)}")
+    write_whole(path, encode_picture(picture, ending))
+
+
+def encode_picture(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:
+    """Return an RGB picture as the content of a file that ends in .png or .jpg."""
     _, content = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _SETTINGS[ending])
-    write_whole(path, content.tobytes())
+    return content.tobytes()
