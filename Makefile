@@ -1,10 +1,10 @@
-# make setup | demo | test | test-all | lint | bench | bench-data
+# make setup | demo | test | test-all | test-browser | lint | bench | bench-data
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint bench bench-data clean
+.PHONY: setup demo test test-all test-browser lint bench bench-data clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,14 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -n 2
+
+# The demonstration page, clicked in Chromium. As root on Debian or Ubuntu it is installed.
+test-browser: setup
+	@command -v chromedriver > /dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || \
+	  { echo "make test-browser needs chromedriver and its browser: apt-get install chromium chromium-driver"; exit 1; }
+	SCTNET_TEST_BROWSER=1 $(BIN)/pytest tests/test_demo_browser.py
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py

@@ -77,7 +77,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "predict", "convert", "models", "plot", "recipes", "data"]
+    "command", ["train", "eval", "predict", "convert", "models", "plot", "recipes", "data", "demo"]
 )
 def test_every_command_has_help(run: type[Program], command: str) -> None:
     program = run(command, "--help")

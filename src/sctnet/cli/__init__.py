@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from sctnet.cli import convert, data, evaluate, models, plot, predict, recipes, train
+from sctnet.cli import convert, data, demo, evaluate, models, plot, predict, recipes, train
 from sctnet.errors import SctnetError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
+app.command("demo")(demo.demo)
 app.command("plot")(plot.plot)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -1,0 +1,1 @@
+"""What serves predictions to others: a page for people."""
