@@ -26,7 +26,7 @@ from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.video import VideoOptions, predict_video
 from sctnet.inference.video_source import VideoFrame, open_video
 from sctnet.inference.video_writer import VideoWriter
-from sctnet.labelling import label_map
+from sctnet.labels import label_map
 from sctnet.pictures.overlay import draw_legend, overlay
 from sctnet.provenance import environment
 from sctnet.writing import write_text

@@ -27,10 +27,10 @@ from sctnet.inference.tiling import (
     blending_weights,
     composed_labels,
     composed_probabilities,
-    resized_rows,
     window_grid,
 )
-from sctnet.labelling import label_map
+from sctnet.labels import label_map
+from sctnet.labels.planes import resized_rows
 from sctnet.pictures.overlay import overlay
 from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
 

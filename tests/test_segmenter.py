@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 from drawn import street
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
 import sctnet
-from sctnet.labelling import label_map
 from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
 from sctnet.weights import load_config
 
@@ -77,28 +74,6 @@ def test_labels_are_those_of_the_protocol(tmp_path, working_size):
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, plain_labels(model, image))
     assert len(np.unique(labels)) > 1, "a map of one class would prove nothing"
-
-
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)),
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    then=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    seed=st.integers(0, 100),
-)
-@settings(deadline=None, max_examples=60)
-def test_label_maps_equal_interpolation_and_argmax(shape, size, then, seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randint(-3, 4, shape, generator=generator).float()  # whole numbers: many ties
-    resized = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    resized = F.interpolate(resized, then, mode="bilinear", align_corners=False)
-    assert torch.equal(label_map(logits, size, then).long(), resized.argmax(1))
-
-
-def test_label_maps_hold_more_than_255_classes():
-    logits = torch.randn(1, 700, 3, 4)
-    labels = label_map(logits, (3, 4))
-    assert torch.equal(labels.long(), logits.argmax(1))
-    assert labels.max() > 255
 
 
 def encoded(image, kind="PNG"):

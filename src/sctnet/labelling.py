@@ -1,10 +1,11 @@
 """From a picture's bytes to a label for every pixel: what prediction and validation share."""
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sctnet.labels import label_map
+from sctnet.labels.planes import label_kind, resized
 from sctnet.preparation import Preparation, PreparationConfig
 
 
@@ -30,8 +31,8 @@ class ImageToLabels(nn.Module):
 
     def forward(
         self, images: UInt8[Tensor, "n 3 h w"]
-    ) -> UInt8[Tensor, "n h w"] | Int[Tensor, "n h w"]:
-        """Label pictures; uint8 up to 255 classes, else int32."""
+    ) -> UInt8[Tensor, "n h w"] | UInt16[Tensor, "n h w"]:
+        """Label pictures; uint8 up to 255 classes, else uint16."""
         prepared = self.preparation(images)
         working, size = prepared.shape[2:], images.shape[2:]
         return label_map(self.logits(prepared), (working[0], working[1]), (size[0], size[1]))
@@ -68,13 +69,12 @@ class AveragedToLabels(ImageToLabels):
 
     def forward(
         self, images: UInt8[Tensor, "n 3 h w"]
-    ) -> UInt8[Tensor, "n h w"] | Int[Tensor, "n h w"]:
-        """Label pictures; uint8 up to 255 classes, else int32."""
+    ) -> UInt8[Tensor, "n h w"] | UInt16[Tensor, "n h w"]:
+        """Label pictures; uint8 up to 255 classes, else uint16."""
         if self.scales == (1.0,) and not self.flip:
             return super().forward(images)
         probabilities = self.probabilities(images)
-        labels = probabilities.argmax(1)
-        return labels.to(torch.uint8 if probabilities.shape[1] <= 255 else torch.int32)
+        return probabilities.argmax(1).to(label_kind(probabilities.shape[1]))
 
     def probabilities(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
         """Return the mean probability of each class and pixel, at the pictures' size."""
@@ -92,32 +92,4 @@ class AveragedToLabels(ImageToLabels):
         logits = logits.flip(3) if mirrored else logits
         working, size = prepared.shape[2:], images.shape[2:]
         sizes = (working[0], working[1]), (size[0], size[1])
-        return _resized(logits.contiguous(), sizes).softmax(1)
-
-
-def label_map(
-    logits: Float[Tensor, "n k h w"], *sizes: tuple[int, int]
-) -> UInt8[Tensor, "n hs ws"] | Int[Tensor, "n hs ws"]:
-    """Resize logits to each (height, width) in turn and return the class with the largest.
-
-    Exactly ``F.interpolate(...).argmax(1)`` (bilinear, align_corners=False, of equal logits the
-    lowest class), but one class at a time: only two maps of the last size exist at once, not one
-    for every class, which at 4K and 150 classes would take 5 GB. It is also several times faster.
-    The labels are uint8 up to 255 classes, else int32.
-    """
-    logits = logits.float().contiguous()
-    classes = logits.shape[1]
-    largest = _resized(logits[:, :1], sizes)
-    labels = torch.zeros_like(largest, dtype=torch.uint8 if classes <= 255 else torch.int32)
-    for index in range(1, classes):
-        candidate = _resized(logits[:, index : index + 1], sizes)
-        labels.masked_fill_(candidate > largest, index)
-        largest = torch.maximum(largest, candidate)
-    return labels[:, 0]
-
-
-def _resized(logits: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
-    for size in sizes:
-        if logits.shape[2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    return logits
+        return resized(logits.contiguous(), sizes).softmax(1)

@@ -21,7 +21,8 @@ from sctnet.inference.tiling import (
     composed_labels,
     composed_probabilities,
 )
-from sctnet.labelling import AveragedToLabels, ImageToLabels, label_map
+from sctnet.labelling import AveragedToLabels, ImageToLabels
+from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
@@ -245,8 +246,7 @@ class Segmenter:
             return [each.argmax(axis=0).astype(kind) for each in self._averaged(images)]
 
         def labels(logits: Tensor, working: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-            found = label_map(logits, working, size).cpu().numpy()
-            return found if found.dtype == np.uint8 else found.astype(np.uint16)
+            return label_map(logits, working, size).cpu().numpy()
 
         return self._predict(images, labels, composed_labels)
 

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
-from torch.nn import functional as F
+
+from sctnet.labels import label_map
+from sctnet.labels.planes import label_kind, resized_rows
 
 _BAND_PIXELS = 4_000_000
 
@@ -94,20 +96,33 @@ class ComposedLogits:
 
         All classes of a band are to be taken before the next band.
         """
-        height, width = self._grid.size
-        step = max(1, _BAND_PIXELS // width)
-        for first in range(0, height, step):
-            rows = slice(first, min(first + step, height))
-            self._keep_only(rows)
-            yield rows, self._classes(rows)
+        everywhere = slice(0, self.size[1])
+        for rows in self._bands():
+            yield rows, self._blended(rows, everywhere)
 
-    def _keep_only(self, rows: slice) -> None:
-        """Hold the logits of the windows that these rows touch, and of no others."""
-        touched = [
-            number
-            for number, top in enumerate(self._grid.tops)
-            if top < rows.stop and rows.start < top + self._grid.window[0]
-        ]
+    def labels(self) -> Iterator[tuple[slice, slice, Integer[Tensor, "rows columns"]]]:
+        """Yield rows, columns and the labels there, until the picture is covered.
+
+        Logits are blended only where windows overlap.
+        """
+        stretches = _stretches(self._grid.lefts, self._grid.window[1])
+        for rows in self._bands():
+            for columns, across in stretches:
+                if len(self._kept) == len(across) == 1:
+                    yield rows, columns, self._labels_of_one(rows, columns, across[0])
+                else:
+                    yield rows, columns, _largest(self._blended(rows, columns), self.classes)
+
+    def _bands(self) -> Iterator[slice]:
+        """Yield the picture's rows, band by band, with the logits of their windows kept."""
+        step = max(1, _BAND_PIXELS // self._grid.size[1])
+        for stretch, down in _stretches(self._grid.tops, self._grid.window[0]):
+            for first in range(stretch.start, stretch.stop, step):
+                self._keep_only(down)
+                yield slice(first, min(first + step, stretch.stop))
+
+    def _keep_only(self, touched: list[int]) -> None:
+        """Hold the logits of these rows of windows, and of no others."""
         self._kept = {number: kept for number, kept in self._kept.items() if number in touched}
         for number in touched:
             if number not in self._kept:
@@ -125,52 +140,61 @@ class ComposedLogits:
             logits.append(self._window_logits(batch).float())
         return torch.cat(logits)
 
-    def _classes(self, rows: slice) -> Iterator[Float[Tensor, "rows w"]]:
-        for index in range(self.classes):
-            yield self._blended(rows, index)
+    def _labels_of_one(
+        self, rows: slice, columns: slice, column: int
+    ) -> Integer[Tensor, "rows columns"]:
+        ((number, logits),) = self._kept.items()
+        top, left = self._grid.tops[number], self._grid.lefts[column]
+        return label_map(
+            logits[column : column + 1],
+            self._working,
+            self._grid.window,
+            rows=slice(rows.start - top, rows.stop - top),
+            columns=slice(columns.start - left, columns.stop - left),
+        )[0]
 
-    def _blended(self, rows: slice, index: int) -> Float[Tensor, "rows w"]:
+    def _blended(self, rows: slice, columns: slice) -> Iterator[Float[Tensor, "rows columns"]]:
+        """Yield the logits of class after class, blended of all windows that are there."""
+        for index in range(self.classes):
+            yield self._blended_class(rows, columns, index)
+
+    def _blended_class(
+        self, rows: slice, columns: slice, index: int
+    ) -> Float[Tensor, "rows columns"]:
         height, width = self._grid.window
-        shape = (rows.stop - rows.start, self._grid.size[1])
+        shape = rows.stop - rows.start, columns.stop - columns.start
         total = torch.zeros(shape, device=self._image.device)
         for number, logits in self._kept.items():
             top = self._grid.tops[number]
-            first, last = max(rows.start, top), min(rows.stop, top + height)
-            part = resized_rows(
-                logits[:, index], [self._working, (height, width)], first - top, last - top
-            )
-            down = self._down[number, first - top : last - top, None]
-            target = total[first - rows.start : last - rows.start]
+            first, last = rows.start - top, rows.stop - top
+            down = self._down[number, first:last, None]
             for column, left in enumerate(self._grid.lefts):
-                target[:, left : left + width] += part[column] * (down * self._across[column])
+                begin, end = max(columns.start, left), min(columns.stop, left + width)
+                if begin >= end:
+                    continue
+                part = resized_rows(
+                    logits[column : column + 1, index],
+                    [self._working, (height, width)],
+                    first,
+                    last,
+                )[0]
+                inside = slice(begin - left, end - left)
+                share = down * self._across[column, inside]
+                target = total[:, begin - columns.start : end - columns.start]
+                target += part[:, inside] * share
         return total
 
 
-def resized_rows(
-    maps: Float[Tensor, "n h w"], sizes: list[tuple[int, int]], first: int, last: int
-) -> Float[Tensor, "n rows wr"]:
-    """Resize maps to each (height, width) in turn; of the last, return the rows asked for.
-
-    The rows of ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
-    """
-    if not sizes:
-        return maps[:, first:last]
-    height, width = sizes[-1]
-    source_height = sizes[-2][0] if len(sizes) > 1 else maps.shape[1]
-    middles = torch.arange(first, last, dtype=torch.float64, device=maps.device) + 0.5
-    places = (middles * (source_height / height) - 0.5).clamp(min=0)
-    above = places.long()
-    below = (above + (source_height != height)).clamp(max=source_height - 1)
-    start, stop = int(above[0]), int(below[-1]) + 1
-    source = resized_rows(maps, sizes[:-1], start, stop)
-    if source.shape[2] != width:
-        source = F.interpolate(
-            source[None], (stop - start, width), mode="bilinear", align_corners=False
-        )[0]
-    if source_height == height:
-        return source
-    share = (places - above).float()[:, None]
-    return source[:, above - start] * (1 - share) + source[:, below - start] * share
+def _stretches(starts: list[int], part: int) -> list[tuple[slice, list[int]]]:
+    """Cut a side where windows begin and end: the stretches, and the windows that cover each."""
+    edges = sorted({*starts, *(start + part for start in starts)})
+    return [
+        (
+            slice(begin, end),
+            [n for n, start in enumerate(starts) if start <= begin and end <= start + part],
+        )
+        for begin, end in pairwise(edges)
+    ]
 
 
 def composed_labels(composed: ComposedLogits) -> np.ndarray:
@@ -179,14 +203,20 @@ def composed_labels(composed: ComposedLogits) -> np.ndarray:
     uint8 up to 255 classes, else uint16.
     """
     labels = np.empty(composed.size, np.uint8 if composed.classes <= 255 else np.uint16)
-    for rows, logits in composed.bands():
-        largest = next(logits)
-        found = torch.zeros_like(largest, dtype=torch.int32)
-        for index, candidate in enumerate(logits, start=1):
-            found.masked_fill_(candidate > largest, index)
-            torch.maximum(largest, candidate, out=largest)
-        labels[rows] = found.cpu().numpy()
+    for rows, columns, found in composed.labels():
+        labels[rows, columns] = found.cpu().numpy()
     return labels
+
+
+def _largest(
+    logits: Iterator[Float[Tensor, "rows columns"]], classes: int
+) -> Integer[Tensor, "rows columns"]:
+    largest = next(logits)
+    found = torch.zeros_like(largest, dtype=torch.int32)
+    for index, candidate in enumerate(logits, start=1):
+        found.masked_fill_(candidate > largest, index)
+        torch.maximum(largest, candidate, out=largest)
+    return found.to(label_kind(classes))
 
 
 def composed_probabilities(composed: ComposedLogits) -> Float[np.ndarray, "k h w"]:

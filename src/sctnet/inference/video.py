@@ -23,7 +23,7 @@ from sctnet.inference.video_files import check_video_output, clear_folder
 from sctnet.inference.video_report import VideoReport, VideoTally
 from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
 from sctnet.inference.video_writer import VideoWriter
-from sctnet.labelling import label_map
+from sctnet.labels import label_map
 from sctnet.pictures.overlay import draw_legend, overlay
 from sctnet.pictures.palette import save_label_map
 
@@ -188,8 +188,7 @@ class _Run:
     def _draw(self, settled: _Settled) -> _Drawn:
         picture, segmenter, kinds = settled.frame.picture, self._segmenter, self._options.kinds
         size = picture.shape[0], picture.shape[1]
-        found = label_map(settled.logits, settled.working, size)[0].cpu().numpy()
-        labels = found if found.dtype == np.uint8 else found.astype(np.uint16)
+        labels = label_map(settled.logits, settled.working, size)[0].cpu().numpy()
         counts = np.bincount(labels.ravel(), minlength=len(segmenter.classes))
         if "labels" in kinds:
             file = self._labels / f"{settled.number:06}.png"

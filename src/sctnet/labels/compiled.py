@@ -1,0 +1,119 @@
+"""Label maps on the CPU by a compiled loop, whose rows are shared by several threads.
+
+numba's own threads may not be entered by two threads at once, and do not survive a fork: the loop
+is a plain one that releases Python's lock, and Python's threads share the rows.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8, UInt16
+from torch import Tensor
+
+from sctnet.labels.planes import Size, label_kind
+from sctnet.labels.taps import side_of
+
+_SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
+_SHARES_PER_THREAD = 4  # some rows take longer than others
+
+_compiling = threading.Lock()
+
+
+def compiled_label_map(
+    logits: Float[Tensor, "n k h w"],
+    sizes: tuple[Size, ...],
+    rows: slice,
+    columns: slice,
+    with_confidence: bool = False,
+) -> (
+    tuple[
+        UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"],
+        Float32[Tensor, "n _ _"],
+    ]
+    | None
+):
+    """Return labels, and confidences where asked for, of logits on the CPU.
+
+    None where what is read is not finite. As many threads are at work as PyTorch uses.
+    """
+    number, classes, height, width = logits.shape
+    down = side_of((height, *(size[0] for size in sizes)), rows.start, rows.stop)
+    across = side_of((width, *(size[1] for size in sizes)), columns.start, columns.stop)
+    shape = number, rows.stop - rows.start, columns.stop - columns.start
+    labels = torch.empty(shape, dtype=label_kind(classes))
+    confidence = torch.empty(shape if with_confidence else (number, 0, 0))
+    # All classes that are further from the largest are together less than its share's rounding.
+    reach = 17 + log(classes) if with_confidence else 0.0
+    loop = _loop(labels.dtype == torch.uint16)
+    samples, drawn, sure = _readable(logits), labels.numpy(), confidence.numpy()
+
+    def work(shares: Iterator[tuple[int, int, int]]) -> bool:
+        for image, first, last in shares:
+            spans = down.spans[first:last]
+            top, bottom = int(spans[0, 0, 0]), int(spans[-1, 0, 1])
+            pixels = slice(int(spans[0, -1, 0]) - rows.start, int(spans[-1, -1, 1]) - rows.start)
+            read = _as_float32(samples[image, :, top:bottom])
+            sides = (spans, *down[1:]), tuple(across)
+            if not loop(read, top, *sides, reach, drawn[image, pixels], sure[image, pixels]):
+                return False
+        return True
+
+    threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
+    finite = _share_out(work, list(_shares(number, len(down.spans), threads)), threads)
+    return (labels, confidence) if finite else None
+
+
+def _shares(images: int, groups: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    parts = 1 if threads <= 1 else min(groups, -(-threads * _SHARES_PER_THREAD // images))
+    bounds = np.linspace(0, groups, parts + 1).round().astype(int).tolist()
+    for image in range(images):
+        for part in range(parts):
+            yield image, bounds[part], bounds[part + 1]
+
+
+def _share_out(work: Any, shares: list[tuple[int, int, int]], threads: int) -> bool:
+    """Let threads, this one among them, take shares until none is left."""
+    left = iter(shares)  # each is taken once: Python's lock sees to it
+    if threads <= 1:
+        return bool(work(left))
+    helpers = [_helpers(os.getpid()).submit(work, left) for _ in range(threads - 1)]
+    finite = [work(left), *(helper.result() for helper in helpers)]
+    return all(finite)
+
+
+@lru_cache(maxsize=1)
+def _helpers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a fork has no threads
+    return ThreadPoolExecutor(os.cpu_count(), "sctnet-labels")
+
+
+def _readable(logits: Tensor) -> np.ndarray:
+    # numpy has no bfloat16: its bits are read as the upper half of a float32's.
+    return (logits.view(torch.uint16) if logits.dtype == torch.bfloat16 else logits).numpy()
+
+
+def _as_float32(samples: np.ndarray) -> Float32[np.ndarray, "..."]:
+    if samples.dtype == np.uint16:
+        return (samples.astype(np.uint32) << 16).view(np.float32)
+    return samples.astype(np.float32, copy=False)
+
+
+def _loop(wide: bool) -> Any:
+    with _compiling:
+        return _compiled_once(wide)
+
+
+@lru_cache(maxsize=2)
+def _compiled_once(wide: bool) -> Any:
+    from sctnet.labels.loop import compiled_loop
+
+    try:
+        return compiled_loop(wide, cached=True)
+    except Exception:  # no folder can be written, the disk is full, a file is damaged
+        return compiled_loop(wide, cached=False)

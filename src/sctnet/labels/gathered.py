@@ -1,0 +1,76 @@
+"""Label maps on a CUDA GPU: resize, argmax and conversion in one kernel.
+
+Written as what each pixel gathers, so that ``torch.compile`` makes one kernel of it, which holds
+the class that is largest so far; the full-size planes of the classes exist nowhere.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Float32, Int32, UInt8, UInt16
+from torch import Tensor
+
+from sctnet.labels.planes import Size, label_kind, planar_label_map
+from sctnet.labels.taps import composed, side_of
+
+Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
+
+_compiles = True
+
+
+def gathered_label_map(
+    logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
+) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
+    """Return the label map in one kernel, or, where none can be compiled, class after class.
+
+    Of a chain of resizes each pixel's samples are weighted once, by the product of its weights:
+    the same logits as resized one after the other, up to rounding.
+    """
+    global _compiles
+    if _compiles:
+        height, width = logits.shape[2:]
+        heights, widths = zip(*sizes, strict=True)
+        down = taps_on((height, *heights), rows.start, rows.stop, logits.device)
+        across = taps_on((width, *widths), columns.start, columns.stop, logits.device)
+        try:
+            return _compiled()(logits, down, across)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, no Triton, a GPU too old for it, ...
+            _compiles = False
+            logging.getLogger(__name__).info("label maps class after class: %s", error)
+    return planar_label_map(logits, sizes, rows, columns)
+
+
+def largest_gathered(
+    logits: Float[Tensor, "n k h w"], down: Taps, across: Taps
+) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
+    """Return the class with the largest weighted sum of the samples that each pixel gathers."""
+    # With the classes last the sum and the argmax run over the same order: one kernel.
+    samples = logits.permute(0, 2, 3, 1)
+    total: Tensor | None = None
+    for rows, row_weights in zip(*down, strict=True):
+        line: Tensor | None = None
+        for columns, weights in zip(*across, strict=True):
+            part = samples[:, rows[:, None], columns].float() * weights[:, None]
+            line = part if line is None else line + part
+        assert line is not None
+        line = line * row_weights[:, None, None]
+        total = line if total is None else total + line
+    assert total is not None
+    return total.argmax(3).to(label_kind(logits.shape[1]))
+
+
+@lru_cache(maxsize=64)
+def taps_on(lengths: tuple[int, ...], begin: int, end: int, device: torch.device) -> Taps:
+    """Return the samples that each pixel of a side gathers, and their weights, on a device."""
+    places, weights = composed(side_of(lengths, begin, end))
+    return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[[Tensor, Taps, Taps], Tensor]:
+    # fullgraph: refused, and caught above, rather than run with all planes in memory.
+    return torch.compile(largest_gathered, dynamic=True, fullgraph=True)
