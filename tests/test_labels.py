@@ -378,3 +378,27 @@ def test_a_network_that_overflows_is_refused():
     segmenter = sctnet.Segmenter.from_model(model, config, device="cpu")
     with pytest.raises(SctnetError, match="not finite"):
         segmenter(torch.zeros(40, 56, 3, dtype=torch.uint8).numpy())
+
+
+MEMORY = """
+import numpy as np, sctnet
+from sctnet.weights import ModelConfig
+
+def kilobytes(key):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+model = sctnet.create_model("sctnet-s", num_classes=19)
+config = ModelConfig(network=model.config, classes=tuple(map(str, range(19))))
+segmenter = sctnet.Segmenter.from_model(model, config, "cpu")
+picture = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), np.uint8)
+before = kilobytes("VmRSS")
+segmenter(picture)
+print((kilobytes("VmHWM") - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+def test_a_large_picture_needs_little_memory():
+    label_map(torch.zeros(1, 2, 3, 3))  # compiled, should nobody have done so yet
+    assert int(in_a_process(MEMORY)) < 400, "megabytes beside the loaded model"
