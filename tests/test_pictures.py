@@ -87,6 +87,24 @@ def test_overlays_blend_by_alpha_and_leave_ignored_pixels(alpha):
     assert np.abs(result[30:38] - expected).max() <= 0.5 + 1e-6
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
+def test_every_label_takes_its_colour_whatever_its_type(kind):
+    colours = [tuple(colour) for colour in np.random.default_rng(1).integers(0, 256, (200, 3))]
+    labels = np.random.default_rng(2).integers(0, 200, (31, 47)).astype(kind)
+    names = [str(index) for index in range(200)]
+    for shown in (labels, labels[::-1, ::2]):
+        image = street(*shown.shape)
+        drawn = overlay(image, shown, colours, names, alpha=1, legend=False, boundaries=False)
+        np.testing.assert_array_equal(drawn, np.array(colours, np.uint8)[shown])
+
+
+def test_a_boundary_is_half_the_value_and_120():
+    image, labels = street(20, 30), np.zeros((20, 30), np.uint8)
+    labels[:, 15:] = 1
+    drawn = overlay(image, labels, COLOURS, CLASSES, alpha=0, legend=False)
+    np.testing.assert_array_equal(drawn[:, 15], image[:, 15] // 2 + 120)
+
+
 def test_classes_are_parted_by_a_light_line():
     dark = np.zeros((60, 80, 3), np.uint8)
     result = overlay(dark, bands(60, 80, 3), COLOURS, CLASSES, legend=False)

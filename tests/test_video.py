@@ -27,7 +27,7 @@ from sctnet.inference import video_source
 from sctnet.inference.pipeline import ReadAhead, ordered_map
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.smoothing import ExponentialSmoothing, Flicker
-from sctnet.inference.video import VideoOptions, predict_video
+from sctnet.inference.video import VideoOptions, _pixels_of_each, predict_video
 from sctnet.inference.video_files import find_videos
 from sctnet.inference.video_source import open_video
 from sctnet.models.network import Features, SegmentationNetwork, Widths
@@ -538,3 +538,10 @@ def test_the_command_labels_videos_beside_pictures(tmp_path):
     assert "gone.mp4: there is no such file" in result.output
     files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")}
     assert files == {"overlay/clip.mp4", "overlay/picture.png", "labels/picture.png"}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_pixels_of_classes_are_counted_exactly(kind):
+    labels = np.zeros((4100, 4100), kind)  # more of one class than float32 can count
+    labels[-1, :5] = [1, 2, 2, 4, 4]
+    assert _pixels_of_each(labels, 5).tolist() == [labels.size - 5, 1, 2, 0, 2]

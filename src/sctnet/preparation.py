@@ -103,10 +103,12 @@ class Preparation(nn.Module):
         size = self.config.working_size.apply(height, width)
         if scale != 1:
             size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-        pixels = images.to(self.mean.dtype)
-        if size != (height, width):
-            pixels = self._resized(pixels, size)
-        return (pixels - self.mean) / self.std
+        if size == (height, width):
+            return (images.to(self.mean.dtype) - self.mean) / self.std
+        # Plane by plane the same values take little more than half the time.
+        planes = images.to(self.mean.dtype, memory_format=torch.contiguous_format)
+        prepared = (self._resized(planes, size) - self.mean) / self.std
+        return prepared.contiguous(memory_format=_layout(images))
 
     def narrowed(self, images: UInt8[Tensor, "n 3 h w"], rows: int) -> Float[Tensor, "n 3 hw ww"]:
         """Compute what ``forward`` does, up to rounding, without ever holding it all as floats.
@@ -146,3 +148,9 @@ class Preparation(nn.Module):
         )
         pixels = (crops.to(self.mean.dtype) - self.mean) / self.std
         return pixels * (rows & columns)[:, None]
+
+
+def _layout(images: Tensor) -> torch.memory_format:
+    """Return the order in which a picture's values lie: pixel by pixel, or plane by plane."""
+    by_pixel = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if by_pixel else torch.contiguous_format

@@ -175,10 +175,12 @@ class _Run:
     def _settle(self, scored: _Scored) -> _Settled:
         """Do what needs the frames in order, all of it at the logits' size."""
         still = self._stillness(scored.small)
-        self._flicker.add(scored.logits.argmax(1), still)
+        labels = scored.logits.argmax(1)
+        self._flicker.add(labels, still)
         logits = self._smoothing(scored.logits)
-        labels = logits.argmax(1)
-        self._flicker_smoothed.add(labels, still)
+        if self._options.smooth:
+            labels = logits.argmax(1)
+            self._flicker_smoothed.add(labels, still)
         cells = torch.bincount(labels.flatten(), minlength=len(self._seen)).cpu().numpy()
         self._seen = self._seen + cells
         self._number += 1
@@ -189,7 +191,7 @@ class _Run:
         picture, segmenter, kinds = settled.frame.picture, self._segmenter, self._options.kinds
         size = picture.shape[0], picture.shape[1]
         labels = label_map(settled.logits, settled.working, size)[0].cpu().numpy()
-        counts = np.bincount(labels.ravel(), minlength=len(segmenter.classes))
+        counts = _pixels_of_each(labels, len(segmenter.classes))
         if "labels" in kinds:
             file = self._labels / f"{settled.number:06}.png"
             save_label_map(labels, segmenter.colours, file)
@@ -199,6 +201,18 @@ class _Run:
         drawn = overlay(picture, labels, colours, classes, alpha, legend=False)
         draw_legend(drawn, settled.seen, colours, classes)
         return _Drawn(settled.frame.pts, counts, drawn)
+
+
+def _pixels_of_each(labels: np.ndarray, classes: int) -> np.ndarray:
+    if labels.dtype != np.uint8:
+        return np.bincount(labels.ravel(), minlength=classes)
+    # A quarter of bincount's time. Its counts are float32, which is exact for this many rows.
+    rows = max(1, 2**24 // labels.shape[1])
+    counts = np.zeros(256, np.int64)
+    for top in range(0, len(labels), rows):
+        part = cv2.calcHist([labels[top : top + rows]], [0], None, [256], [0, 256])
+        counts += part.ravel().astype(np.int64)  # OpenCV 4 gives a column
+    return counts[:classes]
 
 
 @contextmanager

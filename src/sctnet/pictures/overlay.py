@@ -18,10 +18,11 @@ LabelMap = Integer[np.ndarray, "h w"]
 
 _SMALLEST_LETTERS = 9  # pixels; below this, DejaVu Sans is guessed rather than read
 _SMALLEST_PICTURE = 120  # pixels of the shorter side; below it a legend hides what it explains
+_LETTERS = (245, 245, 245)
 _RIM = (150, 150, 150)  # around the chips: dark classes would vanish in the strip
 _BAND = 512  # rows that are tinted at a time: a picture of gigabytes is held once
 _LEGEND_SHARE = 0.25  # of the picture's height, at most
-_LIGHTER = (np.arange(256) // 2 + 120).astype(np.uint8)  # what a boundary does to a value
+_LIGHT = np.uint8(120)  # what a boundary adds to half of a value
 
 
 def overlay(
@@ -58,7 +59,7 @@ def overlay(
     if boundaries:
         lines = _boundaries(labels)
         lines[labels >= len(colours)] = 0
-        cv2.copyTo(cv2.LUT(result, _LIGHTER), lines, result)
+        cv2.copyTo((result >> 1) + _LIGHT, lines, result)
     if legend:
         pixels = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
         draw_legend(result, pixels, colours, classes)
@@ -79,9 +80,13 @@ def _tints(labels: LabelMap, colours: Sequence[Colour]) -> Picture:
     if labels.dtype != np.uint8:
         tints: Picture = np.asarray(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
         return tints
-    table = np.zeros((256, 1, 3), np.uint8)
-    table[: len(colours), 0] = colours[:256]
-    return np.asarray(cv2.LUT(cv2.merge([labels] * 3), table))
+    # Four bytes are looked up at a time, of which three are wanted.
+    table = np.zeros((256, 4), np.uint8)
+    table[: len(colours), :3] = colours[:256]
+    found = cv2.LUT(np.ascontiguousarray(labels), table.view(np.int32))
+    return np.asarray(
+        cv2.cvtColor(found.view(np.uint8).reshape(*labels.shape, 4), cv2.COLOR_RGBA2RGB)
+    )
 
 
 def _boundaries(labels: LabelMap) -> UInt8[np.ndarray, "h w"]:
@@ -141,6 +146,18 @@ def _name_width(name: str, letters: int) -> int:
     return round(font(letters).getlength(name))
 
 
+@lru_cache(maxsize=1024)
+def _name_shape(name: str, letters: int) -> tuple[Image.Image, int, int]:
+    """Return a name as white on black, and its place beside the middle of its left end.
+
+    Drawn once: a video's legend shows the same names in every frame.
+    """
+    left, top, right, bottom = map(round, font(letters).getbbox(name, anchor="lm"))
+    shape = Image.new("L", (max(1, right - left), max(1, bottom - top)))
+    ImageDraw.Draw(shape).text((-left, -top), name, 255, font(letters), anchor="lm")
+    return shape, left, top
+
+
 def _rows(entries: list[_Entry], letters: int, width: int) -> list[list[_Entry]]:
     """Break the entries into rows of the picture's width; empty where one alone is too wide."""
     room, gap = width - 2 * letters, round(1.3 * letters)
@@ -175,6 +192,7 @@ def _draw_strip(picture: Picture, rows: list[list[_Entry]], letters: int) -> Non
                 chip = (left, top, left + letters - 1, top + letters - 1)
                 draw.rounded_rectangle(chip, radius=letters // 4, fill=entry.colour, outline=_RIM)
                 text += letters + letters // 2
-            draw.text((text, middle), entry.name, (245, 245, 245), font(letters), anchor="lm")
+            shape, right, down = _name_shape(entry.name, letters)
+            draw.bitmap((text + right, middle + down), shape, _LETTERS)
             left += _entry_width(entry, letters) + round(1.3 * letters)
     picture[-height:] = np.asarray(strip)
