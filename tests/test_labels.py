@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.errors import SctnetError
-from sctnet.labels import compiled, gathered, label_map, label_map_and_confidence, label_map_method
+from sctnet.labels import (
+    compiled,
+    gathered,
+    label_map,
+    label_map_and_confidence,
+    label_map_method,
+    planes,
+)
 from sctnet.labels.planes import planar_label_map, resized
 from sctnet.weights import ModelConfig
 
@@ -326,8 +333,8 @@ def test_what_a_gpu_gathers_is_the_label_map(classes, sizes, kind, seed):
 def gathered_taps(logits, sizes):
     height, width = logits.shape[2:]
     return (
-        gathered.taps_on((height, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device),
-        gathered.taps_on((width, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device),
+        planes.taps_on((height, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device),
+        planes.taps_on((width, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device),
     )
 
 
@@ -346,11 +353,11 @@ def test_a_gpu_without_a_compiler_takes_class_after_class(monkeypatch):
 
 COMPILED = """
 import torch
-from sctnet.labels import gathered, label_map
+from sctnet.labels import gathered, label_map, planes
 logits = torch.randn(1, 19, 7, 9, generator=torch.Generator().manual_seed(0))
 for sizes in ([(56, 72)], [(56, 72), (70, 61)], [(60, 80)]):
-    down = gathered.taps_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)
-    across = gathered.taps_on((9, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device)
+    down = planes.taps_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)
+    across = planes.taps_on((9, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device)
     labels = gathered._compiled()(logits, down, across)
     print((labels == label_map(logits, *sizes)).all().item(), labels.dtype)
 """

@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from sctnet.labels import label_map
-from sctnet.labels.planes import label_kind, resized_rows
+from sctnet.labels.planes import label_kind, resized_part
 
 _BAND_PIXELS = 4_000_000
 
@@ -166,22 +166,17 @@ class ComposedLogits:
         total = torch.zeros(shape, device=self._image.device)
         for number, logits in self._kept.items():
             top = self._grid.tops[number]
-            first, last = rows.start - top, rows.stop - top
-            down = self._down[number, first:last, None]
+            inside = slice(rows.start - top, rows.stop - top)
+            down = self._down[number, inside, None]
             for column, left in enumerate(self._grid.lefts):
                 begin, end = max(columns.start, left), min(columns.stop, left + width)
                 if begin >= end:
                     continue
-                part = resized_rows(
-                    logits[column : column + 1, index],
-                    [self._working, (height, width)],
-                    first,
-                    last,
-                )[0]
-                inside = slice(begin - left, end - left)
-                share = down * self._across[column, inside]
+                beside = slice(begin - left, end - left)
+                sizes = (self._working, (height, width))
+                part = resized_part(logits[column, index], sizes, inside, beside)
                 target = total[:, begin - columns.start : end - columns.start]
-                target += part[:, inside] * share
+                target += part * (down * self._across[column, beside])
         return total
 
 

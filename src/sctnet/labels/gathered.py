@@ -9,13 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Float32, Int32, UInt8, UInt16
+from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.labels.planes import Size, label_kind, planar_label_map
-from sctnet.labels.taps import composed, side_of
-
-Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
+from sctnet.labels.planes import Size, Taps, label_kind, planar_label_map, taps_on
 
 _compiles = True
 
@@ -61,13 +58,6 @@ def largest_gathered(
         total = line if total is None else total + line
     assert total is not None
     return total.argmax(3).to(label_kind(logits.shape[1]))
-
-
-@lru_cache(maxsize=64)
-def taps_on(lengths: tuple[int, ...], begin: int, end: int, device: torch.device) -> Taps:
-    """Return the samples that each pixel of a side gathers, and their weights, on a device."""
-    places, weights = composed(side_of(lengths, begin, end))
-    return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
 
 
 @lru_cache(maxsize=1)

@@ -1,11 +1,16 @@
 """Label maps by PyTorch's own operations: on every device, and in every graph."""
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, Float32, Int32, UInt8, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
+from sctnet.labels.taps import composed, side_of
+
 Size = tuple[int, int]
+Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
 
 
 def label_kind(classes: int) -> torch.dtype:
@@ -47,32 +52,39 @@ def _plane(
     if (rows.start, rows.stop) in {(None, None), (0, height)}:
         plane = resized(logits[:, index : index + 1], sizes)[:, 0]
     else:
-        plane = resized_rows(logits[:, index], list(sizes), rows.start, rows.stop)
+        sizes = sizes or ((logits.shape[2], logits.shape[3]),)
+        return torch.stack([resized_part(each, sizes, rows, columns) for each in logits[:, index]])
     return plane[:, :, columns]
 
 
-def resized_rows(
-    maps: Float[Tensor, "n h w"], sizes: list[tuple[int, int]], first: int, last: int
-) -> Float[Tensor, "n rows wr"]:
-    """Resize maps to each (height, width) in turn; of the last, return the rows asked for.
+def resized_part(
+    plane: Float[Tensor, "h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
+) -> Float[Tensor, "rows columns"]:
+    """Resize a plane to each size in turn; compute only these rows and columns of the last.
 
-    The rows of ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
+    Those of ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
     """
-    if not sizes:
-        return maps[:, first:last]
-    height, width = sizes[-1]
-    source_height = sizes[-2][0] if len(sizes) > 1 else maps.shape[1]
-    middles = torch.arange(first, last, dtype=torch.float64, device=maps.device) + 0.5
-    places = (middles * (source_height / height) - 0.5).clamp(min=0)
-    above = places.long()
-    below = (above + (source_height != height)).clamp(max=source_height - 1)
-    start, stop = int(above[0]), int(below[-1]) + 1
-    source = resized_rows(maps, sizes[:-1], start, stop)
-    if source.shape[2] != width:
-        source = F.interpolate(
-            source[None], (stop - start, width), mode="bilinear", align_corners=False
-        )[0]
-    if source_height == height:
-        return source
-    share = (places - above).float()[:, None]
-    return source[:, above - start] * (1 - share) + source[:, below - start] * share
+    height, width = plane.shape
+    down = taps_on((height, *(size[0] for size in sizes)), rows.start, rows.stop, plane.device)
+    across = taps_on(
+        (width, *(size[1] for size in sizes)), columns.start, columns.stop, plane.device
+    )
+    lines = _weighted(plane, 0, down)
+    return _weighted(lines, 1, across)
+
+
+def _weighted(plane: Tensor, side: int, taps: Taps) -> Tensor:
+    total: Tensor | None = None
+    for places, weights in zip(*taps, strict=True):
+        part = plane.index_select(side, places)
+        part *= weights[:, None] if side == 0 else weights
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
+
+
+@lru_cache(maxsize=256)
+def taps_on(lengths: tuple[int, ...], begin: int, end: int, device: torch.device) -> Taps:
+    """Return the samples that each pixel of a side reads, and their weights, on a device."""
+    places, weights = composed(side_of(lengths, begin, end))
+    return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
