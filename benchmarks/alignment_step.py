@@ -15,13 +15,15 @@ from pathlib import Path
 import torch
 
 from sctnet.data.augmentation import Sample
+from sctnet.data.synthetic import SyntheticStreets
 from sctnet.models import create_model
 from sctnet.processes import ALONE
 from sctnet.provenance import environment
 from sctnet.training.devices import launch_fabric
 from sctnet.training.dry_run import seconds_per_step
 from sctnet.training.learner import Learner
-from sctnet.training.recipe import Recipe, load_recipe
+from sctnet.training.recipe import SegmentationRecipe, load_recipe
+from sctnet.training.segmentation import SegmentationTask
 from sctnet.training.teachers import NetworkTeacher
 from sctnet.writing import write_text
 
@@ -35,11 +37,13 @@ CASES = [
 ]
 
 
-def measure(recipe: Recipe, teacher: str, steps: int) -> dict[str, float]:
+def measure(recipe: SegmentationRecipe, teacher: str, steps: int) -> dict[str, float]:
     """Return the median seconds of a step and the peak memory of this process in GiB."""
     network = NetworkTeacher(create_model(teacher, len(CLASSES)), CLASSES) if teacher else None
     fabric = launch_fabric(recipe, ALONE)
-    learner = Learner(recipe, CLASSES, None, fabric, network)
+    streets = SyntheticStreets(0, 1)
+    streets.classes = CLASSES
+    learner = Learner(SegmentationTask(recipe, streets), fabric, network)
     images, crop = recipe.run.batch_size, recipe.augmentation.crop
     batch = Sample(
         torch.randint(0, 256, (images, 3, *crop)).to(torch.uint8),
@@ -51,7 +55,9 @@ def measure(recipe: Recipe, teacher: str, steps: int) -> dict[str, float]:
     return {"seconds_per_step": round(seconds, 3), "peak_memory_gib": round(peak, 2)}
 
 
-def chosen(name: str, images: int, crop: tuple[int, int], teacher: str, precision: str) -> Recipe:
+def chosen(
+    name: str, images: int, crop: tuple[int, int], teacher: str, precision: str
+) -> SegmentationRecipe:
     """Return a recipe at a batch, crop and precision of its own, with a teacher or without."""
     alignment = f"{{teacher: {teacher}}}" if teacher else "null"
     settings = [

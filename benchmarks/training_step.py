@@ -20,14 +20,16 @@ from sctnet.training.devices import launch_fabric
 from sctnet.training.dry_run import seconds_per_step
 from sctnet.training.learner import Learner
 from sctnet.training.recipe import Recipe, load_recipe
+from sctnet.training.segmentation import SegmentationTask
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def step_speed(recipe: Recipe, batch: Sample, classes: tuple[str, ...], steps: int) -> float:
+def step_speed(task: SegmentationTask, batch: Sample, steps: int) -> float:
     """Return images per second of forward, backward and optimiser, the median of the steps."""
-    learner = Learner(recipe, classes, None, launch_fabric(recipe, ALONE))
+    recipe = task.recipe
+    learner = Learner(task, launch_fabric(recipe, ALONE))
     return recipe.run.batch_size / seconds_per_step(learner, batch, steps)
 
 
@@ -64,7 +66,7 @@ def main() -> None:
         "precision": recipe.run.precision,
         "loader_workers": recipe.data.workers,
         "step_images_per_second": round(
-            step_speed(recipe, batch, dataset.classes, arguments.steps), 2
+            step_speed(SegmentationTask(recipe, dataset), batch, arguments.steps), 2
         ),
         "loader_images_per_second": round(loader_speed(recipe, stream, 4 * arguments.steps), 2),
         **environment(),

@@ -27,7 +27,7 @@ from sctnet.training.recipe import (
 )
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.schedule import build_optimizer
-from sctnet.training.task import SegmentationTask
+from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.teachers import ForeignTeacher, NetworkTeacher, load_teacher
 from sctnet.training.trainer import train
 from sctnet.weights import save_model
@@ -82,8 +82,8 @@ def batch() -> Sample:
     return Sample(images, labels, torch.tensor([[48, 64]] * 2))
 
 
-def task_of(model: SCTNet, alignment: Alignment) -> SegmentationTask:
-    return SegmentationTask(model, PreparationConfig(), LossRecipe(), None, alignment).train()
+def task_of(model: SCTNet, alignment: Alignment) -> SegmentationCriterion:
+    return SegmentationCriterion(model, PreparationConfig(), LossRecipe(), None, alignment).train()
 
 
 # What the gradient reaches
@@ -138,7 +138,7 @@ def test_a_step_changes_the_student_and_nothing_of_the_teacher() -> None:
     )
     before = {key: value.clone() for key, value in task.state_dict().items()}
     data = batch()
-    losses = task(data, task.pixels(data.labels).float())
+    losses = task(data, task.count(data).float())
     losses["loss"].backward()
     optimizer.step()
     names = {f"loss_alignment_{term}" for term in TERMS}
@@ -169,7 +169,7 @@ def test_the_projections_learn_at_the_heads_rate() -> None:
 def test_the_terms_are_means_over_the_parts_of_a_step() -> None:
     task = task_of(*pair(logits=0, decoder=0)).eval()  # scale alignment sees one part only
     data = batch()
-    pixels = task.pixels(data.labels).float()
+    pixels = task.count(data).float()
     whole = task(data, pixels)["loss"]
     parts = [task(Sample(*(t[i : i + 1] for t in data)), pixels, 2)["loss"] for i in (0, 1)]
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-5)
@@ -179,7 +179,7 @@ def test_the_terms_are_means_over_the_parts_of_a_step() -> None:
 def test_mixed_precision_is_finite(shared: bool) -> None:
     task, data = task_of(*pair(shared_head=shared)), batch()
     with torch.autocast("cpu", torch.bfloat16):
-        losses = task(data, task.pixels(data.labels).float())
+        losses = task(data, task.count(data).float())
     losses["loss"].backward()
     assert all(math.isfinite(float(loss.detach())) for loss in losses.values())
     assert losses["loss_alignment_decoder"].dtype == torch.float32
@@ -217,7 +217,7 @@ def test_a_taught_student_looks_like_any_other(taught: Path, tmp_path: Path) -> 
 
 def test_the_checkpoint_holds_projections_and_no_teacher(taught: Path) -> None:
     checkpoint = torch.load(taught / "last.ckpt", weights_only=True)
-    assert {key.split(".")[0] for key in checkpoint["alignment"]} == {"projections"}
+    assert {key.split(".")[0] for key in checkpoint["companion"]} == {"projections"}
     assert not any("teacher" in key for key in checkpoint["model"])
 
 
@@ -238,7 +238,7 @@ def test_a_taught_run_is_resumed_exactly(
     whole, crashed = tensors(tmp_path / "whole"), tensors(tmp_path / "crashed")
     assert all(torch.equal(value, crashed[key]) for key, value in whole.items())
     states = [
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["alignment"]
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["companion"]
         for name in ("whole", "crashed")
     ]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

@@ -16,7 +16,7 @@ from sctnet.preparation import PreparationConfig
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
 from sctnet.training.recipe import OHEM, LossRecipe, OptimizerRecipe, ScheduleRecipe
 from sctnet.training.schedule import build_optimizer, learning_rate, set_learning_rate
-from sctnet.training.task import SegmentationTask
+from sctnet.training.segmentation_criterion import SegmentationCriterion
 
 LABELLED_MEAN = 8.719155464  # of ce_main, over the labelled pixels alone
 
@@ -34,10 +34,10 @@ def test_cross_entropy_equals_the_released_one() -> None:
     assert float(auxiliary_mean) == pytest.approx(expected_auxiliary, rel=1e-6)
 
 
-def _task(**loss: object) -> SegmentationTask:
+def _task(**loss: object) -> SegmentationCriterion:
     torch.manual_seed(0)
     model = sctnet.create_model("tiny", 5, drop_path=0)
-    return SegmentationTask(model, PreparationConfig(), LossRecipe(**loss), None).eval()
+    return SegmentationCriterion(model, PreparationConfig(), LossRecipe(**loss), None).eval()
 
 
 def _batch(images: int = 4, labels: torch.Tensor | None = None) -> Sample:
@@ -54,7 +54,7 @@ def _batch(images: int = 4, labels: torch.Tensor | None = None) -> Sample:
 def test_a_step_does_not_depend_on_how_it_is_divided(ohem: OHEM | None) -> None:
     """With batch statistics frozen, parts of a batch add up to the whole of it."""
     task, batch = _task(ohem=ohem), _batch()
-    pixels = task.pixels(batch.labels).float()
+    pixels = task.count(batch).float()
     whole = task(batch, pixels)["loss"]
     parts = [
         task(Sample(*(tensor[first : first + 2] for tensor in batch)), pixels)["loss"]
@@ -68,7 +68,7 @@ def test_a_step_does_not_depend_on_how_it_is_divided(ohem: OHEM | None) -> None:
 def test_no_labelled_pixel_is_no_loss_and_no_nan(ohem: OHEM | None, divide_by: str) -> None:
     task = _task(ohem=ohem, divide_by=divide_by).train()
     batch = _batch(labels=torch.full((4, 40, 56), 255, dtype=torch.uint8))
-    loss = task(batch, task.pixels(batch.labels).clamp(min=1).float())["loss"]
+    loss = task(batch, task.count(batch).clamp(min=1).float())["loss"]
     loss.backward()
     assert float(loss.detach()) == 0
     gradients = [p.grad for p in task.parameters() if p.grad is not None]

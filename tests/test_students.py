@@ -20,7 +20,7 @@ from sctnet.preparation import PreparationConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, LossRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
-from sctnet.training.task import SegmentationTask
+from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.teachers import NetworkTeacher
 from sctnet.training.trainer import train
 from sctnet.weights import load_model, save_model
@@ -225,12 +225,12 @@ def test_a_taught_step_is_finite(variant, images, precision):
     """Also with one image, whose pooled and smallest maps hold one value a channel."""
     model = small(variant)
     alignment = Alignment(AlignmentRecipe(teacher="small"), teacher(), model.widths)
-    task = SegmentationTask(model, PreparationConfig(), LossRecipe(), None, alignment).train()
+    task = SegmentationCriterion(model, PreparationConfig(), LossRecipe(), None, alignment).train()
     pixels = torch.randint(0, 256, (images, 3, 64, 64)).to(torch.uint8)
     labels = torch.randint(0, len(CLASSES), (images, 64, 64)).to(torch.uint8)
     batch = Sample(pixels, labels, torch.tensor([[64, 64]] * images))
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        losses = task(batch, task.pixels(labels).float())
+        losses = task(batch, task.count(batch).float())
     assert ("loss_auxiliary" in losses) == (variant == "ddrnet-23-slim")
     assert sum("alignment" in name for name in losses) == 4
     losses["loss"].backward()

@@ -169,6 +169,18 @@ def convert_checkpoint(
     )
 
 
+def released_tensors(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the tensors of a released checkpoint, or an ImageNet backbone, by our names.
+
+    Of what else a file may hold, only a teacher, its projections and the classifier of the
+    pre-training are left out; any other key raises :class:`SctnetError`, as do the files that
+    :func:`convert_checkpoint` cannot read.
+    """
+    path = Path(checkpoint)
+    found = _with_released_names(state_dict_of(read_checkpoint(path), path), path)
+    return _renamed(found, path)[0]
+
+
 def _missing(
     tensors: Mapping[str, Tensor], model: SCTNet, backbone_only: bool, path: Path
 ) -> tuple[str, ...]:

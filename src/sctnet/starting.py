@@ -32,12 +32,13 @@ def save_backbone(
     *,
     with_context: bool,
     source: Source | None = None,
+    card: str | None = None,
 ) -> Path:
     """Write the backbone of a model, with or without its context module (DAPPM), as a start."""
     config = ModelConfig(network=model.config, classes=(), source=source, backbone_only=True)
     tensors = _of_backbone(model, model.state_dict(), with_context)
-    card = f"# {model.config.variant}, backbone\n\nA start for training (`init`), not a model.\n"
-    return write_folder(Path(folder), config, tensors, card)
+    plain = f"# {model.config.variant}, backbone\n\nA start for training (`init`), not a model.\n"
+    return write_folder(Path(folder), config, tensors, card or plain)
 
 
 def load_start(

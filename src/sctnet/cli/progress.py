@@ -1,5 +1,6 @@
 """What a long command shows while it runs."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,30 +31,62 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def training_progress(iterations: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Show a run's iterations, loss, speed and remaining time; a line for each validation."""
+def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
+    """Show a run's iterations, loss, speed and remaining time; a line for each validation.
+
+    What the package has to say meanwhile is printed above the bar.
+    """
     progress = progress_bar()
+    log, handler = logging.getLogger("sctnet"), _Above(progress.console)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
     def observe(record: dict[str, float]) -> None:
         # The bar begins with the first record: after all checks, and where a resumed run is.
         if not progress.tasks:
-            progress.add_task("training", total=iterations, completed=int(record["step"]), text="")
+            step, total = int(record["step"]), record.get("of")
+            progress.add_task("training", total=total, completed=step, text="")
             progress.start()
         bar = progress.tasks[0].id
         progress.update(bar, completed=record["step"])
         if "loss" in record:
             text = f"loss {record['loss']:.3f}  {record['images_per_second']:.1f} images/s"
             progress.update(bar, text=text)
-        if "miou" in record:
+        elif "of" not in record:
             progress.console.print(
-                f"iteration {record['step']:.0f}: validation mIoU {record['miou']:.4f}, "
-                f"pixel accuracy {record['pixel_accuracy']:.4f}"
+                f"iteration {record['step']:.0f}: validation {_scores(record)}", highlight=False
             )
 
     try:
         yield observe
     finally:
         progress.stop()
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Above(logging.Handler):
+    """Prints what is logged above a bar that moves."""
+
+    def __init__(self, above: Console) -> None:
+        super().__init__()
+        self._console = above
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message as it is."""
+        self._console.print(record.getMessage(), markup=False, highlight=False)
+
+
+_SCORES = {
+    "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "top1": "top-1", "top5": "top-5",
+}  # fmt: skip
+
+
+def _scores(record: dict[str, float]) -> str:
+    return ", ".join(
+        f"{words} {record[key]:.4f}" for key, words in _SCORES.items() if key in record
+    )
 
 
 @contextmanager

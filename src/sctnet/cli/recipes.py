@@ -1,8 +1,11 @@
 """``sctnet recipes``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sctnet.training.recipe import ClassificationRecipe, SegmentationRecipe
 
 app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
 
@@ -20,16 +23,23 @@ def recipes(context: typer.Context) -> None:
     table = Table("recipe", "network", "crop", "iterations", "published mIoU", "description")
     for name in shipped_recipes():
         recipe = load_recipe(name)
-        height, width = recipe.augmentation.crop
-        table.add_row(
-            name,
-            recipe.model.variant,
-            f"{height}x{width}",
-            f"{recipe.schedule.iterations:,}",
-            "" if recipe.published_miou is None else f"{recipe.published_miou:.1f} %",
-            recipe.description,
-        )
+        table.add_row(name, recipe.model.variant, *_figures(recipe), recipe.description)
     Console().print(table)
+
+
+def _figures(recipe: "SegmentationRecipe | ClassificationRecipe") -> tuple[str, str, str]:
+    """Return crop, length and published mIoU."""
+    if recipe.task == "classification":
+        side, schedule = recipe.augmentation.crop, recipe.schedule
+        length = f"{schedule.epochs:g} epochs" if schedule.epochs else f"{schedule.iterations:,}"
+        return f"{side}x{side}", length, ""
+    height, width = recipe.augmentation.crop
+    published = recipe.published_miou
+    return (
+        f"{height}x{width}",
+        f"{recipe.schedule.iterations:,}",
+        "" if published is None else f"{published:.1f} %",
+    )
 
 
 @app.command()

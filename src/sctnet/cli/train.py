@@ -73,7 +73,7 @@ def train(
     if out is None:
         raise SctnetError("--out: name the run's folder (only --dry-run does without)")
     try:
-        with training_progress(loaded.schedule.iterations) as observe:
+        with training_progress() as observe:
             folder = run(loaded, out, resume=resume, observe=observe)
     except KeyboardInterrupt:
         if speaks:

@@ -8,12 +8,13 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from typing_extensions import override
 
 from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sample
 from sctnet.data.caching import CachedDataset
@@ -25,17 +26,71 @@ Result = TypeVar("Result")
 
 _AS_IS = WorkingSize()
 
-# Two families of random streams of one seed, so that no order repeats an augmentation's numbers.
-_ORDER, _AUGMENTATION = 0, 1
+# Families of random streams of one seed, so that no order repeats an augmentation's numbers.
+ORDER, AUGMENTATION, FIXED_CROP = 0, 1, 2
 
 
-class TrainingStream(Dataset[Sample]):
-    """The training samples, numbered 0, 1, 2, ... without end, epoch after epoch.
+class Pictures(Protocol):
+    """What every data set has."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+
+class EpochStream(Dataset[Any], Generic[Result]):
+    """Training samples, numbered 0, 1, 2, ... without end, epoch after epoch.
 
     Sample k belongs to epoch e = k // pictures; its picture follows from the permutation that
     (seed, e) draws, its augmentation from (seed, k). With ``skip_broken``, a picture that cannot
     be read is replaced by the next one of its epoch that can.
     """
+
+    def __init__(self, dataset: Pictures, seed: int, skip_broken: bool) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.skip_broken = skip_broken
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def draw(self, sample_number: int, picture: int) -> Result:
+        """Return the sample of this number, made of this picture."""
+        raise NotImplementedError
+
+    def picture_number(self, sample_number: int, further: int = 0) -> int:
+        """Return the number, in the data set, of the picture behind a sample.
+
+        ``further`` leads to the ones after it in its epoch, whose end its beginning follows.
+        """
+        epoch, position = divmod(sample_number, len(self.dataset))
+        if self._order is None or self._order[0] != epoch:
+            generator = np.random.default_rng([self.seed, ORDER, epoch])
+            self._order = epoch, generator.permutation(len(self.dataset))
+        return int(self._order[1][(position + further) % len(self.dataset)])
+
+    def __getitem__(self, sample_number: int) -> Result:
+        return self.load(sample_number)[0]
+
+    def load(self, sample_number: int) -> tuple[Result, dict[int, str]]:
+        """Return a sample, and why which pictures were skipped for it."""
+        skipped: dict[int, str] = {}
+        for further in range(len(self.dataset)):
+            number = self.picture_number(sample_number, further)
+            try:
+                return self.draw(sample_number, number), skipped
+            except SctnetError as error:
+                if not self.skip_broken:
+                    raise
+                skipped[number] = str(error)
+        raise SctnetError(
+            f"{self.dataset.name}: not one picture can be read; of the first: {skipped[number]}"
+        )
+
+
+class TrainingStream(EpochStream[Sample]):
+    """The samples of a segmentation: crops with their labels."""
+
+    dataset: SegmentationDataset
 
     def __init__(
         self,
@@ -45,47 +100,16 @@ class TrainingStream(Dataset[Sample]):
         working_size: WorkingSize = _AS_IS,
         skip_broken: bool = False,
     ) -> None:
-        self.dataset = dataset
+        super().__init__(dataset, seed, skip_broken)
         self.working_size = working_size
         self.config = config
-        self.seed = seed
-        self.skip_broken = skip_broken
-        self._order: tuple[int, np.ndarray] | None = None
 
-    def picture_number(self, sample_number: int, further: int = 0) -> int:
-        """Return the number, in the data set, of the picture behind a sample.
-
-        ``further`` leads to the ones after it in its epoch, whose end its beginning follows.
-        """
-        epoch, position = divmod(sample_number, len(self.dataset))
-        if self._order is None or self._order[0] != epoch:
-            generator = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = epoch, generator.permutation(len(self.dataset))
-        return int(self._order[1][(position + further) % len(self.dataset)])
-
-    def __getitem__(self, sample_number: int) -> Sample:
-        return self.load(sample_number)[0]
-
-    def load(self, sample_number: int) -> tuple[Sample, dict[int, str]]:
-        """Return a sample, and why which pictures were skipped for it."""
-        image, labels, skipped = self._first_readable(sample_number)
-        generator = np.random.default_rng([self.seed, _AUGMENTATION, sample_number])
+    @override
+    def draw(self, sample_number: int, picture: int) -> Sample:
+        image, labels = self.dataset.pair(picture)
+        generator = np.random.default_rng([self.seed, AUGMENTATION, sample_number])
         image, labels = augment(image, labels, self.config, generator, self.working_size)
-        return to_sample(image, labels, self.config.crop), skipped
-
-    def _first_readable(self, sample_number: int) -> tuple[Picture, Labels, dict[int, str]]:
-        skipped: dict[int, str] = {}
-        for further in range(len(self.dataset)):
-            number = self.picture_number(sample_number, further)
-            try:
-                return *self.dataset.pair(number), skipped
-            except SctnetError as error:
-                if not self.skip_broken:
-                    raise
-                skipped[number] = str(error)
-        raise SctnetError(
-            f"{self.dataset.name}: not one picture can be read; of the first: {skipped[number]}"
-        )
+        return to_sample(image, labels, self.config.crop)
 
 
 class StepSampler(Sampler[list[int]]):
@@ -118,12 +142,12 @@ class StepSampler(Sampler[list[int]]):
 
 
 def training_loader(
-    stream: TrainingStream,
+    stream: EpochStream[Any],
     sampler: StepSampler,
     workers: int,
     on_skip: Callable[[int, str], None] = lambda _number, _reason: None,
 ) -> DataLoader[Any]:
-    """Return a loader of collated :class:`Sample` batches, one a step: one pass is a whole run.
+    """Return a loader of collated batches of samples, one a step: one pass is a whole run.
 
     ``on_skip`` is told the number of each skipped picture, and why, before the batch that it was
     meant for. A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
@@ -167,7 +191,7 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_Item = tuple[Sample, dict[int, str]] | SctnetError
+_Item = tuple[Any, dict[int, str]] | SctnetError
 
 
 class _Items(Dataset[_Item]):
@@ -176,7 +200,7 @@ class _Items(Dataset[_Item]):
     Raised in a worker, it would reach the main process wrapped in a traceback as its message.
     """
 
-    def __init__(self, stream: TrainingStream) -> None:
+    def __init__(self, stream: EpochStream[Any]) -> None:
         self._stream = stream
 
     def __getitem__(self, sample_number: int) -> _Item:
@@ -207,7 +231,7 @@ class _Loader(DataLoader[Any]):
 
 def _collate(items: list[_Item]) -> Any:
     """Return a batch and the (number, reason) of each skipped picture, or the first mistake."""
-    samples: list[Sample] = []
+    samples: list[Any] = []
     skipped: list[tuple[int, str]] = []
     for item in items:
         if isinstance(item, SctnetError):

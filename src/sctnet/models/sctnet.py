@@ -88,6 +88,10 @@ class SCTNet(SegmentationNetwork):
         auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(stage2)[1]
         return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
 
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c8 h32 w32"]:
+        """Return stage 4 alone."""
+        return self._stages(images)[2]
+
     def decode(
         self, decoder_input: Float[Tensor, "n c4 h w"]
     ) -> tuple[Float[Tensor, "n c4 h w"], Float[Tensor, "n k h w"]]:

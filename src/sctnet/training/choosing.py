@@ -10,7 +10,7 @@ from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
-from sctnet.training.recipe import Recipe, merged, settings_fields, validated
+from sctnet.training.recipe import SegmentationRecipe, merged, settings_fields, validated
 
 SURVEYED = 300
 """Pictures that are looked at, spread evenly over the training split."""
@@ -53,7 +53,7 @@ class _Survey(NamedTuple):
 
 def choose_recipe(
     source: str, settings: Sequence[str] = (), *, on_gpu: bool | None = None
-) -> tuple[Recipe, list[Choice]]:
+) -> tuple[SegmentationRecipe, list[Choice]]:
     """Return a recipe for a data set, with the reasons for its choices.
 
     ``source`` is what ``--data`` takes. Without ``settings`` (``key=value``) that say otherwise, it
@@ -85,7 +85,12 @@ def choose_recipe(
     for choice in choices:
         part, _, field = choice.field.partition(".")
         fields.setdefault(part, {})[field] = choice.value
-    return validated(merged(fields, given), "the chosen recipe"), choices
+    recipe = validated(merged(fields, given), "the chosen recipe")
+    if not isinstance(recipe, SegmentationRecipe):
+        raise SctnetError(
+            "task: only a recipe for segmentation is chosen; name one of another task"
+        )
+    return recipe, choices
 
 
 def _is_given(field: str, given: Mapping[str, Any]) -> bool:

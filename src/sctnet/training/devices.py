@@ -1,7 +1,7 @@
 """From a recipe's precision and the launcher's word to Lightning Fabric."""
 
 import os
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -12,9 +12,10 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from sctnet.errors import SctnetError
-from sctnet.models import SegmentationNetwork
 from sctnet.processes import Processes
-from sctnet.training.recipe import Recipe
+from sctnet.training.recipe import Recipe, SegmentationRecipe
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _MEETING_PLACES = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment}
@@ -42,7 +43,7 @@ def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
         place = _MEETING_PLACES[processes.launcher]()
     several = processes.count > 1
     # Without a weight, no loss reaches the auxiliary head.
-    idle = recipe.loss.auxiliary_weight == 0
+    idle = isinstance(recipe, SegmentationRecipe) and recipe.loss.auxiliary_weight == 0
     fabric = Fabric(
         accelerator="auto" if torch.cuda.is_available() or not several else "cpu",
         devices=processes.local_count,
@@ -55,10 +56,10 @@ def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
     return fabric
 
 
-def convert_sync_batchnorm(model: SegmentationNetwork) -> SegmentationNetwork:
+def convert_sync_batchnorm(model: Module) -> Module:
     """Return the model with batch norms whose statistics span all processes.
 
     Two processes give a norm two values at least, so that the fall-back of
     :class:`~sctnet.models.layers.BatchNorm` for a single one is not needed.
     """
-    return cast(SegmentationNetwork, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
+    return cast(Module, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]

@@ -5,21 +5,23 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from typing_extensions import override
 
-from sctnet.data.augmentation import AugmentationConfig, Sample
-from sctnet.data.balancing import refuse_unlearnable
+from sctnet.data.augmentation import AugmentationConfig
 from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.devices import launch_fabric
 from sctnet.training.learner import Learner
-from sctnet.training.pictures import open_pictures, open_split, training_stream
-from sctnet.training.recipe import Recipe
+from sctnet.training.opening import open_task
+from sctnet.training.recipe import Recipe, SegmentationRecipe
+from sctnet.training.segmentation import SegmentationTask
+from sctnet.training.task import Task
 from sctnet.training.teachers import Teacher, load_teacher
 from sctnet.training.weighting import class_weights
 
@@ -60,36 +62,40 @@ class Needs:
         )
 
 
-def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Teacher | None = None) -> Needs:
+def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Any = None) -> Needs:
     """Build all that a run builds, do a few of its steps and return what the run will need.
 
-    A recipe without a source is measured on drawn pictures with ``drawn_classes`` classes, or with
-    the classes of its teacher. Raises what a run raises; writes nothing.
+    A segmentation without a source is measured on drawn pictures with ``drawn_classes`` classes,
+    or with the classes of its teacher. Raises what a run raises; writes nothing.
     """
     processes = launched_processes()
     fabric = launch_fabric(recipe, processes)
-    if recipe.alignment is not None and teacher is None:
-        teacher = load_teacher(recipe.alignment.teacher)
-    data, words = _pictures(recipe, drawn_classes, teacher)
-    weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
-    learner = Learner(recipe, data.classes, weights, fabric, teacher)
-    step, batch_seconds = _measure(recipe, data, learner, fabric, processes)
-    drawn = recipe.data.source is None
+    drawn = recipe.data.source is None and isinstance(recipe, SegmentationRecipe)
+    task: Task[Any]
+    if drawn:
+        assert isinstance(recipe, SegmentationRecipe)
+        if recipe.alignment is not None and teacher is None:
+            teacher = load_teacher(recipe.alignment.teacher)
+        task = _drawn_task(recipe, drawn_classes, teacher, processes)
+    else:
+        task = open_task(recipe, processes)
+    learner = Learner(task, fabric, teacher)
+    step, batch_seconds = _measure(task, learner, fabric, processes)
     slower = step if drawn else max(step, batch_seconds)
     size = recipe.run.batch_size
     needs = Needs(
-        words,
+        _words(task, drawn),
         str(fabric.device),
         max(processes.gather(_peak_gigabytes(fabric))),
         size / step,
         None if drawn else size / batch_seconds,
-        slower * recipe.schedule.iterations,
+        slower * task.schedule.iterations,
     )
     processes.disconnect()
     return needs
 
 
-def seconds_per_step(learner: Learner, batch: Sample, steps: int) -> float:
+def seconds_per_step(learner: Learner, batch: Any, steps: int) -> float:
     """Return the median time of a training step on a batch that is there, after one to warm up."""
     seconds = []
     for iteration in range(1 + steps):
@@ -101,20 +107,18 @@ def seconds_per_step(learner: Learner, batch: Sample, steps: int) -> float:
 
 
 def _measure(
-    recipe: Recipe,
-    data: SegmentationDataset,
-    learner: Learner,
-    fabric: Fabric,
-    processes: Processes,
+    task: Task[Any], learner: Learner, fabric: Fabric, processes: Processes
 ) -> tuple[float, float]:
     """Return the seconds of a step and of the loader's batch, of the slowest process."""
+    recipe = task.recipe
     workers = recipe.data.workers
     # Of the batches, those that the workers fill while they start are not timed.
     timed = max(_TIMED_STEPS, 2 * workers)
     steps = 1 + 2 * workers + timed
     sampler = StepSampler(recipe.run.batch_size, steps, 0, processes.rank, processes.count)
-    batches = iter(training_loader(training_stream(data, recipe), sampler, workers))
-    batch = Sample(*fabric.to_device(tuple(next(batches))))
+    batches = iter(training_loader(task.stream(), sampler, workers))
+    batch = next(batches)
+    batch = type(batch)(*fabric.to_device(tuple(batch)))
     for _ in range(2 * workers):
         next(batches)
     began = time.perf_counter()
@@ -125,20 +129,25 @@ def _measure(
     return max(part[0] for part in measured), max(part[1] for part in measured)
 
 
-def _pictures(
-    recipe: Recipe, drawn_classes: int, teacher: Teacher | None
-) -> tuple[SegmentationDataset, str]:
-    if recipe.data.source is not None:
-        data = open_pictures(recipe)
-        refuse_unlearnable(data, recipe.data.skip_broken)
-        if recipe.data.validation:
-            open_split(recipe, recipe.data.validation)
-        return data, f"{len(data)} pictures of {data.name}"
-    names = tuple(f"class {number}" for number in range(drawn_classes))
-    classes = names if teacher is None else teacher.classes
-    height, width = _picture_size(recipe.augmentation)
-    words = f"drawn pictures of {width} x {height} with {len(classes)} classes, for want of --data"
-    return _DrawnPictures(classes, (height, width)), words
+def _drawn_task(
+    recipe: SegmentationRecipe, classes: int, teacher: Teacher | None, processes: Processes
+) -> SegmentationTask:
+    names = tuple(f"class {number}" for number in range(classes))
+    size = _picture_size(recipe.augmentation)
+    data = _DrawnPictures(names if teacher is None else teacher.classes, size)
+    weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
+    return SegmentationTask(recipe, data, None, weights)
+
+
+def _words(task: Task[Any], drawn: bool) -> str:
+    if not drawn:
+        return f"{len(task.data)} pictures of {task.data.name}"
+    assert isinstance(task.recipe, SegmentationRecipe)
+    height, width = _picture_size(task.recipe.augmentation)
+    return (
+        f"drawn pictures of {width} x {height} with {len(task.data.classes)} classes, "
+        "for want of --data"
+    )
 
 
 def _picture_size(augmentation: AugmentationConfig) -> tuple[int, int]:

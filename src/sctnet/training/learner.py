@@ -5,78 +5,64 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from sctnet.data.augmentation import Sample
-from sctnet.models import SegmentationNetwork, create_model
-from sctnet.starting import load_start
-from sctnet.training.alignment import build_alignment
 from sctnet.training.averaging import moving_average
 from sctnet.training.devices import convert_sync_batchnorm
-from sctnet.training.recipe import Recipe
-from sctnet.training.schedule import build_optimizer, set_learning_rate
-from sctnet.training.task import SegmentationTask
-from sctnet.training.teacher_conversion import load_encoder
-from sctnet.training.teachers import Teacher
+from sctnet.training.schedule import build_optimizer, rate_factor, set_learning_rate
+from sctnet.training.task import Task
 
 
 class Learner:
-    """The network of a recipe, ready for its first step on the devices of a Fabric.
+    """The student of a task, ready for its first step on the devices of a Fabric.
 
     Every process builds the same one. ``from_start`` says whether ``model.init`` is loaded, which
-    a resumed run does not need. ``class_weights`` has one weight a class, or is None.
+    a resumed run does not need.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        classes: tuple[str, ...],
-        class_weights: Tensor | None,
+        task: Task[Any],
         fabric: Fabric,
-        teacher: Teacher | None = None,
+        teacher: Any = None,
         from_start: bool = True,
     ) -> None:
+        recipe = task.recipe
         self.recipe = recipe
         self.fabric = fabric
+        self.schedule = task.schedule
         torch.manual_seed(recipe.run.seed)
-        model = create_model(recipe.model.variant, len(classes), **recipe.model.options)
-        self.new_keys: list[str] | None = None
-        if recipe.model.init is not None and from_start:
-            self.new_keys = _start(model, recipe.model.init, classes)
+        model, self.start = task.build(from_start)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
-        model.recomputes_stages = recipe.run.activation_checkpointing
-        self.model: SegmentationNetwork = model.to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last
-        )
+        self.model = model.to(memory_format=torch.channels_last)
         # After the student, which so starts the same with a teacher and without.
-        self.alignment = build_alignment(recipe.alignment, model.widths, classes, teacher)
-        task = SegmentationTask(
-            self.model, recipe.preparation, recipe.loss, class_weights, self.alignment
-        )
+        criterion = task.criterion(self.model, teacher)
+        self.companion = criterion.companion()
         if recipe.run.compile:
-            task.compile_student()
-        outside = [] if self.alignment is None else self.alignment.learned_parameters()
-        optimizer = build_optimizer(self.model, recipe.optimizer, outside)
-        self.task, self.optimizer = fabric.setup(task, optimizer)
+            criterion.compile_student()
+        outside = [] if self.companion is None else self.companion.learned_parameters()
+        factor = rate_factor(recipe.optimizer, recipe.run.batch_size)
+        optimizer = build_optimizer(self.model, recipe.optimizer, outside, factor)
+        self.criterion, self.optimizer = fabric.setup(criterion, optimizer)
         decay = recipe.run.ema_decay
         self.average = None if decay is None else moving_average(self.model, decay)
 
-    def step(self, batch: Sample, iteration: int) -> tuple[float, dict[str, Tensor]]:
+    def step(self, batch: Any, iteration: int) -> tuple[float, dict[str, Tensor]]:
         """Do one iteration on this process's share; return the learning rate and all losses."""
         run = self.recipe.run
         torch.manual_seed(_step_seed(run.seed, iteration, self.fabric.global_rank))
-        rate = set_learning_rate(self.optimizer, iteration, self.recipe.schedule)
+        rate = set_learning_rate(self.optimizer, iteration, self.schedule)
         parts = _divided(batch, run.accumulate)
-        counted = torch.stack([self.task.pixels(part.labels) for part in parts]).sum()
-        pixels = cast(Tensor, self.fabric.all_reduce(counted, reduce_op="sum")).clamp(min=1)
+        counted = torch.stack([self.criterion.count(part) for part in parts]).sum()
+        whole = cast(Tensor, self.fabric.all_reduce(counted, reduce_op="sum")).clamp(min=1)
         # Data parallelism averages the gradients of the processes; here they are to be summed.
-        share = pixels.float() / self.fabric.world_size
+        share = whole.float() / self.fabric.world_size
         losses: list[dict[str, Tensor]] = []
-        self.task.train()
+        self.criterion.train()
         for number, part in enumerate(parts, start=1):
-            with self.fabric.no_backward_sync(self.task, enabled=number < len(parts)):
-                losses.append(self.task(part, share, len(parts)))
+            with self.fabric.no_backward_sync(self.criterion, enabled=number < len(parts)):
+                losses.append(self.criterion(part, share, len(parts)))
                 self.fabric.backward(losses[-1]["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -87,18 +73,16 @@ class Learner:
         }
         return rate, cast(dict[str, Tensor], self.fabric.all_reduce(summed, reduce_op="mean"))
 
-    def saved_model(self) -> SegmentationNetwork:
+    def saved_model(self) -> nn.Module:
         """Return the model that the run leaves: the moving average where there is one."""
-        return (
-            self.model if self.average is None else cast(SegmentationNetwork, self.average.module)
-        )
+        return self.model if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it."""
-        alignment, average, scaler = self.alignment, self.average, self._scaler()
+        companion, average, scaler = self.companion, self.average, self._scaler()
         return {
             "model": self.model.state_dict(),
-            "alignment": None if alignment is None else alignment.learned_state(),
+            "companion": None if companion is None else companion.learned_state(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if average is None else average.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -107,8 +91,8 @@ class Learner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.model.load_state_dict(state["model"])
-        if self.alignment is not None:
-            self.alignment.load_learned_state(state["alignment"])
+        if self.companion is not None:
+            self.companion.load_learned_state(state["companion"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -131,15 +115,11 @@ class Learner:
             torch.distributed.broadcast(buffer, 0)
 
 
-def _divided(batch: Sample, parts: int) -> list[Sample]:
-    return [Sample(*tensors) for tensors in zip(*(t.chunk(parts) for t in batch), strict=True)]
+def _divided(batch: Any, parts: int) -> list[Any]:
+    kind = type(batch)
+    return [kind(*tensors) for tensors in zip(*(t.chunk(parts) for t in batch), strict=True)]
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:
     """Return the seed of one iteration of one process."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _start(model: SegmentationNetwork, init: str, classes: tuple[str, ...]) -> list[str]:
-    """Start a model from a folder, a hub id or a .pth file; return the keys that stay new."""
-    return load_encoder(model, init) if init.endswith(".pth") else load_start(model, init, classes)

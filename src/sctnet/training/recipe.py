@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError
-from sctnet.preparation import PreparationConfig
+from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.training.classification_recipe import (
+    ClassificationAugmentation,
+    ClassificationDataRecipe,
+    ClassificationLossRecipe,
+    ClassifierTeacherRecipe,
+    CosineScheduleRecipe,
+)
+from sctnet.training.recipe_part import PicturesRecipe, RecipePart
 from sctnet.yaml_files import load_yaml
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelRecipe(_Part):
+class ModelRecipe(RecipePart):
     """Which network."""
 
     variant: str
@@ -35,21 +39,15 @@ class ModelRecipe(_Part):
         return self
 
 
-class DataRecipe(_Part):
-    """Which pictures; ``source`` is what ``--data`` takes, and is replaced by it."""
+class DataRecipe(PicturesRecipe):
+    """Which pictures, and whether they are kept."""
 
-    source: str | None = None
-    train: tuple[str, ...] = ("train",)
-    validation: tuple[str, ...] = ("val",)
-    workers: int = Field(default=2, ge=0, description="loader processes")
     cache: Literal["none", "memory"] = "none"
     """Whether decoded pictures are kept in memory, which the loader's workers share."""
     cache_gigabytes: float = Field(default=8.0, gt=0, description="at most, of each process")
-    skip_broken: bool = False
-    """Whether the next picture of the epoch takes the place of one that cannot be read."""
 
 
-class OHEM(_Part):
+class OHEM(RecipePart):
     """Online hard example mining: only pixels that the network is not sure of are learned.
 
     Kept are the pixels whose true class has less than ``threshold`` of the probability, and at
@@ -64,7 +62,7 @@ _Weight = Annotated[float, Field(ge=0)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class LossRecipe(_Part):
+class LossRecipe(RecipePart):
     """Cross-entropy on the main head plus a share of that on the auxiliary head."""
 
     auxiliary_weight: float = Field(default=0.4, ge=0)
@@ -75,7 +73,7 @@ class LossRecipe(_Part):
     """All pixels, ignored ones too, is what the released code divides by."""
 
 
-class AlignmentRecipe(_Part):
+class AlignmentRecipe(RecipePart):
     """Semantic information alignment (SIAM): which teacher, and the weight of each term.
 
     A weight of 0 leaves a term out. The defaults are the released ones.
@@ -99,19 +97,27 @@ class AlignmentRecipe(_Part):
         return self
 
 
-class OptimizerRecipe(_Part):
+class OptimizerRecipe(RecipePart):
     """AdamW; everything outside the backbone learns ``head_rate_factor`` times as fast."""
 
     rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0125, ge=0)
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     head_rate_factor: float = Field(default=10.0, gt=0)
+    rate_batch_size: int | None = Field(default=None, ge=1)
+    """The batch size that all rates are meant for, null for run.batch_size: they follow it."""
     undecayed: Literal["nothing", "cfblock-norms", "norms"] = "nothing"
     """What weight decay spares; the paper's runs on ADE20K and COCO-Stuff spare the norms in the
     CFBlocks (released code)."""
 
 
-class ScheduleRecipe(_Part):
+class ClassificationOptimizerRecipe(OptimizerRecipe):
+    """AdamW; head and backbone learn at one rate."""
+
+    head_rate_factor: float = Field(default=1.0, gt=0)
+
+
+class ScheduleRecipe(RecipePart):
     """Linear warm-up, then polynomial decay to ``final_rate`` over the iterations."""
 
     iterations: int = Field(ge=1)
@@ -121,7 +127,7 @@ class ScheduleRecipe(_Part):
     final_rate: float = Field(default=0.0, ge=0)
 
 
-class RunRecipe(_Part):
+class RunRecipe(RecipePart):
     """How the run is carried out and what it leaves behind."""
 
     batch_size: int = Field(ge=1, description="images a step, over all processes")
@@ -137,20 +143,19 @@ class RunRecipe(_Part):
     checkpoint_every: int = Field(default=1000, ge=1, description="iterations")
 
 
-class Recipe(_Part):
-    """A whole run; every field can be set on the command line as ``part.field=value``."""
+class Recipe(RecipePart):
+    """A whole run; every field can be set on the command line as ``part.field=value``.
+
+    What a run of any task has; ``task`` says which of its kinds a file holds.
+    """
 
     name: str
+    task: str
     description: str = ""
-    published_miou: float | None = Field(default=None, gt=0, le=100, description="%, by the paper")
     model: ModelRecipe
-    data: DataRecipe = DataRecipe()
+    data: PicturesRecipe
     preparation: PreparationConfig = PreparationConfig()
-    augmentation: AugmentationConfig
-    loss: LossRecipe = LossRecipe()
-    alignment: AlignmentRecipe | None = None
     optimizer: OptimizerRecipe
-    schedule: ScheduleRecipe
     run: RunRecipe
 
     @model_validator(mode="after")
@@ -161,6 +166,52 @@ class Recipe(_Part):
                 f"run.accumulate ({self.run.accumulate})"
             )
         return self
+
+
+class SegmentationRecipe(Recipe):
+    """A run that learns to label pixels."""
+
+    task: Literal["segmentation"] = "segmentation"
+    published_miou: float | None = Field(default=None, gt=0, le=100, description="%, by the paper")
+    data: DataRecipe = DataRecipe()
+    augmentation: AugmentationConfig
+    loss: LossRecipe = LossRecipe()
+    alignment: AlignmentRecipe | None = None
+    schedule: ScheduleRecipe
+
+
+class ClassificationRecipe(Recipe):
+    """A run that learns to name whole pictures, and leaves a backbone to start others from."""
+
+    task: Literal["classification"] = "classification"
+    data: ClassificationDataRecipe = ClassificationDataRecipe()
+    augmentation: ClassificationAugmentation
+    loss: ClassificationLossRecipe = ClassificationLossRecipe()
+    teacher: ClassifierTeacherRecipe | None = None
+    optimizer: ClassificationOptimizerRecipe
+    schedule: CosineScheduleRecipe
+
+    @model_validator(mode="after")
+    def _cached_crops_are_fixed(self) -> "ClassificationRecipe":
+        cached = self.teacher is not None and self.teacher.cached
+        if cached and self.augmentation.fixed_crops is None:
+            raise ValueError("teacher.cached needs augmentation.fixed_crops: crops that return")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_decides_test_size(self) -> "ClassificationRecipe":
+        if self.preparation.working_size != WorkingSize():
+            raise ValueError(
+                "preparation.working_size follows augmentation.crop in a classification: "
+                "leave it out"
+            )
+        return self
+
+
+_TASKS: dict[str, type[SegmentationRecipe] | type[ClassificationRecipe]] = {
+    "segmentation": SegmentationRecipe,
+    "classification": ClassificationRecipe,
+}
 
 
 def shipped_recipes() -> list[str]:
@@ -182,7 +233,7 @@ def load_recipe(
     source: str | None = None,
     scale: str | None = None,
     student: str | None = None,
-) -> Recipe:
+) -> SegmentationRecipe | ClassificationRecipe:
     """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
 
     ``source`` takes the place of ``data.source``. A recipe may name one ``base`` recipe, shipped
@@ -225,10 +276,13 @@ def settings_fields(settings: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def validated(fields: Mapping[str, Any], origin: str) -> Recipe:
+def validated(fields: Mapping[str, Any], origin: str) -> SegmentationRecipe | ClassificationRecipe:
     """Return the recipe of these fields; ``origin`` names them in an error."""
+    task = fields.get("task", "segmentation")
+    if not isinstance(task, str) or task not in _TASKS:
+        raise SctnetError(f"{origin}: task: {task!r} is none of {', '.join(_TASKS)}")
     try:
-        return Recipe.model_validate(fields)
+        return _TASKS[task].model_validate(fields)
     except ValidationError as error:
         mistakes = [
             f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
+from sctnet.training.task import Task
 from sctnet.weights import CARD_FILE, CONFIG_FILE
 from sctnet.writing import write_text
 
@@ -126,7 +126,7 @@ class RunFolder:
         kept = [
             line
             for line in read_metrics(self.metrics_file)
-            if line["step"] <= (validated if "miou" in line else iteration)
+            if line["step"] <= (iteration if "loss" in line else validated)
         ]
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -184,16 +184,20 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def model_card(
-    recipe: Recipe, data: SegmentationDataset, iteration: int, best: float | None
+    task: Task[Any], start: Mapping[str, Any] | None, iteration: int, best: float | None
 ) -> str:
     """Return the README.md of a run's model: what it was trained on, how long, and how."""
-    validation = "" if best is None else f" Best validation mIoU so far: {best:.4f}."
-    teacher = "" if recipe.alignment is None else f" Taught by {recipe.alignment.teacher}."
+    recipe, data = task.recipe, task.data
+    validation = "" if best is None else f" Best validation {task.score_words} so far: {best:.4f}."
+    begun = "" if start is None else f" Started from {start['origin']}"
+    if start is not None:
+        begun += "." if start["sha256"] is None else f" (sha256 {start['sha256']})."
+    classes = ", ".join(data.classes)
     return (
         f"# {recipe.name}\n\n{recipe.description}\n\n"
-        f"{recipe.model.variant}, {len(data.classes)} classes ({', '.join(data.classes)}), trained "
+        f"{recipe.model.variant}, {len(data.classes)} classes ({classes}), trained "
         f"for {iteration} iterations of {recipe.run.batch_size} crops on {len(data)} pictures "
         f"({data.name}: {', '.join(recipe.data.train)}), seed {recipe.run.seed}."
-        f"{teacher}{validation}\n"
+        f"{begun}{task.taught_by()}{validation}\n"
         "The resolved recipe is in `recipe.yaml`.\n"
     )

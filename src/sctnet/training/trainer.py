@@ -4,35 +4,28 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from sctnet.data.augmentation import Sample
-from sctnet.data.balancing import refuse_unlearnable
-from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
 from sctnet.errors import SctnetError
-from sctnet.evaluation.evaluator import evaluate
-from sctnet.labelling import ImageToLabels
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
 from sctnet.training.devices import launch_fabric
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.learner import Learner
 from sctnet.training.meter import Meter
-from sctnet.training.pictures import open_pictures, open_split, training_stream
+from sctnet.training.opening import open_task
 from sctnet.training.recipe import Recipe
 from sctnet.training.run_folder import RunFolder, model_card
-from sctnet.training.teachers import Teacher
-from sctnet.training.weighting import class_weights
-from sctnet.weights import save_model
 
 Observer = Callable[[dict[str, float]], None]
-"""Called with every record of metrics.jsonl, and with its ``step`` alone after each iteration."""
+"""Called with every record of metrics.jsonl, and after each iteration with its ``step`` and the
+number ``of`` all."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +36,7 @@ def train(
     *,
     resume: bool = False,
     observe: Observer | None = None,
-    teacher: Teacher | None = None,
+    teacher: Any = None,
 ) -> RunFolder:
     """Carry out a run and leave a run folder, which is a model folder too.
 
@@ -81,7 +74,7 @@ class _Run:
         folder: RunFolder,
         observe: Observer,
         continues: bool,
-        teacher: Teacher | None,
+        teacher: Any,
         fabric: Fabric,
     ) -> None:
         self.recipe = recipe
@@ -89,15 +82,14 @@ class _Run:
         self.observe = observe
         self.fabric = fabric
         self.processes = launched_processes()
-        self.data = open_pictures(recipe)
-        refuse_unlearnable(self.data, recipe.data.skip_broken)
-        self.validation = _validation(recipe)
+        self.task = open_task(recipe, self.processes, folder.path)
+        self.data = self.task.data
+        self.iterations = self.task.schedule.iterations
         self.skipped: dict[int, str] = {}  # by the number of the picture
-        weights = class_weights(recipe.loss, self.data, self.processes, recipe.data.skip_broken)
-        self.learner = Learner(
-            recipe, self.data.classes, weights, fabric, teacher, from_start=not continues
-        )
-        self.new_keys = self.learner.new_keys
+        self.learner = Learner(self.task, fabric, teacher, from_start=not continues)
+        self.start = None if self.learner.start is None else asdict(self.learner.start)
+        if self.learner.start is not None and self.processes.is_first:
+            _LOG.info("%s", self.learner.start)
         self.meter = Meter(recipe.run.batch_size)
         self.iteration = 0
         self.validated = 0  # the last iteration that was
@@ -114,9 +106,10 @@ class _Run:
         with deferred_interrupt() as interrupted:
             self.show()
             self.validate_if_due()
-            while self.iteration < self.recipe.schedule.iterations:
+            while self.iteration < self.iterations:
                 with self.meter.waiting():
-                    batch = Sample(*self.fabric.to_device(tuple(next(batches))))
+                    batch = next(batches)
+                    batch = type(batch)(*self.fabric.to_device(tuple(batch)))
                 rate, losses = self.learner.step(batch, self.iteration)
                 self.meter.add(losses)
                 self.iteration += 1
@@ -133,15 +126,15 @@ class _Run:
 
     def validate_if_due(self) -> None:
         """Score the model as it would be saved; keep it in ``best`` if none was better."""
-        if self.validation is None or not self._validation_is_due():
+        if not self._validation_is_due():
             return
         self.learner.share_statistics()
-        labeller = ImageToLabels(self.learner.saved_model().fuse(), self.recipe.preparation)
-        predict = _predictor(labeller.to(self.fabric.device), self.fabric.device)
-        scores = evaluate(predict, self.validation, processes=self.processes).scores
-        self.record({"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy})
-        if self.best is None or scores.miou > self.best:
-            self.best = scores.miou
+        student = self.learner.saved_model()
+        scores = self.task.validate(student, self.fabric.device, self.processes)
+        self.record(scores)
+        score = scores[self.task.score_name]
+        if self.best is None or score > self.best:
+            self.best = score
             if self.processes.is_first:
                 self.save_model(self.folder.path / "best")
         self.validated = self.iteration
@@ -150,15 +143,9 @@ class _Run:
     # What is kept
 
     def save_model(self, path: Path) -> None:
-        """Write a model folder."""
-        save_model(
-            self.learner.saved_model(),
-            path,
-            self.data.classes,
-            colours=self.data.colours,
-            preparation=self.recipe.preparation,
-            card=model_card(self.recipe, self.data, self.iteration, self.best),
-        )
+        """Write the folder of the student as it is."""
+        card = model_card(self.task, self.start, self.iteration, self.best)
+        self.task.save(self.learner.saved_model(), path, card)
 
     def save(self) -> None:
         """Write the checkpoint and the model as they are now."""
@@ -174,7 +161,7 @@ class _Run:
                 "classes": list(self.data.classes),
                 "train_pictures": len(self.data),
                 "meter": self.meter.state(),
-                "new_tensors": self.new_keys,
+                "start": self.start,
                 "skipped": self.skipped,
                 **self.learner.state(),
                 "best": self.best,
@@ -196,7 +183,7 @@ class _Run:
         self.iteration = checkpoint["iteration"]
         self.validated = checkpoint["validated"]
         self.best = checkpoint["best"]
-        self.new_keys = checkpoint["new_tensors"]
+        self.start = checkpoint["start"]
         self.skipped = checkpoint.get("skipped", {})
         self.meter.restore(checkpoint["meter"])
         self.seconds_before = checkpoint["seconds"]
@@ -211,7 +198,7 @@ class _Run:
     def show(self) -> None:
         """Tell the observer how far the run is."""
         if self.processes.is_first:
-            self.observe({"step": self.iteration})
+            self.observe({"step": self.iteration, "of": self.iterations})
 
     def finish(self) -> None:
         """Leave the last checkpoint, the model and a summary."""
@@ -226,9 +213,10 @@ class _Run:
                 "seconds": round(self._seconds(), 1),
                 "seed": self.recipe.run.seed,
                 "train_pictures": len(self.data),
-                "best_validation_miou": self.best,
+                f"best_validation_{self.task.score_name}": self.best,
                 "started_from": self.recipe.model.init,
-                "new_tensors": self.new_keys,
+                "start_sha256": None if self.start is None else self.start["sha256"],
+                "new_tensors": None if self.start is None else list(self.start["new"]),
                 "processes": self.processes.count,
                 "skipped_pictures": [
                     self.data.item_name(number) for number in sorted(self.skipped)
@@ -242,13 +230,12 @@ class _Run:
     def _batches(self) -> Any:
         sampler = StepSampler(
             self.recipe.run.batch_size,
-            self.recipe.schedule.iterations,
+            self.iterations,
             self.iteration,
             self.processes.rank,
             self.processes.count,
         )
-        stream = training_stream(self.data, self.recipe)
-        return training_loader(stream, sampler, self.recipe.data.workers, self._skip)
+        return training_loader(self.task.stream(), sampler, self.recipe.data.workers, self._skip)
 
     def _skip(self, picture: int, reason: str) -> None:
         """Note a picture that cannot be read, and say so once."""
@@ -257,20 +244,15 @@ class _Run:
             self.skipped[picture] = reason
 
     def _is_due(self, every: int) -> bool:
-        last = self.iteration == self.recipe.schedule.iterations
+        last = self.iteration == self.iterations
         return self.iteration % every == 0 or last
 
     def _validation_is_due(self) -> bool:
         due = self.iteration > self.validated and self._is_due(self.recipe.run.validate_every)
-        return self.validation is not None and due
+        return self.task.validates and due
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
-
-
-def _validation(recipe: Recipe) -> SegmentationDataset | None:
-    splits = recipe.data.validation
-    return open_split(recipe, splits) if splits else None
 
 
 @contextmanager
@@ -286,14 +268,3 @@ def _one_sentence_for_lost_processes(processes: Processes) -> Iterator[None]:
             f"process {processes.rank} lost the others of this run: see which of them ended and "
             "why, then continue with --resume"
         ) from error
-
-
-def _predictor(
-    labeller: ImageToLabels, device: torch.device
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
-        with torch.inference_mode():
-            return list(labeller(batch).cpu().numpy())
-
-    return predict

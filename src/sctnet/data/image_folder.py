@@ -1,0 +1,59 @@
+"""Pictures in a folder for each class, as ImageNet's training pictures are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sctnet.data.classification import ClassificationDataset, ClassifiedFiles
+from sctnet.data.dataset import NoSuchSplitError, check_splits
+from sctnet.errors import SctnetError
+
+SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+def is_image_folder(root: Path) -> bool:
+    """Tell whether a folder's train has a folder for each class."""
+    train = root / "train"
+    return train.is_dir() and any(entry.is_dir() for entry in os.scandir(train))
+
+
+def open_image_folder(root: Path, splits: Sequence[str]) -> ClassificationDataset:
+    """Open splits of ROOT/SPLIT/CLASS/picture, joined; the classes are train's, by name.
+
+    Raises :class:`SctnetError` for an unknown split and for a class that train does not have.
+    """
+    check_splits(splits, sorted(path.name for path in root.iterdir() if path.is_dir()), root)
+    classes = class_folders(root / "train")
+    numbers = {name: number for number, name in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    for split in splits:
+        for folder in class_folders(root / split):
+            if folder not in numbers:
+                raise SctnetError(
+                    f"{root / split / folder}: train has no class of this name: "
+                    "rename the folder or remove it"
+                )
+            pictures = pictures_below(root / split / folder)
+            names += [f"{split}/{folder}/{picture}" for picture in pictures]
+            labels += [numbers[folder]] * len(pictures)
+    return ClassifiedFiles(f"{root.name} {'+'.join(splits)}", classes, root, names, labels)
+
+
+def class_folders(split: Path) -> tuple[str, ...]:
+    """Return the names of the classes that have a folder; :class:`NoSuchSplitError` for none."""
+    folders = sorted(entry.name for entry in os.scandir(split) if entry.is_dir())
+    if not folders:
+        raise NoSuchSplitError(f"{split}: holds no folder for a class")
+    return tuple(folders)
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """Return the pictures of a class by name, also those of folders within it."""
+    found = [
+        os.path.relpath(Path(path, name), folder)
+        for path, _, files in os.walk(folder)
+        for name in files
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    ]
+    return sorted(found)

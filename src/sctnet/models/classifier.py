@@ -1,0 +1,40 @@
+"""A classifier around a backbone: what the backbone is trained with on ImageNet."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sctnet.models.network import SegmentationNetwork
+
+
+class Classifier(nn.Module):
+    """The backbone of a network, global average pooling of its stage 4, a norm and a linear layer.
+
+    The paper pre-trains its backbones so (Table 7); the authors' head is unknown, neither paper nor
+    released code shows it. This one is that of ConvNeXt: pooling, layer norm, linear.
+    ``classifier(images)`` maps normalised RGB images to logits. What of ``network`` is no backbone
+    is dropped from it. Raises :class:`SctnetError` for a network that shows no stage 4 alone.
+    """
+
+    def __init__(self, network: SegmentationNetwork, num_classes: int) -> None:
+        super().__init__()
+        network.drop_all_but_backbone()
+        self.network = network
+        self.norm = nn.LayerNorm(network.widths.stage4, eps=1e-6)
+        self.linear = nn.Linear(network.widths.stage4, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def pooled(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """Return what the linear layer reads."""
+        # Over all pixels of a picture; in float32, whatever the backbone computed in.
+        pooled: Tensor = self.norm(self.network.encode(images).float().mean((2, 3)))
+        return pooled
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
+        """Map normalised RGB images to logits."""
+        logits: Tensor = self.linear(self.pooled(images))
+        return logits
+
+    def backbone_modules(self) -> tuple[nn.Module, ...]:
+        """Return what learns at the base rate."""
+        return tuple(self.network.get_submodule(part) for part in self.network.backbone_parts)

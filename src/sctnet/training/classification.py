@@ -1,0 +1,161 @@
+"""The task of naming pictures: its pictures, classifier, validation and backbone folder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sctnet.classifier_folder import save_classifier
+from sctnet.data.classification import ClassificationDataset
+from sctnet.data.classification_loading import ClassificationStream
+from sctnet.data.classification_opening import open_classified
+from sctnet.errors import SctnetError
+from sctnet.evaluation.classification import evaluate_classifier
+from sctnet.models import create_model
+from sctnet.models.classifier import Classifier
+from sctnet.preparation import Preparation
+from sctnet.processes import Processes
+from sctnet.training.classification_criterion import ClassificationCriterion
+from sctnet.training.recipe import ClassificationRecipe
+from sctnet.training.schedule import cosine_schedule, rate_factor
+from sctnet.training.starts import Start, start
+from sctnet.training.task import Task, source_of
+from sctnet.training.teaching import CachedAnswers, answers_file, build_teaching
+
+_LOG = logging.getLogger(__name__)
+
+
+class ClassificationTask(Task[Classifier]):
+    """A backbone that learns by naming whole pictures.
+
+    A teacher's cached answers are kept in ``folder``.
+    """
+
+    score_name, score_words = "top1", "top-1 accuracy"
+    recipe: ClassificationRecipe
+    data: ClassificationDataset
+
+    def __init__(
+        self,
+        recipe: ClassificationRecipe,
+        data: ClassificationDataset,
+        validation: ClassificationDataset | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.recipe, self.data, self.validation = recipe, data, validation
+        self.folder = folder
+        self.validates = validation is not None
+        size = recipe.run.batch_size
+        self.schedule = cosine_schedule(
+            recipe.schedule, len(data), size, rate_factor(recipe.optimizer, size)
+        )
+
+    @override
+    def stream(self) -> ClassificationStream:
+        recipe = self.recipe
+        return ClassificationStream(
+            self.data, recipe.augmentation, recipe.run.seed, recipe.data.skip_broken
+        )
+
+    @override
+    def build(self, from_start: bool) -> tuple[Classifier, Start | None]:
+        wanted, classes = self.recipe.model, self.data.classes
+        network = create_model(wanted.variant, len(classes), **wanted.options)
+        network.recomputes_stages = self.recipe.run.activation_checkpointing
+        started = None
+        if wanted.init is not None and from_start:
+            started = start(network, wanted.init, classes)
+        return Classifier(network, len(classes)), started
+
+    @override
+    def criterion(self, student: Classifier, teacher: Any) -> ClassificationCriterion:
+        recipe = self.recipe
+        teaching = build_teaching(recipe.teacher, student.network.widths.stage4, teacher)
+        if teaching is not None and teaching.recipe.cached:
+            teaching.answers = self._answers(teaching.classes)
+        return ClassificationCriterion(
+            student, recipe.preparation, recipe.augmentation, recipe.loss, teaching
+        )
+
+    @override
+    def validate(
+        self, student: Classifier, device: torch.device, processes: Processes
+    ) -> dict[str, float]:
+        assert self.validation is not None
+        preparation = Preparation(self.recipe.preparation).to(device)
+        training = student.training
+        student.eval()
+
+        def predict(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                logits: Tensor = student(preparation(images.to(device)))
+            return logits
+
+        scores = evaluate_classifier(
+            predict, self.validation, self.recipe.augmentation.crop, processes=processes
+        )
+        student.train(training)
+        for reason in scores.skipped:
+            _LOG.warning("%s; the validation does without it", reason)
+        return {"top1": scores.top1, "top5": scores.top5}
+
+    @override
+    def save(self, student: Classifier, path: Path, card: str) -> None:
+        """Write the backbone as a start, and the head beside it."""
+        save_classifier(
+            student,
+            path,
+            self.data.classes,
+            self.recipe.augmentation.crop,
+            self.recipe.preparation,
+            card,
+        )
+
+    @override
+    def taught_by(self) -> str:
+        teacher = self.recipe.teacher
+        return "" if teacher is None else f" Taught by {teacher.source}."
+
+    def _answers(self, classes: int) -> CachedAnswers | None:
+        """Return the teacher's kept answers; None for a rehearsal, which keeps nothing."""
+        recipe = self.recipe
+        if self.folder is None:
+            return None
+        assert recipe.teacher is not None
+        assert recipe.augmentation.fixed_crops is not None
+        views = len(self.data) * recipe.augmentation.fixed_crops
+        crops = recipe.augmentation.model_dump(
+            include={"crop", "scale", "ratio", "flip", "fixed_crops"}
+        )
+        shown = (recipe.teacher.source, recipe.teacher.size, crops, recipe.run.seed)
+        return CachedAnswers(
+            answers_file(self.folder, [shown, self.data.name, len(self.data)]), views, classes
+        )
+
+
+def open_classification(
+    recipe: ClassificationRecipe, folder: Path | None = None
+) -> ClassificationTask:
+    """Return the task of a recipe with its pictures.
+
+    Raises :class:`SctnetError` for a recipe without a source, no pictures, and fewer than two
+    classes.
+    """
+    source = source_of(recipe)
+    data = _opened(source, recipe.data.train)
+    validation = _opened(source, recipe.data.validation) if recipe.data.validation else None
+    if len(data.classes) < 2:
+        raise SctnetError(
+            f"{source}: one class alone, {data.classes[0]}; there is nothing to learn"
+        )
+    return ClassificationTask(recipe, data, validation, folder)
+
+
+def _opened(source: str, splits: tuple[str, ...]) -> ClassificationDataset:
+    data = open_classified(source, splits)
+    if len(data) == 0:
+        raise SctnetError(f"{source}: no picture in {', '.join(splits)}")
+    return data

@@ -1,0 +1,62 @@
+"""The parts of a recipe that only classification has."""
+
+from pydantic import Field, model_validator
+
+from sctnet.data.random_crops import CropConfig
+from sctnet.training.recipe_part import PicturesRecipe, RecipePart
+
+
+class ClassificationDataRecipe(PicturesRecipe):
+    """Which pictures; among a million, one that is broken does not end a run."""
+
+    skip_broken: bool = True
+
+
+class CosineScheduleRecipe(RecipePart):
+    """Linear warm-up from ``warmup_rate``, then half a cosine down to ``final_rate``.
+
+    The length and that of the warm-up are given in ``epochs`` or in ``iterations``.
+    """
+
+    epochs: float | None = Field(default=None, gt=0)
+    iterations: int | None = Field(default=None, ge=1)
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    warmup_iterations: int | None = Field(default=None, ge=0)
+    warmup_rate: float = Field(default=1e-6, gt=0, description="at iteration 0")
+    final_rate: float = Field(default=1e-5, ge=0)
+
+    @model_validator(mode="after")
+    def _each_length_is_given_once(self) -> "CosineScheduleRecipe":
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("give epochs or iterations, and the other as null")
+        if self.warmup_epochs is not None and self.warmup_iterations is not None:
+            raise ValueError("give warmup_epochs or warmup_iterations, and the other as null")
+        return self
+
+
+class ClassificationAugmentation(CropConfig):
+    """Random resized crops and flips in the loader, mixing on the device."""
+
+    mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
+    cutmix: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
+
+
+class ClassificationLossRecipe(RecipePart):
+    """Cross-entropy with soft targets."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ClassifierTeacherRecipe(RecipePart):
+    """A classifier whose softened probabilities are learned beside the labels.
+
+    Its classes need not be the data's: a second linear layer of the student answers to them, and
+    is thrown away.
+    """
+
+    source: str = Field(description="efficientnet-lite2, a run's folder, or transformers'")
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    size: int | None = Field(default=None, ge=32, description="pixels a side that it is shown")
+    cached: bool = False
+    """Whether its answers to ``augmentation.fixed_crops`` are kept in the run's folder."""

@@ -1,0 +1,46 @@
+"""What a training step computes: from a batch to losses, whatever the task."""
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Companion(Protocol):
+    """What learns beside the student and is no part of it."""
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser is given, at the heads' rate."""
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Return the state for a checkpoint, without what never learns."""
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+
+
+class Criterion(nn.Module):
+    """A network and its losses, in one module, so that precision and data parallelism wrap both."""
+
+    @abstractmethod
+    def forward(
+        self, batch: Any, share: Float[Tensor, ""], parts: int = 1
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted losses of a part of a step, and their sum as ``loss``.
+
+        Sums are divided by ``share``, what :meth:`count` gives for the whole step; means over
+        images by the number of equal ``parts``.
+        """
+
+    @abstractmethod
+    def count(self, batch: Any) -> Int[Tensor, ""]:
+        """Return what a part adds to the divisor of the sums."""
+
+    @abstractmethod
+    def compile_student(self) -> None:
+        """Compile what the student computes."""
+
+    @abstractmethod
+    def companion(self) -> Companion | None:
+        """Return what learns beside the student, if anything does."""

@@ -1,0 +1,141 @@
+"""The task of labelling pixels: its pictures, network, validation and model folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sctnet.data.balancing import refuse_unlearnable
+from sctnet.data.caching import CachedDataset
+from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.loading import TrainingStream
+from sctnet.data.opening import open_dataset
+from sctnet.errors import SctnetError
+from sctnet.evaluation.evaluator import evaluate
+from sctnet.labelling import ImageToLabels
+from sctnet.models import SegmentationNetwork, create_model
+from sctnet.processes import ALONE, Processes
+from sctnet.training.alignment import build_alignment
+from sctnet.training.recipe import SegmentationRecipe
+from sctnet.training.schedule import rate_factor
+from sctnet.training.segmentation_criterion import SegmentationCriterion
+from sctnet.training.starts import Start, start
+from sctnet.training.task import Task, source_of
+from sctnet.training.weighting import class_weights
+from sctnet.weights import save_model
+
+
+class SegmentationTask(Task[SegmentationNetwork]):
+    """A network that labels pixels; ``class_weights`` has one weight a class, or is None."""
+
+    score_name, score_words = "miou", "mIoU"
+    recipe: SegmentationRecipe
+    data: SegmentationDataset
+
+    def __init__(
+        self,
+        recipe: SegmentationRecipe,
+        data: SegmentationDataset,
+        validation: SegmentationDataset | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        self.recipe, self.data, self.validation = recipe, data, validation
+        self.validates = validation is not None
+        factor = rate_factor(recipe.optimizer, recipe.run.batch_size)
+        final_rate = recipe.schedule.final_rate * factor
+        self.schedule = recipe.schedule.model_copy(update={"final_rate": final_rate})
+        self._class_weights = class_weights
+
+    @override
+    def stream(self) -> TrainingStream:
+        """Return the endless stream of the recipe's samples."""
+        return TrainingStream(
+            self.data,
+            self.recipe.augmentation,
+            self.recipe.run.seed,
+            self.recipe.preparation.working_size,
+            self.recipe.data.skip_broken,
+        )
+
+    @override
+    def build(self, from_start: bool) -> tuple[SegmentationNetwork, Start | None]:
+        wanted, classes = self.recipe.model, self.data.classes
+        network = create_model(wanted.variant, len(classes), **wanted.options)
+        network.recomputes_stages = self.recipe.run.activation_checkpointing
+        if wanted.init is None or not from_start:
+            return network, None
+        return network, start(network, wanted.init, classes)
+
+    @override
+    def criterion(self, student: SegmentationNetwork, teacher: Any) -> SegmentationCriterion:
+        recipe = self.recipe
+        alignment = build_alignment(recipe.alignment, student.widths, self.data.classes, teacher)
+        return SegmentationCriterion(
+            student, recipe.preparation, recipe.loss, self._class_weights, alignment
+        )
+
+    @override
+    def validate(
+        self, student: SegmentationNetwork, device: torch.device, processes: Processes
+    ) -> dict[str, float]:
+        assert self.validation is not None
+        labeller = ImageToLabels(student.fuse(), self.recipe.preparation)
+        predict = _predictor(labeller.to(device), device)
+        scores = evaluate(predict, self.validation, processes=processes).scores
+        return {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+
+    @override
+    def save(self, student: SegmentationNetwork, path: Path, card: str) -> None:
+        """Write a model folder."""
+        save_model(
+            student,
+            path,
+            self.data.classes,
+            colours=self.data.colours,
+            preparation=self.recipe.preparation,
+            card=card,
+        )
+
+    @override
+    def taught_by(self) -> str:
+        alignment = self.recipe.alignment
+        return "" if alignment is None else f" Taught by {alignment.teacher}."
+
+
+def open_segmentation(recipe: SegmentationRecipe, processes: Processes = ALONE) -> SegmentationTask:
+    """Return the task of a recipe with its pictures, behind its cache.
+
+    Raises :class:`SctnetError` for a recipe without a source, for no pictures, and for labels
+    that teach nothing.
+    """
+    data = open_split(recipe, recipe.data.train)
+    if recipe.data.cache == "memory":
+        data = CachedDataset(data, recipe.data.cache_gigabytes)
+    refuse_unlearnable(data, recipe.data.skip_broken)
+    splits = recipe.data.validation
+    validation = open_split(recipe, splits) if splits else None
+    weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
+    return SegmentationTask(recipe, data, validation, weights)
+
+
+def open_split(recipe: SegmentationRecipe, splits: tuple[str, ...]) -> SegmentationDataset:
+    """Return splits of the recipe's data set; raises as :func:`open_segmentation` does."""
+    data = open_dataset(source_of(recipe), splits)
+    if len(data) == 0:
+        raise SctnetError(f"{recipe.data.source}: no picture in {', '.join(splits)}")
+    return data
+
+
+def _predictor(
+    labeller: ImageToLabels, device: torch.device
+) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
+        with torch.inference_mode():
+            return list(labeller(batch).cpu().numpy())
+
+    return predict

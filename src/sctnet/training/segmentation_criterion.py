@@ -1,0 +1,91 @@
+"""One training step's arithmetic: from a batch of crops to the losses."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from sctnet.data.augmentation import Sample
+from sctnet.data.dataset import IGNORE
+from sctnet.models import SegmentationNetwork
+from sctnet.models.layers import resize
+from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.training.alignment import Alignment
+from sctnet.training.criterion import Criterion
+from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
+from sctnet.training.recipe import LossRecipe
+
+
+class SegmentationCriterion(Criterion):
+    """A network and its losses: cross-entropy on the main head and, less, on the auxiliary one.
+
+    With an alignment, the terms of its teacher are added, each under its own name.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        model: SegmentationNetwork,
+        preparation: PreparationConfig,
+        loss: LossRecipe,
+        class_weights: Float[Tensor, " k"] | None,
+        alignment: Alignment | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._features = model.features
+        self.alignment = alignment
+        self.preparation = Preparation(preparation)
+        self.loss = loss
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    @override
+    def forward(
+        self, batch: Sample, share: Float[Tensor, ""], parts: int = 1
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted losses of a part of a step, and their sum as ``loss``.
+
+        ``share`` is what the sums over pixels are divided by: the labelled pixels of the whole
+        step, all parts and processes, so that the result does not depend on how it is divided.
+        What is a mean over images is divided by the number of equal ``parts``.
+        """
+        images = self.preparation.normalise_crops(batch.image, batch.size)
+        labels = batch.labels.long()
+        images = images.contiguous(memory_format=torch.channels_last)
+        features = self._features(images)
+        losses = {"loss_main": self._cross_entropy(features.logits, labels) / share}
+        if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
+            auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / share
+            losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
+        if self.alignment is not None:
+            for name, term in self.alignment.weighted(images, features).items():
+                losses[f"loss_alignment_{name}"] = term / parts
+        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+
+    @override
+    def compile_student(self) -> None:
+        """Compile the network's features; its parameters and the teacher stay as they are."""
+        self._features = torch.compile(self.model.features)
+
+    @override
+    def count(self, batch: Sample) -> Int[Tensor, ""]:
+        """Return the number of pixels that a part adds to the divisor."""
+        labels = batch.labels
+        if self.loss.divide_by == "all":
+            return torch.tensor(labels.numel(), device=labels.device)
+        return (labels != IGNORE).sum()
+
+    @override
+    def companion(self) -> Alignment | None:
+        """Return the alignment."""
+        return self.alignment
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = resize(logits.float(), (labels.shape[1], labels.shape[2]))
+        ohem = self.loss.ohem
+        if ohem is None:
+            return cross_entropy(logits, labels, self.class_weights)
+        return hard_example_cross_entropy(
+            logits, labels, self.class_weights, ohem.threshold, ohem.minimal_share
+        )

@@ -1,0 +1,71 @@
+"""What a run starts from: whatever ``model.init`` names, with a record of it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sctnet.conversion import released_tensors
+from sctnet.models import SCTNet, SegmentationNetwork
+from sctnet.starting import IMAGENET, fill, load_start
+from sctnet.training.teacher_conversion import load_encoder
+from sctnet.weights import WEIGHTS_FILE, find_model
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was loaded into a network before its first step, and what was not."""
+
+    origin: str
+    """What ``model.init`` named."""
+    sha256: str | None
+    """Of the file that was read; None for weights that come with a package."""
+    loaded: int
+    """Tensors."""
+    new: tuple[str, ...]
+    """The tensors that start anew."""
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        file = "" if self.sha256 is None else f" (sha256 {self.sha256})"
+        parts = sorted({_part(key) for key in self.new})
+        new = f"; new: {', '.join(parts)}" if parts else ", nothing is new"
+        return f"started from {self.origin}{file}: {self.loaded} tensors loaded{new}"
+
+
+def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Start:
+    """Start a network from a folder, a hub id, a .pth file or ``imagenet``.
+
+    A released ImageNet backbone (``.pth``) of an SCTNet must fill stem to stage 4, and may hold
+    nothing else but a DAPPM and its classifier; of a released segmentation network everything
+    is taken but the classifiers, since the file does not name their classes. Of a model of ours
+    with other classes than ``classes`` the classifiers are new. Raises :class:`SctnetError`
+    for what does not fit, and changes nothing then.
+    """
+    if init.endswith(".pth"):
+        file: Path | None = Path(init)
+        new = _from_file(model, Path(init))
+    else:
+        new = load_start(model, init, classes)
+        file = None if init == IMAGENET else find_model(init) / WEIGHTS_FILE
+    return Start(init, _sha256(file), len(model.state_dict()) - len(new), tuple(new))
+
+
+def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:
+    if not isinstance(model, SCTNet):
+        return load_encoder(model, path)
+    tensors = released_tensors(path)
+    return fill(model, {k: v for k, v in tensors.items() if ".classifier." not in k}, str(path))
+
+
+def _sha256(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _part(key: str) -> str:
+    """Return what a key belongs to, such as stage4, dappm or head.classifier."""
+    names = key.split(".")
+    return ".".join(names[:2]) if "classifier" in names[1:2] else names[0]
