@@ -20,6 +20,7 @@ from sctnet.models.classifier import Classifier
 from sctnet.preparation import PreparationConfig
 from sctnet.starting import save_backbone
 from sctnet.weights import (
+    CLASSIFIER_FILE,
     WEIGHTS_FILE,
     check_tensors,
     find_model,
@@ -29,7 +30,6 @@ from sctnet.weights import (
 )
 from sctnet.writing import write_whole
 
-CLASSIFIER_FILE = "classifier.safetensors"
 _KEY = "classifier"
 """Of the file's metadata."""
 _NETWORK = "network."

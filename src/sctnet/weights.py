@@ -32,6 +32,8 @@ from sctnet.writing import write_text
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+CLASSIFIER_FILE = "classifier.safetensors"
+"""Of the run of a classification alone: the head beside the backbone."""
 PREPROCESSOR_FILE = "preprocessor_config.json"
 """Of transformers alone: how it prepares images."""
 
@@ -282,7 +284,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PREPROCESSOR_FILE]
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, CLASSIFIER_FILE, PREPROCESSOR_FILE]
     try:
         path = Path(snapshot_download(hub_id, allow_patterns=files))
     except Exception as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sctnet.cli.evaluate_classification import default_out, evaluate_classification
 from sctnet.errors import SctnetError
 
 
@@ -47,7 +48,18 @@ def evaluate(
     Labels are compared at their original size. Writes scores.json, confusion.png and, with --sheet,
     sheet.png. A split whose labels are not published can only be given --save-predictions, for the
     publishers' server. Under torchrun the processes share the pictures and sum their counts.
+
+    The run of a classification is scored by top-1 and top-5 accuracy instead, on centre crops.
     """
+    from sctnet.classifier_folder import is_classifier_folder
+
+    if is_classifier_folder(model):
+        asked = {"--scales": scales != "1.0", "--flip": flip, "--sheet": sheet > 0}
+        asked["--save-predictions"] = save_predictions
+        evaluate_classification(
+            model, data, split, out, batch, precision, device, [k for k, v in asked.items() if v]
+        )
+        return
     from rich.console import Console
 
     from sctnet.cli.progress import counting_progress
@@ -73,7 +85,7 @@ def evaluate(
         flip=flip,
     )
     dataset = open_dataset(data, [split])
-    target = out or _default_out(model) / split
+    target = out or default_out(model) / split
     processes.connect()
     show = processes.is_first
     written = [PREDICTIONS_FOLDER] if save_predictions else []
@@ -105,12 +117,3 @@ def _numbers(text: str) -> list[float]:
         raise SctnetError(
             f"--scales: {text} is no list of numbers such as 0.75,1.0,1.25"
         ) from error
-
-
-def _default_out(model: str) -> Path:
-    from sctnet.weights import CONFIG_FILE
-
-    folder = Path(model)
-    if (folder / CONFIG_FILE).is_file():
-        return folder / "evaluation"
-    return Path("evaluation") / folder.name

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from sctnet.data.checking import Report
 from sctnet.data.findings import Finding
+from sctnet.evaluation.classification import ClassificationScores
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.inference.files import PredictionSummary
 
@@ -28,6 +29,16 @@ def scores_table(evaluation: Evaluation) -> Table:
     table.add_row("pixel accuracy", f"{100 * scores.pixel_accuracy:.2f}")
     table.add_row("mean accuracy", f"{100 * scores.mean_accuracy:.2f}")
     table.add_row("images/s, predictor alone", f"{evaluation.images_per_second:.2f}")
+    return table
+
+
+def classification_table(scores: ClassificationScores) -> Table:
+    """Return both accuracies and the speed."""
+    table = Table("score", title=f"{scores.images} pictures")
+    table.add_column("", justify="right")
+    table.add_row("top-1 %", f"{100 * scores.top1:.2f}")
+    table.add_row("top-5 %", f"{100 * scores.top5:.2f}")
+    table.add_row("images/s, classifier alone", f"{scores.images / scores.predict_seconds:.2f}")
     return table
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.classification import ClassificationDataset, ClassifiedFiles
-from sctnet.data.dataset import NoSuchSplitError, check_splits
+from sctnet.data.dataset import check_splits
 from sctnet.errors import SctnetError
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -13,8 +13,7 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 def is_image_folder(root: Path) -> bool:
     """Tell whether a folder's train has a folder for each class."""
-    train = root / "train"
-    return train.is_dir() and any(entry.is_dir() for entry in os.scandir(train))
+    return (root / "train").is_dir() and bool(_folders(root / "train"))
 
 
 def open_image_folder(root: Path, splits: Sequence[str]) -> ClassificationDataset:
@@ -22,29 +21,40 @@ def open_image_folder(root: Path, splits: Sequence[str]) -> ClassificationDatase
 
     Raises :class:`SctnetError` for an unknown split and for a class that train does not have.
     """
-    check_splits(splits, sorted(path.name for path in root.iterdir() if path.is_dir()), root)
+    known = [split for split in _folders(root) if _folders(root / split)]
+    check_splits(splits, known, root)
     classes = class_folders(root / "train")
-    numbers = {name: number for number, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
     for split in splits:
-        for folder in class_folders(root / split):
-            if folder not in numbers:
-                raise SctnetError(
-                    f"{root / split / folder}: train has no class of this name: "
-                    "rename the folder or remove it"
-                )
-            pictures = pictures_below(root / split / folder)
-            names += [f"{split}/{folder}/{picture}" for picture in pictures]
-            labels += [numbers[folder]] * len(pictures)
+        found = files_of_classes(root, split, classes)
+        names += found[0]
+        labels += found[1]
     return ClassifiedFiles(f"{root.name} {'+'.join(splits)}", classes, root, names, labels)
 
 
+def files_of_classes(root: Path, split: str, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the pictures of a split, relative to ``root``, and the number of each one's class."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    for folder in class_folders(root / split):
+        if folder not in numbers:
+            raise SctnetError(
+                f"{root / split / folder}: train has no class of this name: "
+                "rename the folder or remove it"
+            )
+        pictures = pictures_below(root / split / folder)
+        names += [f"{split}/{folder}/{picture}" for picture in pictures]
+        labels += [numbers[folder]] * len(pictures)
+    return names, labels
+
+
 def class_folders(split: Path) -> tuple[str, ...]:
-    """Return the names of the classes that have a folder; :class:`NoSuchSplitError` for none."""
-    folders = sorted(entry.name for entry in os.scandir(split) if entry.is_dir())
+    """Return the names of the classes that have a folder; :class:`SctnetError` for none."""
+    folders = _folders(split)
     if not folders:
-        raise NoSuchSplitError(f"{split}: holds no folder for a class")
+        raise SctnetError(f"{split}: holds no folder for a class")
     return tuple(folders)
 
 
@@ -57,3 +67,8 @@ def pictures_below(folder: Path) -> list[str]:
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     ]
     return sorted(found)
+
+
+def _folders(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

@@ -9,6 +9,7 @@ from typing_extensions import override
 from sctnet.data.classification_loading import ClassifiedSample
 from sctnet.models.classifier import Classifier
 from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.training.batch_augmentation import BatchAugmentation
 from sctnet.training.classification_recipe import (
     ClassificationAugmentation,
     ClassificationLossRecipe,
@@ -43,6 +44,7 @@ class ClassificationCriterion(Criterion):
         self._pooled = model.pooled
         self.preparation = Preparation(preparation)
         self.augmentation = augmentation
+        self.augment = BatchAugmentation(augmentation, self.preparation)
         self.loss = loss
         self.teaching = teaching
 
@@ -54,7 +56,7 @@ class ClassificationCriterion(Criterion):
         targets = soft_targets(
             batch.label, self.model.linear.out_features, self.loss.label_smoothing
         )
-        pixels = batch.image.float()
+        pixels = self.augment(batch.image.float())
         mix = self._drawn_mix(batch.image.shape[2])
         if mix is not None:
             pixels, targets = mix.images(pixels), mix.targets(targets)

@@ -34,9 +34,21 @@ class CosineScheduleRecipe(RecipePart):
         return self
 
 
-class ClassificationAugmentation(CropConfig):
-    """Random resized crops and flips in the loader, mixing on the device."""
+class RandAugmentRecipe(RecipePart):
+    """RandAugment (Cubuk et al. 2020): operations drawn for each picture."""
 
+    operations: int = Field(default=2, ge=1, le=14)
+    magnitude: float = Field(default=9.0, gt=0, le=10, description="of 10")
+    magnitude_std: float = Field(default=0.5, ge=0)
+    probability: float = Field(default=0.5, gt=0, le=1, description="that a drawn one is done")
+
+
+class ClassificationAugmentation(CropConfig):
+    """Random resized crops and flips in the loader, the rest on the device."""
+
+    rand_augment: RandAugmentRecipe | None = None
+    erasing: float = Field(default=0.0, ge=0, le=1, description="probability")
+    """Whether a rectangle of a picture becomes noise (random erasing, Zhong et al. 2020)."""
     mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
     cutmix: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
 

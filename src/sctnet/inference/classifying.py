@@ -1,0 +1,84 @@
+"""Scoring a pre-trained classifier, and the file that says how it did."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sctnet.classifier_folder import LoadedClassifier
+from sctnet.data.classification import ClassificationDataset
+from sctnet.data.random_crops import resized_side
+from sctnet.errors import SctnetError
+from sctnet.evaluation.classification import ClassificationScores, evaluate_classifier
+from sctnet.inference.scoring import SCORES_FILE
+from sctnet.preparation import Preparation
+from sctnet.processes import ALONE, Processes
+from sctnet.provenance import environment
+from sctnet.weights import usable_device
+from sctnet.writing import write_text
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def score_classifier(
+    classifier: LoadedClassifier,
+    name: str | os.PathLike[str],
+    dataset: ClassificationDataset,
+    out: Path,
+    *,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str = "fp32",
+    progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
+) -> ClassificationScores:
+    """Score a classifier by top-1 and top-5 accuracy; write scores.json. ``name`` is the model's.
+
+    Raises :class:`SctnetError` where model and data have other classes, for a precision and a
+    device that cannot be used, and for a folder that cannot be written.
+    """
+    model, config = classifier
+    if config.classes != dataset.classes:
+        raise SctnetError(
+            f"{name}: its {len(config.classes)} classes ({config.classes[0]}, ...) are not the "
+            f"{len(dataset.classes)} of {dataset.name} ({dataset.classes[0]}, ...): score it on "
+            "data with the same classes in the same order"
+        )
+    if precision not in _AUTOCAST:
+        raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
+    place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preparation = Preparation(config.preparation).to(place)
+    kind = _AUTOCAST[precision]
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind is not None):
+            prepared = preparation(images.to(place))
+            logits: Tensor = network(prepared.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
+    scores = evaluate_classifier(predict, dataset, config.crop, batch_size, progress, processes)
+    if processes.is_first:
+        report = {
+            "top1": scores.top1,
+            "top5": scores.top5,
+            "images": scores.images,
+            "skipped": list(scores.skipped),
+            "images_per_second": round(scores.images / scores.predict_seconds, 3),
+            "images_per_second_with_reading": round(scores.images / scores.total_seconds, 3),
+            "batch_size": batch_size,
+            "processes": processes.count,
+            "protocol": f"shorter side {resized_side(config.crop)}, centre crop {config.crop}",
+            "model": f"{name}: {model.network.config.variant}, {precision} on {place}",
+            "data": dataset.name,
+            **environment(),
+        }
+        write_text(out / SCORES_FILE, json.dumps(report, indent=2) + "\n")
+    return scores
