@@ -149,7 +149,7 @@ def convert_checkpoint(
     tensors, ignored = _renamed(found, path)
     backbone_only = not any(key.startswith(("head.", "auxiliary_head.")) for key in tensors)
     model = _matching_network(tensors, variant, classes, path)
-    missing = _missing(tensors, model, backbone_only, path)
+    missing = _missing(tensors, model.state_dict(), model.config.variant, backbone_only, path)
     model.load_state_dict({**model.state_dict(), **tensors})
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -169,23 +169,36 @@ def convert_checkpoint(
     )
 
 
-def released_tensors(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the tensors of a released checkpoint, or an ImageNet backbone, by our names.
+def released_start(checkpoint: str | os.PathLike[str], network: SCTNet) -> dict[str, Tensor]:
+    """Return what a released checkpoint or ImageNet backbone has for a network, by our names.
 
-    Of what else a file may hold, only a teacher, its projections and the classifier of the
-    pre-training are left out; any other key raises :class:`SctnetError`, as do the files that
-    :func:`convert_checkpoint` cannot read.
+    The classifiers are left out: the file does not name their classes. So are a teacher, its
+    projections and the classifier of the pre-training; any other key raises :class:`SctnetError`,
+    as does all that :func:`convert_checkpoint` refuses: a backbone that is not whole, another
+    variant's shapes, a part of a DAPPM or head.
     """
     path = Path(checkpoint)
     found = _with_released_names(state_dict_of(read_checkpoint(path), path), path)
-    return _renamed(found, path)[0]
+    tensors = {k: v for k, v in _renamed(found, path)[0].items() if ".classifier." not in k}
+    expected = {k: v for k, v in network.state_dict().items() if ".classifier." not in k}
+    heads = [{k for k in part if k.startswith("auxiliary_head.")} for part in (tensors, expected)]
+    if not all(heads):  # it may come and go
+        for part, auxiliary in zip((tensors, expected), heads, strict=True):
+            for key in auxiliary:
+                del part[key]
+    backbone_only = not any(key.startswith("head.") for key in tensors)
+    _missing(tensors, expected, network.config.variant, backbone_only, path)
+    return tensors
 
 
 def _missing(
-    tensors: Mapping[str, Tensor], model: SCTNet, backbone_only: bool, path: Path
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    variant: str,
+    backbone_only: bool,
+    path: Path,
 ) -> tuple[str, ...]:
     """Return the keys that a backbone file leaves new; raise for all else that does not fit."""
-    expected, variant = model.state_dict(), model.config.variant
     for key, tensor in tensors.items():
         if key not in expected:
             raise SctnetError(f"{path}: {_released_key(key)} does not exist in {variant}")
@@ -212,7 +225,7 @@ def read_checkpoint(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except SctnetError:
         raise
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise SctnetError(f"{path}: cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
         raise SctnetError(
@@ -220,7 +233,7 @@ def read_checkpoint(path: Path) -> object:
             "save its state_dict alone with torch.save"
         ) from error
     except Exception as error:
-        # A damaged file fails anywhere in the unpickler: IndexError, struct.error, AssertionError.
+        # A damaged file fails anywhere in the reader: OSError, IndexError, struct.error.
         raise SctnetError(
             f"{path}: not a whole PyTorch checkpoint; download or copy it again"
         ) from error

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sctnet.errors import SctnetError
 from sctnet.models.network import SegmentationNetwork
 
 
@@ -12,11 +13,16 @@ class Classifier(nn.Module):
     The paper pre-trains its backbones so (Table 7); the authors' head is unknown, neither paper nor
     released code shows it. This one is that of ConvNeXt: pooling, layer norm, linear.
     ``classifier(images)`` maps normalised RGB images to logits. What of ``network`` is no backbone
-    is dropped from it. Raises :class:`SctnetError` for a network that shows no stage 4 alone.
+    is dropped from it. Raises :class:`SctnetError` for one that cannot classify.
     """
 
     def __init__(self, network: SegmentationNetwork, num_classes: int) -> None:
         super().__init__()
+        if not network.can_classify:
+            raise SctnetError(
+                f"model.variant: {network.config.variant} cannot be trained as a classifier; "
+                "choose an SCTNet, such as sctnet-s"
+            )
         network.drop_all_but_backbone()
         self.network = network
         self.norm = nn.LayerNorm(network.widths.stage4, eps=1e-6)

@@ -71,6 +71,8 @@ class SegmentationNetwork(nn.Module, ABC):
     recomputes_stages: bool = False
     """Whether training computes stages 3 and 4 again for their gradients, which saves memory."""
 
+    can_classify: bool = False
+    """Whether the backbone ends with stage 4, so that it can learn in a classifier."""
     logits_stride: int
     """How many pixels of an image a pixel of the logits stands for, in each direction."""
     backbone_parts: tuple[str, ...]
@@ -92,15 +94,9 @@ class SegmentationNetwork(nn.Module, ABC):
         """Map normalised RGB images to logits of their size."""
         return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
 
-    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c4 h32 w32"]:  # noqa: ARG002
-        """Return stage 4 alone, which is all that a classifier reads.
-
-        Raises :class:`SctnetError` for a network whose backbone does not end there.
-        """
-        raise SctnetError(
-            f"model.variant: {self.config.variant} cannot be trained as a classifier; "
-            "choose an SCTNet, such as sctnet-s"
-        )
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c4 h32 w32"]:
+        """Return stage 4 alone, which is all that a classifier reads; if it ``can_classify``."""
+        raise NotImplementedError
 
     def drop_all_but_backbone(self) -> None:
         """Remove context module and heads, and what :meth:`features` needs of them."""

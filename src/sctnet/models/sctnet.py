@@ -46,6 +46,7 @@ class SCTNet(SegmentationNetwork):
     """
 
     config: SCTNetConfig
+    can_classify = True
     logits_stride = 8
     backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4")
     context_parts = ("dappm",)  # as released

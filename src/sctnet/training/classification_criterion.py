@@ -60,7 +60,8 @@ class ClassificationCriterion(Criterion):
         mix = self._drawn_mix(batch.image.shape[2])
         if mix is not None:
             pixels, targets = mix.images(pixels), mix.targets(targets)
-        images = self.preparation(pixels).contiguous(memory_format=torch.channels_last)
+        images = (pixels - self.preparation.mean) / self.preparation.std
+        images = images.contiguous(memory_format=torch.channels_last)
         pooled = self._pooled(images)
         losses = {"loss_main": soft_cross_entropy(self.model.linear(pooled), targets) / share}
         if self.teaching is not None:

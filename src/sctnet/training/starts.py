@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sctnet.conversion import released_tensors
+from sctnet.conversion import released_start
 from sctnet.models import SCTNet, SegmentationNetwork
 from sctnet.starting import IMAGENET, fill, load_start
 from sctnet.training.teacher_conversion import load_encoder
@@ -52,10 +52,9 @@ def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Star
 
 
 def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:
-    if not isinstance(model, SCTNet):
-        return load_encoder(model, path)
-    tensors = released_tensors(path)
-    return fill(model, {k: v for k, v in tensors.items() if ".classifier." not in k}, str(path))
+    if isinstance(model, SCTNet):
+        return fill(model, released_start(path, model), str(path))
+    return load_encoder(model, path)
 
 
 def _sha256(file: Path | None) -> str | None:
