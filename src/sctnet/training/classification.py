@@ -17,7 +17,7 @@ from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.preparation import Preparation
-from sctnet.processes import Processes
+from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification_criterion import ClassificationCriterion
 from sctnet.training.recipe import ClassificationRecipe
 from sctnet.training.schedule import cosine_schedule, rate_factor
@@ -124,6 +124,11 @@ class ClassificationTask(Task[Classifier]):
         recipe = self.recipe
         if self.folder is None:
             return None
+        if launched_processes().machines > 1:
+            raise SctnetError(
+                "teacher.cached: processes on several machines cannot share the file of answers; "
+                "set it to false"
+            )
         assert recipe.teacher is not None
         assert recipe.augmentation.fixed_crops is not None
         views = len(self.data) * recipe.augmentation.fixed_crops
