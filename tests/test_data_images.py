@@ -137,7 +137,7 @@ def test_a_large_file_is_not_held_beside_its_pixels(
     path = tmp_path / "large.png"
     path.write_bytes(PNG)
     monkeypatch.setattr(images, "_LARGE_FILE", len(PNG))
-    monkeypatch.setattr(images, "_read_bytes", None)
+    monkeypatch.setattr(images, "read_bytes", None)
     assert (read_image(path) == RGB).all()
 
 

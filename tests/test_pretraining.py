@@ -163,6 +163,11 @@ def test_wrong_settings_are_named(pictures: Path, setting: str, named: str) -> N
     assert named in str(caught.value)
 
 
+def test_a_scale_is_of_segmentations_alone() -> None:
+    with pytest.raises(SctnetError, match=r"--scale.*is a classification"):
+        load_recipe("imagenet/sctnet-s_300e", scale="camvid")
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [

@@ -48,7 +48,7 @@ def recorded(stream, number):
 def remembered(learner, *arguments, **options):
     build(learner, *arguments, **options)
     learners.append(learner)
-    learner.before = {key: value.clone() for key, value in learner.task.state_dict().items()}
+    learner.before = {key: value.clone() for key, value in learner.criterion.state_dict().items()}
 
 TrainingStream.load, Learner.__init__ = recorded, remembered
 recipe = load_recipe("synthetic/sctnet-tiny", sys.argv[2:])
@@ -59,7 +59,7 @@ if recipe.alignment is not None:
         create_model("sctnet-tiny", 11), open_dataset("synthetic", ["train"]).classes
     )
 trainer.train(recipe, out, teacher=teacher)
-after = learners[0].task.state_dict()
+after = learners[0].criterion.state_dict()
 moved = [key for key, value in learners[0].before.items() if not torch.equal(value, after[key])]
 (out / f"seen{rank}.json").write_text(json.dumps({"seen": seen, "moved": moved}))
 """

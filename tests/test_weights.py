@@ -392,7 +392,10 @@ def test_a_hub_id_is_downloaded_without_pickles(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert equal(load_model("owner/name").state_dict(), load_model(saved).state_dict())
-    files = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    files = [
+        "README.md", "classifier.safetensors", "config.json", "model.safetensors",
+        "preprocessor_config.json",
+    ]  # fmt: skip
     assert set(map(str, asked)) == {str(("owner/name", files))}
 
 

@@ -12,7 +12,7 @@ def plot(
         Path | None, typer.Option(help=".png, .svg or .pdf; default: curves.png in the run.")
     ] = None,
 ) -> None:
-    """Draw a run's loss, learning rate and validation mIoU over its iterations."""
+    """Draw a run's loss, learning rate and validation score over its iterations."""
     from sctnet.pictures.plots import training_curves
     from sctnet.training.run_folder import RunFolder, read_metrics
 

@@ -1,7 +1,8 @@
 """Plots of a run: what is confused with what, and how the training went."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,17 +67,23 @@ def _print_numbers(axes: "Axes", percent: Float64[np.ndarray, "k k"]) -> None:
 
 
 def training_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Draw loss, mIoU and learning rate over the steps, as far as the records hold them.
+    """Draw loss, score and learning rate over the steps, as far as the records hold them.
 
     ``records`` are the lines of a run's ``metrics.jsonl``: each has ``step`` and some of ``loss``,
-    ``learning_rate`` and ``miou`` (a fraction). Raises :class:`SctnetError` where none has any.
+    ``learning_rate`` and ``miou`` or ``top1`` (fractions). Raises :class:`SctnetError` where none
+    has any.
     """
     from matplotlib.figure import Figure
 
-    painters = {"loss": _paint_loss, "miou": _paint_miou, "learning_rate": _paint_rate}
+    painters: dict[str, Callable[..., None]] = {
+        "loss": _paint_loss,
+        "miou": partial(_paint_score, "mIoU"),
+        "top1": partial(_paint_score, "top-1"),
+        "learning_rate": _paint_rate,
+    }
     curves = {key: curve for key in painters if len(curve := _curve(records, key))}
     if not curves:
-        raise SctnetError("the metrics hold no loss, miou or learning_rate to draw; train first")
+        raise SctnetError("the metrics hold no loss, score or learning_rate to draw; train first")
     ratios = [1 if key == "learning_rate" else 2 for key in curves]
     figure = Figure(figsize=(8, 1.1 + 1.35 * sum(ratios)), dpi=150, layout="constrained")
     panels = figure.subplots(
@@ -111,14 +118,14 @@ def _paint_loss(axes: "Axes", curve: Float64[np.ndarray, "n 2"]) -> None:
     axes.legend(frameon=False)
 
 
-def _paint_miou(axes: "Axes", curve: Float64[np.ndarray, "n 2"]) -> None:
-    steps, miou = curve[:, 0], 100 * curve[:, 1]
-    best = int(np.argmax(miou))
-    axes.plot(steps, miou, color=_ORANGE, marker="o", markersize=3.5)
-    axes.axhline(miou[best], color=_GREY, linestyle=":", linewidth=1)
-    text = f"best {miou[best]:.1f} %, at step {steps[best]:.0f}; last {miou[-1]:.1f} %"
+def _paint_score(words: str, axes: "Axes", curve: Float64[np.ndarray, "n 2"]) -> None:
+    steps, score = curve[:, 0], 100 * curve[:, 1]
+    best = int(np.argmax(score))
+    axes.plot(steps, score, color=_ORANGE, marker="o", markersize=3.5)
+    axes.axhline(score[best], color=_GREY, linestyle=":", linewidth=1)
+    text = f"best {score[best]:.1f} %, at step {steps[best]:.0f}; last {score[-1]:.1f} %"
     axes.text(0.99, 0.06, text, ha="right", transform=axes.transAxes)
-    axes.set_ylabel("mIoU (%)")
+    axes.set_ylabel(f"{words} (%)")
 
 
 def _paint_rate(axes: "Axes", curve: Float64[np.ndarray, "n 2"]) -> None:

@@ -259,6 +259,8 @@ def load_recipe(
             raise SctnetError(
                 f"--scale: there is no {scale}: choose of {', '.join(shipped_scales())}"
             )
+        if fields.get("task") == "classification":
+            raise SctnetError(f"--scale: {path} is a classification; set augmentation.crop instead")
         fields = merged(fields, _read(_shipped_folder() / "scales" / f"{scale}.yaml"))
     if student is not None:
         fields["model"] = {"variant": student}
