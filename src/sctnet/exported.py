@@ -1,0 +1,62 @@
+"""What an exported file says of itself: the text under ``sctnet`` in its metadata."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sctnet.errors import SctnetError
+from sctnet.weights import ModelConfig, first_message
+
+METADATA_KEY = "sctnet"
+"""Of ONNX metadata_props, and of OpenVINO's rt_info."""
+
+_MOST_CHARACTERS = 1_000_000  # a thousand class names and colours take some 50,000
+
+Output = Literal["labels", "logits", "probabilities", "logits8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Side = Annotated[int, Field(ge=1)]
+
+
+class ExportedConfig(BaseModel):
+    """All that is needed to use an exported file as the model folder that it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    model: ModelConfig
+    output: Output
+    """``labels``, ``logits`` and ``probabilities`` at the picture's size; ``logits8`` at the
+    network's own stride."""
+    precision: Precision
+    size: tuple[Side, Side] | None
+    """Height and width of the only pictures that it takes; None: any."""
+    batch: Annotated[int, Field(ge=1)] | None
+    """How many pictures it takes, no fewer and no more; None: any number."""
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of the model.safetensors that it was made from."""
+    sctnet: str
+    """The version that made it."""
+
+    @classmethod
+    def from_text(cls, text: str | None, file: object) -> "ExportedConfig":
+        """Read what stands in the metadata of ``file``; None stands for no such entry.
+
+        Raises :class:`SctnetError`, which names the file, for anything else.
+        """
+        if text is None:
+            raise SctnetError(
+                f"{file}: not made by `sctnet export`, so its classes and the way to prepare "
+                "pictures are unknown: export the model folder"
+            )
+        if len(text) > _MOST_CHARACTERS:
+            raise SctnetError(
+                f"{file}: its description has {len(text):,} characters, which no export writes: "
+                "export the model folder again"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SctnetError(
+                f"{file}: its description is not one that this version reads "
+                f"({first_message(error)}): export the model folder again"
+            ) from error
