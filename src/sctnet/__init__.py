@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sctnet.conversion import convert_checkpoint as convert_checkpoint
     from sctnet.errors import SctnetError as SctnetError
+    from sctnet.export.exporting import export_model as export_model
     from sctnet.inference.segmenter import Segmentation as Segmentation
     from sctnet.inference.segmenter import Segmenter as Segmenter
     from sctnet.models import create_model as create_model
@@ -19,6 +20,7 @@ _HOMES = {
     "SctnetError": "sctnet.errors",
     "convert_checkpoint": "sctnet.conversion",
     "create_model": "sctnet.models",
+    "export_model": "sctnet.export.exporting",
     "load_model": "sctnet.weights",
     "save_model": "sctnet.weights",
 }

@@ -5,7 +5,7 @@ that a network works at: validation, evaluation, prediction and export all pass 
 they cannot differ. Training draws its crops around the same working size.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]
+Side = Any
+"""A number of pixels: an int, or a symbol that stands for one while a graph is exported."""
 
 
 class WorkingSize(BaseModel):
@@ -51,19 +53,40 @@ class WorkingSize(BaseModel):
         bound = "" if self.longest is None else f", at most {self.longest}"
         return self.rule + sizes.get(self.rule, f" {self.pixels}{bound}")
 
-    def apply(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) at which a picture of this size is processed."""
+    def apply(self, height: Side, width: Side) -> tuple[Side, Side]:
+        """Return the (height, width) at which a picture of this size is processed.
+
+        In integers, halves rounded up as the released code does: so any runtime computes the very
+        same size, and the symbolic sides of a graph that is exported for pictures of any size pass
+        through here too.
+        """
         if self.rule == "fixed":
             assert self.height is not None
             assert self.width is not None
             return self.height, self.width
         if self.pixels is None:
             return height, width
-        side = min(height, width) if self.rule == "shorter-side" else max(height, width)
-        scale = self.pixels / side
-        if self.longest is not None:
-            scale = min(scale, self.longest / max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        shorter, longer = _smaller(height, width), _larger(height, width)
+        side = shorter if self.rule == "shorter-side" else longer
+        size = _scaled(height, self.pixels, side), _scaled(width, self.pixels, side)
+        if self.longest is None:
+            return size
+        # The smaller of two scales, on each side: rounding keeps their order.
+        bounds = _scaled(height, self.longest, longer), _scaled(width, self.longest, longer)
+        return _smaller(size[0], bounds[0]), _smaller(size[1], bounds[1])
+
+
+def _scaled(length: Side, pixels: int, side: Side) -> Side:
+    """Return length * pixels / side, rounded, at least 1."""
+    return _larger(1, (2 * length * pixels + side) // (2 * side))
+
+
+def _smaller(first: Side, second: Side) -> Side:
+    return torch.sym_min(first, second)  # type: ignore[no-untyped-call]
+
+
+def _larger(first: Side, second: Side) -> Side:
+    return torch.sym_max(first, second)  # type: ignore[no-untyped-call]
 
 
 class PreparationConfig(BaseModel):

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from sctnet.cli import convert, data, demo, evaluate, models, plot, predict, recipes, train
+from sctnet.cli import convert, data, demo, evaluate, export, models, plot, predict, recipes, train
 from sctnet.errors import SctnetError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)

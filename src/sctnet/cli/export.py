@@ -1,0 +1,56 @@
+"""``sctnet export``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model folder, bundled name or hub id.")],
+    out: Annotated[Path, typer.Option(help="The file: .onnx, .xml, .pt2 or .engine.")] = ...,  # type: ignore[assignment]
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="onnx, openvino, torch or tensorrt.")
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
+    output: Annotated[
+        str,
+        typer.Option(
+            help="What the file gives: labels, logits or probabilities of every pixel, "
+            "or logits8, those of the network's own stride."
+        ),
+    ] = "labels",
+    size: Annotated[
+        str | None, typer.Option(help="Take pictures of this HEIGHTxWIDTH only; default: any.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Take exactly so many at a time; default: any number.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Compare with PyTorch on this folder's pictures, not on drawn streets."),
+    ] = None,
+) -> None:
+    """Write a model as one file that runs without this package, proven equal to it.
+
+    It takes RGB bytes, N x H x W x 3; resizing and normalisation are inside. A file that differs
+    from PyTorch by more than its precision explains is not written.
+    """
+    from sctnet.export.exporting import export_model
+
+    chosen: dict[str, Any] = {"format": format, "precision": precision, "output": output}
+    report = export_model(
+        model, out, **chosen, size=_height_width(size), batch=batch, images=images
+    )
+    print(report)  # noqa: T201
+
+
+def _height_width(text: str | None) -> tuple[int, int] | None:
+    from sctnet.errors import SctnetError
+
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise SctnetError(f"--size {text}: give height and width in pixels, as in 512x1024")
+    return int(height), int(width)

@@ -1,0 +1,192 @@
+"""From a model to a file that runs without this package, proven equal before it appears."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import ValidationError
+
+from sctnet.errors import SctnetError
+from sctnet.export import onnx_format
+from sctnet.export.parity import (
+    LIMITS,
+    Parity,
+    Reference,
+    Run,
+    batches_for,
+    compare,
+    refuse_difference,
+)
+from sctnet.exported import ExportedConfig, Output, Precision
+from sctnet.models import SegmentationNetwork
+from sctnet.weights import (
+    WEIGHTS_FILE,
+    find_model,
+    first_message,
+    load_config,
+    load_model,
+    save_model,
+)
+
+Format = Literal["onnx", "openvino", "torch", "tensorrt"]
+
+
+class FileKind(NamedTuple):
+    """One of the formats."""
+
+    suffixes: tuple[str, ...]
+    """Of the files that it consists of; the first is the one that is named."""
+    precisions: tuple[Precision, ...]
+    write: Callable[[SegmentationNetwork, ExportedConfig, Path], Run]
+    """Writes the file (its neighbours beside it) and returns what runs it."""
+
+
+KINDS: dict[Format, FileKind] = {
+    "onnx": FileKind((".onnx",), ("fp32", "fp16"), onnx_format.write),
+}
+MOST_PIXELS = 100_000_000
+"""Of a fixed size times a fixed batch."""
+
+
+class ExportReport(NamedTuple):
+    """What was written, and how it compares with PyTorch."""
+
+    file: Path
+    config: ExportedConfig
+    parity: Parity
+    megabytes: float
+
+    def __str__(self) -> str:
+        """Say it in two lines."""
+        height_width = self.config.size
+        size = "any size" if height_width is None else "x".join(map(str, height_width))
+        batch = "any number" if self.config.batch is None else f"{self.config.batch} at a time"
+        return (
+            f"{self.file}: {self.config.precision}, {self.config.output}, pictures of {size}, "
+            f"{batch}, {self.megabytes:.1f} MB\nBeside PyTorch: {self.parity}"
+        )
+
+
+def export_model(
+    model: str | os.PathLike[str] | SegmentationNetwork,
+    out: str | os.PathLike[str],
+    *,
+    format: Format = "onnx",  # noqa: A002 - the command's own word
+    precision: Precision = "fp32",
+    output: Output = "labels",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    images: str | os.PathLike[str] | None = None,
+) -> ExportReport:
+    """Write ``model`` (a folder, bundled name, hub id or network) as the file ``out``.
+
+    The file takes RGB bytes, N x H x W x 3, and gives ``labels`` (uint8, int32 above 255 classes),
+    ``logits`` or ``probabilities`` (float32) at the pictures' size, or ``logits8``, the logits at
+    the network's own stride. Pictures may have any size and number, unless ``size`` (height, width)
+    and ``batch`` fix them. Resizing and normalisation are inside, as are the classes and all else
+    that the model's folder tells. The file is compared with PyTorch on the pictures of the folder
+    ``images``, or on drawn streets, before it appears; an earlier file of the name is replaced.
+
+    Raises :class:`SctnetError`, and leaves no file, for one that differs more than
+    :data:`sctnet.export.parity.LIMITS` allow, what does not go together, a missing package, a
+    model that cannot be loaded and a folder that cannot be written to.
+    """
+    file = Path(out)
+    kind = _checked_kind(format, precision, file)
+    with _beside(file) as beside:
+        folder = _folder_of(model, beside)
+        config = _configuration(folder, precision, output, size, batch)
+        network = load_model(folder)
+        written = beside / file.name
+        run = kind.write(network, config, written)
+        pictures = batches_for(config, None if images is None else Path(images))
+        parity = compare(run, Reference(network, config), pictures)
+        refuse_difference(parity, LIMITS[precision], file)
+        megabytes = _put_in_place(written, file, kind)
+    return ExportReport(file, config, parity, megabytes)
+
+
+def _checked_kind(name: str, precision: str, file: Path) -> FileKind:
+    if name not in KINDS:
+        raise SctnetError(f"unknown format {name!r}: choose one of {', '.join(KINDS)}")
+    kind = KINDS[name]
+    known = get_args(Precision)
+    if precision not in known:
+        raise SctnetError(f"unknown precision {precision!r}: choose one of {', '.join(known)}")
+    if precision not in kind.precisions:
+        others = [other for other in KINDS if precision in KINDS[other].precisions]
+        raise SctnetError(
+            f"{precision} does not go with {name}, which has {', '.join(kind.precisions)}: "
+            f"choose one of these, or --format {' or '.join(others)}"
+        )
+    if file.suffix != kind.suffixes[0]:
+        raise SctnetError(
+            f"{file}: the name of such a file ends in {kind.suffixes[0]}: "
+            f"give {file.with_suffix(kind.suffixes[0])}"
+        )
+    if file.is_dir():
+        raise SctnetError(f"{file}: is a folder: give the name of a file in it")
+    return kind
+
+
+@contextlib.contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """Give a folder beside ``file`` to work in, gone afterwards whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=file.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise SctnetError(
+            f"{file}: cannot be written ({error.strerror or error}); "
+            "give a file in an existing folder with space"
+        ) from error
+
+
+def _put_in_place(written: Path, file: Path, kind: FileKind) -> float:
+    """Rename the files, the named one last; return their size in megabytes."""
+    size = 0
+    for suffix in reversed(kind.suffixes):
+        part = written.with_suffix(suffix)
+        size += part.stat().st_size
+        part.replace(file.with_suffix(suffix))
+    return size / 1e6
+
+
+def _folder_of(model: Any, beside: Path) -> Path:
+    """Return the model's folder; a network in memory is saved to one."""
+    if isinstance(model, SegmentationNetwork):
+        return save_model(model, beside / "model")
+    if str(model).endswith((".onnx", ".xml", ".pt2")):
+        raise SctnetError(f"{model}: exported already: give the model folder that it was made from")
+    return find_model(model)
+
+
+def _configuration(
+    folder: Path, precision: Any, output: Any, size: Any, batch: Any
+) -> ExportedConfig:
+    with (folder / WEIGHTS_FILE).open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        config = ExportedConfig(
+            model=load_config(folder),
+            output=output,
+            precision=precision,
+            size=size,
+            batch=batch,
+            weights_sha256=sha256,
+            sctnet=version("sctnet"),
+        )
+    except ValidationError as error:
+        raise SctnetError(f"cannot export: {first_message(error)}") from error
+    height, width = config.size or (1, 1)
+    if height * width * (config.batch or 1) > MOST_PIXELS:
+        raise SctnetError(
+            f"{batch or 1} pictures of {height}x{width} are more than {MOST_PIXELS:,} pixels: "
+            "give a smaller --size or --batch"
+        )
+    return config

@@ -1,0 +1,87 @@
+"""The one graph that is exported: from the bytes of a picture to what is asked of it."""
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.nn import functional as F
+
+from sctnet.export.resizing import resized
+from sctnet.exported import Output, Precision
+from sctnet.models import SegmentationNetwork
+from sctnet.preparation import Preparation, PreparationConfig, Side
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,  # quantised afterwards
+}
+"""What the network itself computes in."""
+
+
+class PictureGraph(nn.Module):
+    """Preparation, network and answer, equal to :class:`sctnet.labelling.ImageToLabels`.
+
+    Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
+    ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the
+    network's own logits come beside the answer, to be compared.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        preparation: PreparationConfig,
+        output: Output,
+        dtype: torch.dtype = torch.float32,
+        inspected: bool = False,
+    ) -> None:
+        super().__init__()
+        self.preparation = Preparation(preparation)
+        self.network = network.fuse().to(dtype)
+        self.output = output
+        self.dtype = dtype
+        self.inspected = inspected
+
+    def forward(self, images: UInt8[Tensor, "n h w 3"]) -> tuple[Tensor, ...]:
+        """Return the answer, N x H x W or N x K x H x W, and perhaps the logits."""
+        size = images.shape[1], images.shape[2]
+        working = self.preparation.config.working_size.apply(*size)
+        prepared = self._prepared(images, working)
+        logits = self.network.features(prepared.to(self.dtype)).logits.float()
+        answer = self._answer(logits, (working, size))
+        return (answer, logits) if self.inspected else (answer,)
+
+    def _prepared(
+        self, images: UInt8[Tensor, "n h w 3"], working: tuple[Side, Side]
+    ) -> Float[Tensor, "n 3 hw ww"]:
+        pixels = images.float()  # first: some runtimes have bytes at their borders only
+        if _is_same(working, (images.shape[1], images.shape[2])):
+            pixels = pixels.permute(0, 3, 1, 2)
+        else:
+            pixels = resized(pixels, working, self.preparation.config.antialias)
+        return (pixels - self.preparation.mean) / self.preparation.std
+
+    def _answer(
+        self, logits: Float[Tensor, "n k h w"], sizes: tuple[tuple[Side, Side], ...]
+    ) -> Float[Tensor, "n k hs ws"] | Int[Tensor, "n hs ws"] | UInt8[Tensor, "n hs ws"]:
+        if self.output == "logits8":
+            return logits
+        for number, size in enumerate(sizes):
+            if number == 0 or not _is_same(sizes[number - 1], size):
+                logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        if self.output == "logits":
+            return logits
+        if self.output == "probabilities":
+            return logits.softmax(1)
+        # Of equal logits the lowest class, in every runtime (tested).
+        return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 255 else torch.int32)
+
+
+def _is_same(first: tuple[Side, Side], second: tuple[Side, Side]) -> bool:
+    """Say whether two sizes are known to be the same, whatever picture comes.
+
+    Where they are the same for some pictures only, a resize that changes nothing stays in the
+    graph: it returns exactly what it is given.
+    """
+    return all(statically_known_true(a == b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,157 @@
+"""From a traced graph to an ONNX model, by PyTorch's own (dynamo) exporter."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sctnet.errors import SctnetError
+from sctnet.export.graph import DTYPES, PictureGraph
+from sctnet.export.parity import Batch, Run
+from sctnet.export.programs import quiet_exporters, trace
+from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.models import SegmentationNetwork
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+"""The oldest that has all operators of our graphs; whatever runtime is still in use reads it."""
+
+INPUT = "images"
+LOGITS = "inspected_logits"
+"""The name of the network's own logits, in a model that shows them to be compared."""
+
+_AXES = {INPUT: ("batch", "height", "width"), "labels": ("batch", "height", "width")}
+_FOLDED = 1 << 24  # bytes; the kernels that an attention uses a second time, turned around
+
+
+def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
+    """Write an ONNX file; return what runs it in ONNX Runtime on the CPU."""
+    required("onnxruntime")
+    inspected = onnx_model(network, config)
+    file.write_bytes(without_logits(inspected).SerializeToString())
+    return run_onnx(file, inspected)
+
+
+def run_onnx(file: Path, inspected: onnx.ModelProto) -> Run:
+    """Return what runs a file, and the model with its logits shown, in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    def session(content: bytes) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    whole, shown = session(file.read_bytes()), session(inspected.SerializeToString())
+
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        (answer,) = whole.run(None, {INPUT: batch})
+        return answer, shown.run(None, {INPUT: batch})[-1]
+
+    return run
+
+
+def onnx_model(network: SegmentationNetwork, config: ExportedConfig) -> onnx.ModelProto:
+    """Return the model whose logits are shown beside its answer; see :func:`without_logits`.
+
+    The model is checked by ``onnx.checker`` (with its shape inference) and describes itself under
+    the key ``sctnet``, and in plain words for those who have not this package. Constants are
+    folded, which is exact; nothing else is simplified. Raises :class:`SctnetError` where a package
+    is missing, or a network has an operator that ONNX has not.
+    """
+    checker = required("onnx").checker
+    required("onnxscript")
+    inspected = config.output != "logits8"
+    graph = PictureGraph(
+        network, config.model.preparation, config.output, DTYPES[config.precision], inspected
+    )
+    program = trace(graph, config.size, config.batch)
+    names = [config.output.removesuffix("8"), LOGITS][: 1 + inspected]
+    try:
+        with quiet_exporters():
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=[INPUT], output_names=names,
+            )  # fmt: skip
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise SctnetError(
+            f"{config.model.network.variant}: cannot be written as ONNX "
+            f"({str(error).strip().splitlines()[0]}); --format torch may do"
+        ) from error
+    assert exported is not None
+    _fold_constants(exported.model)
+    model: onnx.ModelProto = exported.model_proto
+    _forget_origin(model)
+    _name_axes(model, config)
+    _describe(model, config)
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def without_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its answer as the only output."""
+    import onnx
+
+    answer_alone = onnx.ModelProto()
+    answer_alone.CopyFrom(model)
+    del answer_alone.graph.output[1:]
+    return answer_alone
+
+
+def required(package: str, extra: str = "onnx") -> Any:
+    """Import a package of an extra; raises :class:`SctnetError` that tells how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise SctnetError(
+            f'this export needs the package {package}: pip install "sctnet[{extra}]"'
+        ) from error
+
+
+def _fold_constants(model: Any) -> None:
+    from onnxscript import optimizer
+
+    with quiet_exporters():
+        optimizer.fold_constants(
+            model, input_size_limit=_FOLDED, output_size_limit=_FOLDED, onnx_shape_inference=False
+        )
+        optimizer.remove_unused_nodes(model)
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of every node: names and places of the code it came from."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.value_info[:]
+
+
+def _name_axes(model: onnx.ModelProto, config: ExportedConfig) -> None:
+    """Give free sizes the names that people look for."""
+    for value in (*model.graph.input, *model.graph.output):
+        names = _AXES.get(value.name, ("batch", "classes", "height", "width"))
+        if value.name == LOGITS or (config.output == "logits8" and value.name == "logits"):
+            names = ("batch", "classes", "logits_height", "logits_width")
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, name in zip(dimensions, names, strict=False):
+            if not dimension.HasField("dim_value"):
+                dimension.dim_param = name
+
+
+def _describe(model: onnx.ModelProto, config: ExportedConfig) -> None:
+    model.producer_name, model.producer_version = "sctnet", config.sctnet
+    model.doc_string = (
+        f"{config.model.network.variant}: RGB bytes (N x H x W x 3) in, {config.output} out."
+    )
+    properties = {
+        METADATA_KEY: config.model_dump_json(),
+        "classes": "\n".join(config.model.classes),
+        "precision": config.precision,
+        "terms": config.model.terms or "",
+    }
+    for key, value in properties.items():
+        model.metadata_props.add(key=key, value=value)

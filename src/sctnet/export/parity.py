@@ -1,0 +1,156 @@
+"""The proof of an exported file: the same pictures through it and through PyTorch."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from sctnet.data.images import read_image
+from sctnet.data.synthetic import SyntheticStreets
+from sctnet.errors import SctnetError
+from sctnet.exported import ExportedConfig, Precision
+from sctnet.inference.files import find_pictures
+from sctnet.labelling import ImageToLabels, label_map
+from sctnet.models import SegmentationNetwork
+
+Batch = UInt8[np.ndarray, "n h w 3"]
+Run = Callable[[Batch], tuple[np.ndarray, np.ndarray]]
+"""Gives the answer of an exported file, and the logits at the network's own stride behind it."""
+
+SIZES = ((181, 243), (240, 97), (360, 480))
+"""Height and width of the streets that are drawn where there are no pictures."""
+MOST_PICTURES = 20
+"""Of a folder, evenly spread."""
+
+
+class Limit(NamedTuple):
+    """What an export has to reach."""
+
+    equal_labels: float
+    """The least share of pixels with PyTorch's own label."""
+    difference: float
+    """The largest difference of a logit, as a share of the largest logit."""
+
+
+LIMITS: dict[Precision, Limit] = {
+    "fp32": Limit(0.9999, 1e-4),
+    "fp16": Limit(0.995, 0.05),
+    "bf16": Limit(0.97, 0.25),
+}
+"""Several times what was measured of our networks, trained and with random weights."""
+
+
+class Parity(NamedTuple):
+    """How an exported file compares with PyTorch in float32."""
+
+    equal_labels: float
+    """The share of pixels with the same label."""
+    largest_difference: float
+    """Of the logits (and of the probabilities, where they are the answer)."""
+    largest_logit: float
+    pictures: int
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{100 * self.equal_labels:.4f} % equal labels, largest logit difference "
+            f"{self.largest_difference:.2g} (of {self.largest_logit:.3g}), {self.pictures} pictures"
+        )
+
+
+class Reference:
+    """PyTorch's own answer: the network as it was saved, prepared and resized without a graph."""
+
+    def __init__(self, network: SegmentationNetwork, config: ExportedConfig) -> None:
+        self.whole = ImageToLabels(network.eval(), config.model.preparation)
+        self.output = config.output
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the answer, the labels, and the logits at the network's own stride."""
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+        with torch.inference_mode():
+            prepared = self.whole.preparation(images)
+            logits = self.whole.logits(prepared)
+            if self.output == "logits8":
+                return logits, logits.argmax(1), logits
+            sizes = [(size[2], size[3]) for size in (prepared.shape, images.shape)]
+            labels = label_map(logits, *sizes)
+            if self.output == "labels":
+                return labels, labels, logits
+            answer = logits
+            for size in sizes:
+                answer = F.interpolate(answer, size, mode="bilinear", align_corners=False)
+            return (answer.softmax(1) if self.output == "probabilities" else answer), labels, logits
+
+
+def compare(run: Run, reference: Reference, batches: Iterable[Batch]) -> Parity:
+    """Run an exported file and PyTorch on the same pictures."""
+    equal = pixels = pictures = 0
+    difference = largest = 0.0
+    for batch in batches:
+        answer, labels, logits = reference(batch)
+        theirs, their_logits = (torch.from_numpy(array) for array in run(batch))
+        is_labels = reference.output == "labels"
+        their_labels = theirs if is_labels else theirs.argmax(1)
+        if their_labels.shape != labels.shape:
+            raise SctnetError(
+                f"the exported file gives {tuple(their_labels.shape)} labels instead of "
+                f"{tuple(labels.shape)}: report this, and use --format torch until then"
+            )
+        equal += int((their_labels.long() == labels.long()).sum())
+        pixels += labels.numel()
+        pictures += len(batch)
+        gaps = [their_logits.float() - logits] + ([] if is_labels else [theirs.float() - answer])
+        # What is no number stays none: NaN is larger than nothing and fails every limit.
+        difference = float(np.max([difference, *(float(gap.abs().max()) for gap in gaps)]))
+        largest = max(largest, float(logits.abs().max()))
+    return Parity(equal / pixels, difference, largest, pictures)
+
+
+def refuse_difference(parity: Parity, limit: Limit, file: Path) -> None:
+    """Raise :class:`SctnetError` unless the limit is held."""
+    reached = parity.equal_labels >= limit.equal_labels
+    if not (reached and parity.largest_difference <= limit.difference * parity.largest_logit):
+        raise SctnetError(
+            f"{file}: not written, it differs from PyTorch ({parity}; needed are "
+            f"{100 * limit.equal_labels:g} % and {100 * limit.difference:g} % of the largest "
+            "logit): choose another precision or format"
+        )
+
+
+def batches_for(config: ExportedConfig, folder: Path | None) -> Iterator[Batch]:
+    """Give the pictures to compare on: of a folder, or drawn streets.
+
+    A file for any size sees each picture at its own, one for a fixed size at that; one for any
+    number of pictures sees them alone and in pairs.
+    """
+    pictures = _drawn(config) if folder is None else _of_folder(folder)
+    for number, picture in enumerate(pictures):
+        if config.size is not None and picture.shape[:2] != config.size:
+            size = config.size[::-1]
+            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+        # The second picture of a pair is the first one's mirror image, the third the first again.
+        count = config.batch or 1 + (number + 1) % 2
+        mirrored = [picture if place % 2 == 0 else picture[:, ::-1] for place in range(count)]
+        yield np.ascontiguousarray(np.stack(mirrored))
+
+
+def _drawn(config: ExportedConfig) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    sizes = SIZES if config.size is None else [config.size]
+    for number, size in enumerate(sizes):
+        yield SyntheticStreets(7, number + 1, size).image(number)
+
+
+def _of_folder(folder: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    found, failures = find_pictures([str(folder)], Path())
+    if failures:
+        raise SctnetError(failures[0])
+    step = -(-len(found) // MOST_PICTURES)
+    for picture in found[::step]:
+        yield read_image(picture.path)
