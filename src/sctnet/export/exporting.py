@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
-from sctnet.export import onnx_format
+from sctnet.export import onnx_format, openvino_format
 from sctnet.export.parity import (
     LIMITS,
     Parity,
@@ -48,6 +48,7 @@ class FileKind(NamedTuple):
 
 KINDS: dict[Format, FileKind] = {
     "onnx": FileKind((".onnx",), ("fp32", "fp16"), onnx_format.write),
+    "openvino": FileKind((".xml", ".bin"), ("fp32", "fp16", "bf16"), openvino_format.write),
 }
 MOST_PIXELS = 100_000_000
 """Of a fixed size times a fixed batch."""

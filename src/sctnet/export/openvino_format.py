@@ -1,0 +1,65 @@
+"""OpenVINO's own files, an .xml and a .bin, made from the ONNX model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sctnet.export.onnx_format import onnx_model, required
+from sctnet.export.parity import Batch, Run
+from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.models import SegmentationNetwork
+
+if TYPE_CHECKING:
+    import openvino
+
+
+def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
+    """Write an .xml and its .bin; return what runs them on the CPU.
+
+    In ``fp16`` the network is float16, which halves the file; a CPU computes it in float32 all the
+    same. ``bf16`` is no kind of file: it is noted, for who loads it to ask for.
+    """
+    openvino = required("openvino", "openvino")
+    model = openvino_model(network, config)
+    inspected = model.clone()
+    without_logits(model)
+    openvino.save_model(model, file, compress_to_fp16=False)
+    return run_openvino(file, inspected, config)
+
+
+def openvino_model(network: SegmentationNetwork, config: ExportedConfig) -> openvino.Model:
+    """Return the model whose logits are shown beside its answer; see :func:`without_logits`."""
+    runtime = required("openvino", "openvino")
+    in_file = "fp16" if config.precision == "fp16" else "fp32"
+    content = onnx_model(network, config.model_copy(update={"precision": in_file}))
+    model: openvino.Model = runtime.Core().read_model(content.SerializeToString(), b"")
+    model.set_rt_info(config.model_dump_json(), [METADATA_KEY])
+    model.set_rt_info(", ".join(config.model.classes), ["classes"])
+    return model
+
+
+def without_logits(model: openvino.Model) -> None:
+    """Take out the outputs behind the first."""
+    for result in model.get_results()[1:]:
+        model.remove_result(result)
+
+
+def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) -> Run:
+    """Return what runs a file, and the model with its logits shown, on the CPU."""
+    import openvino
+
+    core = openvino.Core()
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    hint = "bf16" if config.precision == "bf16" and has_bf16 else "f32"
+    whole, shown = (
+        core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        for model in (core.read_model(file), inspected)
+    )
+
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        return whole(batch)[0], shown(batch)[len(shown.outputs) - 1]
+
+    return run
