@@ -17,8 +17,7 @@ from torch.nn import functional as F
 import sctnet
 from sctnet.data import images as image_files
 from sctnet.data.run_lengths import Runs, decode_runs
-from sctnet.inference import planning
-from sctnet.inference import segmenter as segmenter_module
+from sctnet.inference import planning, torch_runtime
 from sctnet.inference.batching import batches
 from sctnet.inference.outlines import outlines
 from sctnet.inference.segmentation import Segmentation
@@ -94,13 +93,13 @@ def test_pictures_of_one_working_size_pass_together(tmp_path, monkeypatch):
     together = sctnet.Segmenter(model, "cpu")
     images = [street(30, 40, 1), street(60, 80, 2), street(90, 70, 3)]
     passed = []
-    logits = together._labeller.logits
+    logits = together.runtime._logits
 
     def counted(prepared):
         passed.append(len(prepared))
         return logits(prepared)
 
-    monkeypatch.setattr(together._labeller, "logits", counted)
+    monkeypatch.setattr(together.runtime, "_logits", counted)
     results = together(images)
     assert passed == [3]
     for image, result in zip(images, results, strict=True):
@@ -250,7 +249,7 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
     model, image = saved(tmp_path, rule), street(150, 131)
     plain = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     monkeypatch.setattr(planning, "LARGE_PICTURE", 5000)
-    monkeypatch.setattr(segmenter_module, "LARGE_PICTURE", 5000)
+    monkeypatch.setattr(torch_runtime, "LARGE_PICTURE", 5000)
     monkeypatch.setattr("sctnet.inference.tiling._BAND_PIXELS", 2000)
     banded = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     assert (banded.labels == plain.labels).mean() > 0.9995  # ties may turn by rounding

@@ -20,13 +20,16 @@ from sctnet.data.dataset import FileDataset
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.labelling import AveragedToLabels, ImageToLabels
+from sctnet.inference.predictor import Predictor
+from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.labelling import ImageToLabels
 from sctnet.models import create_model
 from sctnet.preparation import PreparationConfig, WorkingSize
 from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.trainer import train
+from sctnet.weights import ModelConfig
 
 CONFIG = AugmentationConfig(crop=(32, 40))
 STREETS = SyntheticStreets(0, 7, (48, 64))
@@ -223,6 +226,7 @@ COMPILED = """
 import sys, torch
 from sctnet.training.recipe import load_recipe
 from sctnet.training.trainer import train
+from sctnet.weights import ModelConfig
 
 calls = []
 
@@ -281,33 +285,44 @@ class Mirror(nn.Module):
 PICTURES = torch.from_numpy(np.stack([STREETS.image(k) for k in range(2)])).permute(0, 3, 1, 2)
 
 
+def averaged(network, pictures, classes, preparation=None, **options):
+    """Label pictures, N x 3 x H x W, as a segmenter does."""
+    config = ModelConfig(
+        network=create_model("sctnet-tiny", classes).config,
+        classes=tuple("abcde"[:classes]),
+        preparation=preparation or PreparationConfig(),
+    )
+    runtime = TorchRuntime(create_model("sctnet-tiny", classes), config.preparation, "cpu")
+    runtime.labeller.network = network
+    predictor = Predictor(runtime, config, None, None, **options)
+    images = [np.ascontiguousarray(image) for image in pictures.permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack(predictor.labels(images)))
+
+
 def test_one_scale_without_flip_is_plain() -> None:
     network = create_model("sctnet-tiny", 5).eval()
-    plain, averaged = (
-        kind(network, PreparationConfig()) for kind in (ImageToLabels, AveragedToLabels)
-    )
+    plain = ImageToLabels(network.fuse(), PreparationConfig())
     with torch.inference_mode():
-        assert torch.equal(plain(PICTURES), averaged(PICTURES))
+        assert torch.equal(plain(PICTURES), averaged(network, PICTURES, 5))
 
 
 def test_a_mirrored_picture_of_a_symmetric_network_changes_nothing() -> None:
-    plain = ImageToLabels(Mirror(), PreparationConfig())
-    flipped = AveragedToLabels(Mirror(), PreparationConfig(), flip=True)
-    assert (plain(PICTURES) == flipped(PICTURES)).float().mean() > 0.999
+    plain = averaged(Mirror(), PICTURES, 3)
+    assert (plain == averaged(Mirror(), PICTURES, 3, flip=True)).float().mean() > 0.999
     network = create_model("sctnet-tiny", 5).eval()
-    both = AveragedToLabels(network, PreparationConfig(), scales=(0.5, 1.0), flip=True)
-    with torch.inference_mode():
-        labels, mirrored = both(PICTURES), both(PICTURES.flip(3)).flip(2)
-    assert (labels == mirrored).float().mean() > 0.999
+    labels, mirrored = (
+        averaged(network, pictures, 5, scales=(0.5, 1.0), flip=True)
+        for pictures in (PICTURES, PICTURES.flip(3))
+    )
+    assert (labels == mirrored.flip(2)).float().mean() > 0.999
 
 
 def test_scales_average_probabilities_at_the_pictures_size() -> None:
     """Against the definition, written out."""
     network = create_model("sctnet-tiny", 5).eval()
     preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
-    labeller = AveragedToLabels(network, preparation, scales=(0.75, 1.5))
+    found = averaged(network, PICTURES, 5, preparation, scales=(0.75, 1.5))
     with torch.inference_mode():
-        found = labeller(PICTURES)
         total = torch.zeros(2, 5, 48, 64)
         for height, width in ((48, 64), (96, 128)):
             pixels = nn.functional.interpolate(

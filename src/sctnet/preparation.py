@@ -75,6 +75,13 @@ class WorkingSize(BaseModel):
         bounds = _scaled(height, self.longest, longer), _scaled(width, self.longest, longer)
         return _smaller(size[0], bounds[0]), _smaller(size[1], bounds[1])
 
+    def apply_scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """Return ``scale`` times the (height, width) at which a picture is processed."""
+        size = self.apply(height, width)
+        return (
+            size if scale == 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        )
+
 
 def _scaled(length: Side, pixels: int, side: Side) -> Side:
     """Return length * pixels / side, rounded, at least 1."""
@@ -123,9 +130,7 @@ class Preparation(nn.Module):
     ) -> Float[Tensor, "n 3 hw ww"]:
         """Map RGB bytes to the network's input at the working size, or ``scale`` times that."""
         height, width = images.shape[-2:]
-        size = self.config.working_size.apply(height, width)
-        if scale != 1:
-            size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        size = self.config.working_size.apply_scaled(height, width, scale)
         if size == (height, width):
             return (images.to(self.mean.dtype) - self.mean) / self.std
         # Plane by plane the same values take little more than half the time.

@@ -16,7 +16,8 @@ from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.exported import ExportedConfig, Precision
 from sctnet.inference.files import find_pictures
-from sctnet.labelling import ImageToLabels, label_map
+from sctnet.labelling import ImageToLabels
+from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork
 
 Batch = UInt8[np.ndarray, "n h w 3"]

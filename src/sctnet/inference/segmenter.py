@@ -1,44 +1,25 @@
-"""Prediction with PyTorch: a model folder becomes something that is called with pictures."""
+"""Prediction: a model, in whatever form, becomes something that is called with pictures."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8, UInt16
-from torch import Tensor
-from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
-from sctnet.inference.planning import LARGE_PICTURE, TILE, Plan, plan_picture
+from sctnet.inference.planning import Plan
+from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
+from sctnet.inference.runtime import Runtime, exported_file, open_exported
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
-from sctnet.inference.tiling import (
-    ComposedLogits,
-    composed_labels,
-    composed_probabilities,
-)
-from sctnet.labelling import AveragedToLabels, ImageToLabels
-from sctnet.labels import label_map
+from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
-from sctnet.weights import ModelConfig, find_model, load_config, load_model, usable_device
+from sctnet.weights import ModelConfig, find_model, load_config, load_model
 
 __all__ = ["Segmentation", "Segmenter"]
-
-LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
-Probabilities = Float32[np.ndarray, "_ _ _"]
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_LARGEST_SCALE = 4.0
-
-# At the working size, where SCTNet-S needs some 0.1 GB for a million.
-_BATCH_PIXELS = 4_000_000  # of several pictures or windows together
-
-_MOST_PROBABILITIES = 2_000_000_000  # of four bytes each
 
 Item = TypeVar("Item")
 
@@ -46,10 +27,18 @@ Item = TypeVar("Item")
 class Segmenter:
     """A network, ready to label pictures: ``Segmenter("folder")("street.jpg")``.
 
-    ``model`` is a model folder, a bundled name or a hub id. ``device`` is any PyTorch device; by
-    default a CUDA GPU where there is one, else the CPU. ``precision`` is ``"fp32"``, ``"bf16"`` or
-    ``"fp16"``, or ``"auto"``: fp16 on a CUDA GPU, fp32 elsewhere. The short ones run the network
-    under autocast, while logits are resized in float32 all the same.
+    ``model`` is a model folder, a bundled name, a hub id, or a file that ``sctnet export`` made: an
+    .onnx (ONNX Runtime) or an OpenVINO .xml. ``device`` is any device of the runtime; by default a
+    CUDA GPU where there is one and the model is a folder, else the CPU. ``precision`` is
+    ``"fp32"``, ``"bf16"`` or ``"fp16"``, or ``"auto"``: of a folder fp16 on a CUDA GPU and fp32
+    elsewhere, of a file its own. The short ones run the network under autocast, while logits are
+    resized in float32 all the same. An .onnx file keeps its own precision; an .xml file in floats
+    runs in fp32 or bf16.
+
+    ``threads`` is how many the CPU's part may use, by default as many as PyTorch does; for a folder
+    it is PyTorch's own setting that changes, for the whole process. ``compiled`` lets
+    ``torch.compile`` build the network for every size anew, on a GPU with CUDA graphs: for many
+    pictures of few sizes.
 
     With ``tile`` a picture is labelled in windows of so many of its own pixels, which share
     ``overlap`` pixels (an eighth by default) and are blended there. Each window is treated as a
@@ -61,7 +50,7 @@ class Segmenter:
     most, and 4 million pixels at the working size, pass the network together.
 
     What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`, and by
-    :class:`~sctnet.labelling.AveragedToLabels` for further ``scales`` and ``flip``.
+    :class:`~sctnet.inference.predictor.Predictor` for further ``scales`` and ``flip``.
 
     Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and options
     that cannot be.
@@ -79,10 +68,30 @@ class Segmenter:
         batch_size: int = 8,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        threads: int | None = None,
+        compiled: bool = False,
     ) -> None:
-        folder = find_model(model)  # once: a hub id may be a download
-        self._set_up(load_model(folder), load_config(folder), device, precision, scales, flip)
-        self._choose(tile, overlap, probabilities, batch_size)
+        if threads is not None and threads < 1:
+            raise SctnetError(f"threads {threads}: give 1 or more")
+        file = exported_file(model)
+        runtime: Runtime
+        if file is not None:
+            if compiled:
+                raise SctnetError(
+                    f"{file}: an exported file is compiled already: leave out compiled"
+                )
+            used = threads or torch.get_num_threads()
+            exported = open_exported(file, device, precision, used)
+            runtime, config = exported, exported.config.model
+        else:
+            folder = find_model(model)  # once: a hub id may be a download
+            config = load_config(folder)
+            runtime = TorchRuntime(
+                load_model(folder), config.preparation, device, precision, compiled
+            )
+            if threads is not None:
+                torch.set_num_threads(threads)
+        self._set_up(runtime, config, tile, overlap, probabilities, batch_size, scales, flip)
 
     @classmethod
     def from_model(
@@ -99,56 +108,33 @@ class Segmenter:
     ) -> "Segmenter":
         """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
         segmenter = cls.__new__(cls)
-        segmenter._set_up(model, config, device, precision)
-        segmenter._choose(tile, overlap, probabilities, batch_size)
+        runtime = TorchRuntime(model, config.preparation, device, precision)
+        segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
         return segmenter
 
     def _set_up(
         self,
-        model: SegmentationNetwork,
+        runtime: Runtime,
         config: ModelConfig,
-        device: str | torch.device | None,
-        precision: str,
+        tile: int | None,
+        overlap: int | None,
+        probabilities: bool,
+        batch_size: int,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
     ) -> None:
-        if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
-            raise SctnetError(
-                f"scales: give one or more numbers above 0 and up to {_LARGEST_SCALE:g}, "
-                "such as 0.75,1.0,1.25"
-            )
-        if precision not in {"auto", *_AUTOCAST}:
-            raise SctnetError(
-                f"precision {precision!r}: choose one of auto, {', '.join(_AUTOCAST)}"
-            )
-        self.device = _chosen_device(device)
-        automatic = "fp16" if self.device.type == "cuda" else "fp32"
-        self.precision = automatic if precision == "auto" else precision
-        self.config = config
-        self.classes = config.classes
-        self.colours = config.colours or default_palette(len(config.classes))
-        self.scales, self.flip = tuple(scales), flip
-        labeller = AveragedToLabels(
-            model.fuse(), config.preparation, _AUTOCAST[self.precision], self.scales, flip
-        )
-        self._labeller = labeller.to(self.device)
-
-    @property
-    def labeller(self) -> ImageToLabels:
-        """The module behind all predictions, on :attr:`device`, with its logits for who needs."""
-        return self._labeller
-
-    def _choose(
-        self, tile: int | None, overlap: int | None, probabilities: bool, batch_size: int
-    ) -> None:
-        if tile is not None and tile < 32:
-            raise SctnetError(f"tile {tile}: a window has 32 pixels at least")
-        if overlap is not None and not 0 <= overlap <= (tile or TILE) // 2:
-            raise SctnetError(f"overlap {overlap}: give 0 to half of a tile's {tile or TILE}")
         if batch_size < 1:
             raise SctnetError(f"batch_size {batch_size}: give 1 or more")
+        self.config, self.runtime = config, runtime
+        self.device, self.precision = runtime.device, runtime.precision
+        self.classes = config.classes
+        self.colours = config.colours or default_palette(len(config.classes))
+        self.predictor = Predictor(runtime, config, tile, overlap, scales, flip)
         self.tile, self.overlap = tile, overlap
+        self.scales, self.flip = tuple(scales), flip
         self.probabilities, self.batch_size = probabilities, batch_size
+        if probabilities:
+            runtime.require_logits("probabilities")
 
     def __str__(self) -> str:
         """Say what was loaded and how it runs."""
@@ -158,7 +144,7 @@ class Segmenter:
         tiles = f" in tiles of {self.tile}" if self.tile else ""
         return (
             f"{network.variant}, {network.num_classes} classes{origin}; "
-            f"working size {rule}{tiles}; {self.precision} on {self.device}"
+            f"working size {rule}{tiles}; {self.runtime}"
         )
 
     @overload
@@ -195,21 +181,16 @@ class Segmenter:
         """Yield consecutive items in lists whose pictures may pass the network together."""
 
         def most(plan: Plan) -> int:
-            fitting = _BATCH_PIXELS // (plan.working[0] * plan.working[1])
-            return 1 if plan.grid is not None else max(1, min(self.batch_size, fitting))
+            return 1 if plan.grid is not None else min(self.batch_size, self.predictor.most(plan))
 
-        return batches(items, lambda item: self._plan(picture(item)), most)
+        return batches(items, lambda item: self.predictor.plan(picture(item)), most)
 
     def check(self, image: Picture, probabilities: bool | None = None) -> None:
-        """Raise :class:`SctnetError` for a picture too large to be labelled."""
-        self._plan(image)
-        wanted = self.probabilities if probabilities is None else probabilities
-        height, width = image.shape[:2]
-        if wanted and height * width * len(self.classes) > _MOST_PROBABILITIES:
-            raise SctnetError(
-                f"the probabilities of {len(self.classes)} classes for a picture of "
-                f"{width} x {height} would take more than 8 GB: ask for labels alone"
-            )
+        """Raise :class:`SctnetError` for a picture that cannot be labelled, a too large one say."""
+        self.predictor.check(image, self._wants(probabilities))
+
+    def _wants(self, probabilities: bool | None) -> bool:
+        return self.probabilities if probabilities is None else probabilities
 
     def _labelled(
         self, sources: Iterable[Any], probabilities: bool | None
@@ -225,7 +206,7 @@ class Segmenter:
         likely: Sequence[Probabilities | None] = [None] * len(images)
         for image in images:
             self.check(image, probabilities)
-        if self.probabilities if probabilities is None else probabilities:
+        if self._wants(probabilities):
             likely = self.predict_probabilities(images)
             kind = np.uint8 if len(self.classes) <= 255 else np.uint16
             labels = [each.argmax(axis=0).astype(kind) for each in likely if each is not None]
@@ -241,14 +222,7 @@ class Segmenter:
 
         Neighbours that are processed at the same size pass the network as one batch.
         """
-        if self.averages:
-            kind = np.uint8 if len(self.classes) <= 255 else np.uint16
-            return [each.argmax(axis=0).astype(kind) for each in self._averaged(images)]
-
-        def labels(logits: Tensor, working: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-            return label_map(logits, working, size).cpu().numpy()
-
-        return self._predict(images, labels, composed_labels)
+        return self.predictor.labels(images)
 
     def predict_probabilities(self, images: Sequence[Picture]) -> list[Probabilities]:
         """Return the probability of each class and pixel, K x H x W, of each RGB picture.
@@ -256,107 +230,9 @@ class Segmenter:
         The softmax of the logits at the picture's size; its mean where there are several scales or
         ``flip``.
         """
-        if self.averages:
-            return self._averaged(images)
-
-        def probabilities(
-            logits: Tensor, working: tuple[int, int], size: tuple[int, int]
-        ) -> np.ndarray:
-            logits = logits.float()
-            for wanted in (working, size):
-                if logits.shape[2:] != wanted:
-                    logits = F.interpolate(logits, wanted, mode="bilinear", align_corners=False)
-            return logits.softmax(dim=1).cpu().numpy()
-
-        return self._predict(images, probabilities, composed_probabilities)
+        return self.predictor.probabilities(images)
 
     @property
     def averages(self) -> bool:
         """Whether several predictions are averaged."""
-        return self.scales != (1.0,) or self.flip
-
-    @torch.inference_mode()
-    def _averaged(self, images: Sequence[Picture]) -> list[Probabilities]:
-        """Return the mean probabilities of each picture, one after the other."""
-        found = []
-        for image in images:
-            plan = self._plan(image)
-            if plan.grid is not None:
-                raise SctnetError(
-                    f"a picture of {image.shape[1]} x {image.shape[0]} is taken in tiles, which "
-                    "several scales and flip cannot be: leave them out"
-                )
-            found.append(self._labeller.probabilities(self._pixels(image))[0].cpu().numpy())
-        return found
-
-    @torch.inference_mode()
-    def _predict(
-        self,
-        images: Sequence[Picture],
-        of_logits: Callable[[Tensor, tuple[int, int], tuple[int, int]], np.ndarray],
-        of_composed: Callable[[ComposedLogits], np.ndarray],
-    ) -> list[np.ndarray]:
-        """Return what one of the two functions makes of each picture's logits."""
-        try:
-            return self._predict_each(images, of_logits, of_composed)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise SctnetError(
-                f"memory does not suffice on {self.device}: take smaller batches or tiles"
-            ) from error
-
-    def _predict_each(
-        self,
-        images: Sequence[Picture],
-        of_logits: Callable[[Tensor, tuple[int, int], tuple[int, int]], np.ndarray],
-        of_composed: Callable[[ComposedLogits], np.ndarray],
-    ) -> list[np.ndarray]:
-        results: list[np.ndarray] = []
-        for plan, group in groupby(images, key=self._plan):
-            if plan.grid is not None:
-                results += [of_composed(self._composed(image, plan)) for image in group]
-                continue
-            # The network takes them together; before and after, one large picture at a time.
-            pictures = list(group)
-            prepared = [self._labeller.preparation(self._pixels(image)) for image in pictures]
-            # In the layout of the decoder's bytes, as validation in training has it.
-            batch = torch.cat(prepared).contiguous(memory_format=torch.channels_last)
-            together = self._labeller.logits(batch)
-            for image, logits in zip(pictures, torch.split(together, 1), strict=True):
-                results.append(of_logits(logits, plan.working, image.shape[:2])[0])
-        return results
-
-    def _pixels(self, image: Picture) -> UInt8[Tensor, "1 3 h w"]:
-        # PyTorch takes no array that cannot be written or runs backwards; others are not copied.
-        usable = np.require(image, requirements=["C", "W"])
-        return torch.from_numpy(usable).to(self.device).permute(2, 0, 1)[None]
-
-    def _composed(self, image: Picture, plan: Plan) -> ComposedLogits:
-        assert plan.grid is not None
-        together = max(1, _BATCH_PIXELS // (plan.working[0] * plan.working[1]))
-        return ComposedLogits(
-            self._pixels(image)[0],
-            len(self.classes),
-            plan.grid,
-            plan.working,
-            self._window_logits,
-            1 if self.device.type == "cpu" else min(self.batch_size, together),
-        )
-
-    def _window_logits(self, windows: UInt8[Tensor, "n 3 h w"]) -> Tensor:
-        height, width = windows.shape[2:]
-        if height * width <= LARGE_PICTURE:
-            prepared = self._labeller.preparation(windows)
-        else:
-            rows = max(1, LARGE_PICTURE // 4 // width)
-            prepared = self._labeller.preparation.narrowed(windows, rows)
-        return self._labeller.logits(prepared)
-
-    def _plan(self, image: Picture) -> Plan:
-        rule = self.config.preparation.working_size
-        return plan_picture((image.shape[0], image.shape[1]), rule, self.tile, self.overlap)
-
-
-def _chosen_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return usable_device(device)
+        return self.predictor.averages

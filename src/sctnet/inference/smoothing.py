@@ -1,10 +1,10 @@
 """Steadier label maps of videos: logits averaged over time, and a measure of their flicker."""
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 from torch import Tensor
 
-_STILL = 0.06  # of normalised colours: some 3.5 of 255 grey levels, the noise of a camera
+_STILL = 3.5  # of 255 grey levels: the noise of a camera
 
 
 class ExponentialSmoothing:
@@ -58,9 +58,9 @@ class Stillness:
     def __init__(self) -> None:
         self._before: Tensor | None = None
 
-    def __call__(self, picture: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"] | None:
-        """Return the still cells of a normalised picture; None for the first of its size."""
+    def __call__(self, picture: UInt8[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"] | None:
+        """Return the still cells of an RGB picture; None for the first of its size."""
         before, self._before = self._before, picture
         if before is None or before.shape != picture.shape:
             return None
-        return (picture - before).abs().amax(1) < _STILL
+        return (picture.short() - before).abs().amax(1) < _STILL

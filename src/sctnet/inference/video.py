@@ -12,8 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.inference.pipeline import ReadAhead, ordered_map
@@ -23,7 +23,6 @@ from sctnet.inference.video_files import check_video_output, clear_folder
 from sctnet.inference.video_report import VideoReport, VideoTally
 from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
 from sctnet.inference.video_writer import VideoWriter
-from sctnet.labels import label_map
 from sctnet.pictures.overlay import draw_legend, overlay
 from sctnet.pictures.palette import save_label_map
 
@@ -64,6 +63,8 @@ def predict_video(
     check_video_output(out, options.kinds)
     if not 0 <= options.smooth < 1:
         raise SctnetError(f"a smoothing of {options.smooth}: give a share from 0 to below 1")
+    if options.smooth:
+        segmenter.runtime.require_logits("smoothing over time")
     stop = threading.Event()
     with open_video(source) as video, ThreadPoolExecutor(1, "sctnet-video") as pool:
         run = _Run(segmenter, video, out, name, options)
@@ -77,17 +78,16 @@ def predict_video(
 
 class _Scored(NamedTuple):
     frame: VideoFrame
-    logits: Tensor
-    working: tuple[int, int]
+    found: Tensor
+    """Logits, 1 x K x h x w, or, from a file that ends in them, labels, 1 x H x W."""
     small: Tensor
-    """The prepared picture at the logits' size."""
+    """The picture at the size of the cells."""
 
 
 class _Settled(NamedTuple):
     number: int
     frame: VideoFrame
-    logits: Tensor
-    working: tuple[int, int]
+    found: Tensor
     seen: np.ndarray
     """Cells of each class in all frames so far."""
 
@@ -164,33 +164,34 @@ class _Run:
 
     @torch.inference_mode()
     def _score(self, frame: VideoFrame) -> _Scored:
-        labeller = self._segmenter.labeller
-        pixels = torch.from_numpy(frame.picture)[None].to(self._segmenter.device)
-        prepared = labeller.preparation(pixels.permute(0, 3, 1, 2))
-        logits = labeller.logits(prepared).float()
-        small = F.adaptive_avg_pool2d(prepared, (logits.shape[2], logits.shape[3]))
-        return _Scored(frame, logits, (prepared.shape[2], prepared.shape[3]), small)
+        predictor = self._segmenter.predictor
+        (found,) = self._segmenter.runtime([predictor.pixels(frame.picture)])
+        found = found.float() if found.ndim == 4 else found
+        height, width = _cells(found).shape[1:]
+        small = cv2.resize(frame.picture, (width, height), interpolation=cv2.INTER_AREA)
+        seen = torch.from_numpy(small).permute(2, 0, 1)[None].to(found.device)
+        return _Scored(frame, found, seen)
 
     @torch.inference_mode()
     def _settle(self, scored: _Scored) -> _Settled:
-        """Do what needs the frames in order, all of it at the logits' size."""
+        """Do what needs the frames in order, all of it at the size of the cells."""
         still = self._stillness(scored.small)
-        labels = scored.logits.argmax(1)
+        labels = _cells(scored.found)
         self._flicker.add(labels, still)
-        logits = self._smoothing(scored.logits)
+        found = scored.found
         if self._options.smooth:
-            labels = logits.argmax(1)
+            found = self._smoothing(found)
+            labels = _cells(found)
             self._flicker_smoothed.add(labels, still)
         cells = torch.bincount(labels.flatten(), minlength=len(self._seen)).cpu().numpy()
         self._seen = self._seen + cells
         self._number += 1
-        return _Settled(self._number - 1, scored.frame, logits, scored.working, self._seen)
+        return _Settled(self._number - 1, scored.frame, found, self._seen)
 
     @torch.inference_mode()
     def _draw(self, settled: _Settled) -> _Drawn:
         picture, segmenter, kinds = settled.frame.picture, self._segmenter, self._options.kinds
-        size = picture.shape[0], picture.shape[1]
-        labels = label_map(settled.logits, settled.working, size)[0].cpu().numpy()
+        labels = segmenter.predictor.label_map(settled.found, picture)
         counts = _pixels_of_each(labels, len(segmenter.classes))
         if "labels" in kinds:
             file = self._labels / f"{settled.number:06}.png"
@@ -201,6 +202,11 @@ class _Run:
         drawn = overlay(picture, labels, colours, classes, alpha, legend=False)
         draw_legend(drawn, settled.seen, colours, classes)
         return _Drawn(settled.frame.pts, counts, drawn)
+
+
+def _cells(found: Integer[Tensor, "1 h w"] | Float[Tensor, "1 k h w"]) -> Integer[Tensor, "1 _ _"]:
+    """Return a label for each cell: one of the logits' samples, or one in 8 x 8 labels."""
+    return found.argmax(1) if found.ndim == 4 else found[:, ::8, ::8]
 
 
 def _pixels_of_each(labels: np.ndarray, classes: int) -> np.ndarray:

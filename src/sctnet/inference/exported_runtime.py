@@ -1,0 +1,169 @@
+"""An exported file as a runtime: the same for all engines that compute such files."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sctnet.errors import SctnetError
+from sctnet.exported import ExportedConfig
+from sctnet.inference.planning import LARGE_PICTURE
+from sctnet.preparation import Preparation
+
+_OUTPUTS = {"logits8": "logits"}  # every other is named as its kind
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+class Port(NamedTuple):
+    """An input or an output of a graph."""
+
+    name: str
+    sides: tuple[int | None, ...]
+    """None: any."""
+    kind: str
+    """uint8, int32, float32 and so on."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What computes the graph of a file."""
+
+    config: ExportedConfig
+    precision: str
+    inputs: list[Port]
+    outputs: list[Port]
+
+    def __str__(self) -> str:
+        """Name it, and its device."""
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+        """Return the graph's output, in memory of its own; may be called from several threads."""
+
+
+class ExportedRuntime:
+    """Pictures in, logits or labels out, by a file that prepares pictures itself."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, file: Path, engine: Engine) -> None:
+        self.config = engine.config
+        self.precision, self.output, self.size = (
+            engine.precision,
+            self.config.output,
+            self.config.size,
+        )
+        self._file, self._engine = file, engine
+        self._check_ports()
+        plain = self.config.model.preparation.model_copy(
+            update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        )
+        self._resizing = Preparation(plain)
+
+    def __str__(self) -> str:
+        """Say how it runs, in few words."""
+        return f"{self.precision} in {self._engine}"
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: Sequence[UInt8[Tensor, "1 3 _ _"]],
+        scale: float = 1.0,
+        mirrored: bool = False,
+    ) -> list[Tensor]:
+        """Return the file's output for each picture; neighbours of one size pass together."""
+        if scale != 1:
+            raise SctnetError(
+                f"{self._file}: its working size stands in the file, so several scales cannot be "
+                "averaged: give the model folder"
+            )
+        found: list[Tensor] = []
+        for _, group in groupby(map(self._narrowed, images), key=lambda image: image.shape):
+            batch = torch.cat([image.flip(3) if mirrored else image for image in group])
+            found += torch.split(self._output(batch), 1)
+        return [result.flip(-1) for result in found] if mirrored else found
+
+    def require_logits(self, purpose: str) -> None:
+        """Raise :class:`SctnetError` where the file ends in labels."""
+        if self.output == "labels":
+            raise SctnetError(
+                f"{self._file}: ends in labels, and {purpose} needs logits: export it with "
+                "--output logits8"
+            )
+
+    def _narrowed(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 hw ww"]:
+        """Bring a very large picture to its working size here: a graph would hold it as floats.
+
+        Rounded to bytes, which the graph then takes as they are.
+        """
+        height, width = image.shape[2:]
+        if height * width <= LARGE_PICTURE or self.size is not None:
+            return image
+        pixels = self._resizing.narrowed(image, max(1, LARGE_PICTURE // 4 // width))
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+    def _output(self, images: UInt8[Tensor, "n 3 h w"]) -> Tensor:
+        array = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        most = self.config.batch or len(array)
+        parts = [
+            self._part(array[first : first + most], most) for first in range(0, len(array), most)
+        ]
+        result = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        if self.output == "labels":
+            return result
+        return result.clamp_(min=_SMALLEST).log_() if self.output == "probabilities" else result
+
+    def _part(self, images: UInt8[np.ndarray, "n h w 3"], size: int) -> np.ndarray:
+        """Run as many pictures as the file takes; where there are fewer, the last is repeated."""
+        count, height, width = images.shape[:3]
+        if count < size:
+            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+        try:
+            found = self._engine(images)[:count]
+        except MemoryError:
+            raise
+        except Exception as error:  # each engine has its own family, or none
+            raise SctnetError(
+                f"{self._file}: failed on a picture of {width} x {height} ({first_line(error)})"
+            ) from error
+        classes = len(self.config.model.classes)
+        if self.output == "labels":
+            fits = found.shape == (count, height, width) and int(found.max()) < classes
+        else:
+            fits = found.ndim == 4 and found.shape[:2] == (count, classes)
+        if not fits:
+            raise SctnetError(
+                f"{self._file}: its {self.output} are not those of {classes} classes as it says: "
+                "export it again"
+            )
+        return found
+
+    def _check_ports(self) -> None:
+        """Refuse a graph that does not take and give what its metadata promise."""
+        inputs, outputs = self._engine.inputs, self._engine.outputs
+        wanted = _OUTPUTS.get(self.output, self.output)
+        fits = (
+            [(port.name, port.kind, len(port.sides)) for port in inputs] == [("images", "uint8", 4)]
+            and inputs[0].sides[3] == 3
+            and [port.name for port in outputs] == [wanted]
+        )
+        if not fits:
+            described = [
+                ", ".join(f"{port.name} ({port.kind}, {len(port.sides)} sides)" for port in ports)
+                for ports in (inputs, outputs)
+            ]
+            raise SctnetError(
+                f"{self._file}: takes {described[0] or 'nothing'} and gives "
+                f"{described[1] or 'nothing'}, not images (uint8, n x h x w x 3) and {wanted} as "
+                "an exported file does: export the model folder again"
+            )
+
+
+def first_line(error: Exception) -> str:
+    """Return what an engine's error says in its first line that says anything."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

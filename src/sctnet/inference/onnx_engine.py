@@ -1,0 +1,72 @@
+"""ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from sctnet.errors import SctnetError
+from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.exported_runtime import Port, first_line
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_SILENT = 4  # it would print what we raise
+
+
+class OnnxEngine:
+    """A session of ONNX Runtime; the precision is the file's."""
+
+    def __init__(
+        self, file: Path, device: str | torch.device | None, precision: str, threads: int
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise SctnetError(
+                'an .onnx file needs ONNX Runtime: pip install "sctnet[onnx]"'
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = threads
+        self._device = str(device or "cpu")
+        provider = _PROVIDERS.get(self._device.partition(":")[0])
+        if provider not in onnxruntime.get_available_providers():
+            raise SctnetError(
+                f"device {self._device!r} cannot be used by ONNX Runtime here: try 'cpu'"
+            )
+        number = int(self._device.partition(":")[2] or 0)
+        chosen = provider if self._device == "cpu" else (provider, {"device_id": number})
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[chosen])
+        except Exception as error:  # its own errors have no common family
+            raise SctnetError(
+                f"{file}: not an ONNX file that can be run ({first_line(error)})"
+            ) from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.config = ExportedConfig.from_text(metadata.get(METADATA_KEY), file)
+        self.precision: str = self.config.precision
+        if precision not in {"auto", self.precision}:
+            raise SctnetError(
+                f"precision {precision!r}: {file} computes in {self.precision}, which stands in "
+                "the file: export it anew with --precision"
+            )
+        self.inputs = [_port(given) for given in self._session.get_inputs()]
+        self.outputs = [_port(given) for given in self._session.get_outputs()]
+
+    def __str__(self) -> str:
+        """Name it, and its device."""
+        return f"ONNX Runtime on {self._device}"
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+        """Return the graph's output."""
+        found: np.ndarray = self._session.run(None, {"images": images})[0]
+        return found
+
+
+def _port(given: Any) -> Port:
+    sides = tuple(side if isinstance(side, int) else None for side in given.shape)
+    plain = given.type.removeprefix("tensor(").removesuffix(")")
+    return Port(given.name, sides, _KINDS.get(given.type, plain))

@@ -1,0 +1,106 @@
+"""OpenVINO."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from sctnet.errors import SctnetError
+from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.exported_runtime import Port, first_line
+
+# What floats are computed in; where the device has no such arithmetic, float32.
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+_CAPABILITIES = {"f16": "FP16", "bf16": "BF16"}
+
+
+class OpenVinoEngine:
+    """A compiled model of OpenVINO; floats can be computed in fp32 or bf16, whatever the file."""
+
+    def __init__(
+        self, file: Path, device: str | torch.device | None, precision: str, threads: int
+    ) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise SctnetError(
+                'an .xml file needs OpenVINO: pip install "sctnet[openvino]"'
+            ) from error
+        core = openvino.Core()
+        self._device = str(device or "cpu")
+        if self._device.upper() not in core.available_devices:
+            raise SctnetError(
+                f"device {self._device!r} cannot be used by OpenVINO here: choose one of "
+                f"{', '.join(name.lower() for name in core.available_devices)}"
+            )
+        try:
+            model = core.read_model(file)
+        except Exception as error:  # RuntimeError, or whatever else it lets through
+            beside = file.with_suffix(".bin")
+            missing = "" if beside.is_file() else f"; {beside.name} is missing beside it"
+            raise SctnetError(
+                f"{file}: not an OpenVINO model that can be read ({first_line(error)}){missing}"
+            ) from error
+        self.config = ExportedConfig.from_text(_metadata(model), file)
+        self.precision = _chosen_precision(precision, self.config, file)
+        try:
+            self._compiled = core.compile_model(
+                model, self._device.upper(), _settings(core, self._device, self.precision, threads)
+            )
+        except Exception as error:
+            raise SctnetError(f"{file}: cannot be compiled ({first_line(error)})") from error
+        self.inputs = [_port(given) for given in self._compiled.inputs]
+        self.outputs = [_port(given) for given in self._compiled.outputs]
+        self._requests = threading.local()  # one request serves one thread at a time
+
+    def __str__(self) -> str:
+        """Name it, and its device."""
+        return f"OpenVINO on {self._device}"
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+        """Return the graph's output, copied: the request writes the next one where it lies."""
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        found: np.ndarray = request.infer([images], share_inputs=True)[0]
+        return found
+
+
+def _metadata(model: Any) -> str | None:
+    if not model.has_rt_info(METADATA_KEY):
+        return None
+    value = model.get_rt_info(METADATA_KEY).value
+    return value if isinstance(value, str) else str(value)
+
+
+def _chosen_precision(wanted: str, config: ExportedConfig, file: Path) -> str:
+    possible = {"int8"} if config.precision == "int8" else {"fp32", "bf16", config.precision}
+    if wanted not in {"auto", *possible}:
+        raise SctnetError(
+            f"precision {wanted!r}: {file} can be computed in {' or '.join(sorted(possible))}; for "
+            "another, export it anew with --precision"
+        )
+    return config.precision if wanted == "auto" else wanted
+
+
+def _settings(core: Any, device: str, precision: str, threads: int) -> dict[str, Any]:
+    if device != "cpu":
+        return {"PERFORMANCE_HINT": "LATENCY"}
+    hint = _HINTS[precision]
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": hint if _CAPABILITIES.get(hint) in capabilities else "f32",
+    }
+
+
+def _port(given: Any) -> Port:
+    sides = tuple(
+        side.get_length() if side.is_static else None for side in given.get_partial_shape()
+    )
+    kind = given.get_element_type()
+    return Port(given.get_any_name(), sides, np.dtype(kind.to_dtype()).name)

@@ -1,0 +1,205 @@
+"""From pictures to label maps or probabilities by any runtime: whole, in windows, or averaged."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8, UInt16
+from torch import Tensor
+
+from sctnet.errors import SctnetError
+from sctnet.inference.planning import TILE, Plan, plan_picture
+from sctnet.inference.runtime import Runtime
+from sctnet.inference.sources import Picture
+from sctnet.inference.tiling import (
+    ComposedLogits,
+    composed_labels,
+    composed_probabilities,
+)
+from sctnet.labels import label_map
+from sctnet.labels.planes import resized
+from sctnet.weights import ModelConfig
+
+LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
+Probabilities = Float32[np.ndarray, "_ _ _"]
+Sizes = tuple[tuple[int, int], ...]
+
+_LARGEST_SCALE = 4.0
+
+# At the working size, where SCTNet-S needs some 0.1 GB for a million.
+_BATCH_PIXELS = 4_000_000  # of several pictures or windows together
+
+_MOST_PROBABILITIES = 2_000_000_000  # of four bytes each
+
+
+class Predictor:
+    """Computes what a :class:`~sctnet.inference.segmenter.Segmenter` is asked for.
+
+    ``scales`` multiply each picture's working size, and with ``flip`` it is also seen mirrored: the
+    logits of all are brought to the picture's own size, and their softmaxes averaged there. One
+    probability a class and pixel is held then: some 160 MB for 19 classes at 1024 x 2048.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: ModelConfig,
+        tile: int | None,
+        overlap: int | None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+    ) -> None:
+        if tile is not None and tile < 32:
+            raise SctnetError(f"tile {tile}: a window has 32 pixels at least")
+        if overlap is not None and not 0 <= overlap <= (tile or TILE) // 2:
+            raise SctnetError(f"overlap {overlap}: give 0 to half of a tile's {tile or TILE}")
+        if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
+            raise SctnetError(
+                f"scales: give one or more numbers above 0 and up to {_LARGEST_SCALE:g}, "
+                "such as 0.75,1.0,1.25"
+            )
+        self.runtime = runtime
+        self.tile, self.overlap = tile, overlap
+        self.scales, self.flip = tuple(scales), flip
+        self._rule = config.preparation.working_size
+        self._classes = len(config.classes)
+        self._kind = np.uint8 if self._classes <= 255 else np.uint16
+        if self.averages:
+            runtime.require_logits("averaging scales or mirrored pictures")
+
+    @property
+    def averages(self) -> bool:
+        """Whether several predictions are averaged."""
+        return self.scales != (1.0,) or self.flip
+
+    def plan(self, image: Picture) -> Plan:
+        """Return how a picture is processed; raises :class:`SctnetError` where it cannot be."""
+        height, width = image.shape[:2]
+        plan = plan_picture((height, width), self._rule, self.tile, self.overlap)
+        seen, taken = (height, width) if plan.grid is None else plan.grid.window, self.runtime.size
+        if taken not in (None, seen):
+            assert taken is not None
+            raise SctnetError(
+                f"a picture of {width} x {height}: the exported file takes pictures of "
+                f"{taken[1]} x {taken[0]} alone; export it without --size"
+            )
+        if plan.grid is not None:
+            self.runtime.require_logits(f"a picture of {width} x {height}, taken in tiles,")
+            if self.averages:
+                raise SctnetError(
+                    f"a picture of {width} x {height} is taken in tiles, which "
+                    "several scales and flip cannot be: leave them out"
+                )
+        return plan
+
+    def most(self, plan: Plan) -> int:
+        """Return how many pictures of this plan may pass the network together."""
+        return max(1, _BATCH_PIXELS // (plan.working[0] * plan.working[1]))
+
+    def check(self, image: Picture, probabilities: bool) -> None:
+        """Raise :class:`SctnetError` for a picture that cannot be labelled."""
+        self.plan(image)
+        if not probabilities:
+            return
+        self.runtime.require_logits("probabilities")
+        height, width = image.shape[:2]
+        if height * width * self._classes > _MOST_PROBABILITIES:
+            raise SctnetError(
+                f"the probabilities of {self._classes} classes for a picture of "
+                f"{width} x {height} would take more than 8 GB: ask for labels alone"
+            )
+
+    def labels(self, images: Sequence[Picture]) -> list[LabelMap]:
+        """Return the label map of each picture, at its size."""
+        if self.averages:
+            return [each.argmax(axis=0).astype(self._kind) for each in self._averaged(images)]
+        return self._predict(images, self.label_map, composed_labels)
+
+    def probabilities(self, images: Sequence[Picture]) -> list[Probabilities]:
+        """Return the probability of each class and pixel, K x H x W, of each picture."""
+        self.runtime.require_logits("probabilities")
+        if self.averages:
+            return self._averaged(images)
+
+        def probabilities(logits: Tensor, image: Picture) -> np.ndarray:
+            return resized(logits.float(), self._sizes(image)).softmax(dim=1)[0].cpu().numpy()
+
+        return self._predict(images, probabilities, composed_probabilities)
+
+    def label_map(self, found: Tensor, image: Picture) -> LabelMap:
+        """Return the label map of what the runtime found in one whole picture, at its size."""
+        by_class = self.runtime.output != "labels"
+        labels = label_map(found, *self._sizes(image)) if by_class else found
+        return labels[0].cpu().numpy().astype(self._kind, copy=False)
+
+    def _sizes(self, image: Picture, scale: float = 1.0) -> Sizes:
+        """Return the sizes to which the runtime's logits are brought, one after the other."""
+        size = image.shape[0], image.shape[1]
+        at_stride = self.runtime.output == "logits8"
+        return (self._rule.apply_scaled(*size, scale), size) if at_stride else (size,)
+
+    def pixels(self, image: Picture) -> UInt8[Tensor, "1 3 h w"]:
+        """Return a picture as runtimes take it."""
+        # PyTorch takes no array that cannot be written or runs backwards; others are not copied.
+        usable = np.require(image, requirements=["C", "W"])
+        return torch.from_numpy(usable).to(self.runtime.device).permute(2, 0, 1)[None]
+
+    @torch.inference_mode()
+    def _averaged(self, images: Sequence[Picture]) -> list[Probabilities]:
+        """Return the mean probabilities of each picture, one after the other."""
+        return [self._mean_probabilities(image).cpu().numpy() for image in images]
+
+    def _mean_probabilities(self, image: Picture) -> Tensor:
+        self.plan(image)
+        pixels = self.pixels(image)
+        total: Tensor | None = None
+        for scale in self.scales:
+            sizes = self._sizes(image, scale)
+            for mirrored in (False, True)[: 1 + self.flip]:
+                (logits,) = self.runtime([pixels], scale, mirrored)
+                likely = resized(logits.float().contiguous(), sizes).softmax(1)[0]
+                total = likely if total is None else total.add_(likely)
+        assert total is not None
+        return total / (len(self.scales) * (1 + self.flip))
+
+    @torch.inference_mode()
+    def _predict(
+        self,
+        images: Sequence[Picture],
+        of_found: Callable[[Tensor, Picture], np.ndarray],
+        of_composed: Callable[[ComposedLogits], np.ndarray],
+    ) -> list[np.ndarray]:
+        """Return what one of the two functions makes of what the runtime finds in each picture."""
+        results: list[np.ndarray] = []
+        try:
+            for plan, group in groupby(images, key=self.plan):
+                if plan.grid is not None:
+                    results += [of_composed(self._composed(image, plan)) for image in group]
+                    continue
+                # The network takes them together; before and after, one large picture at a time.
+                pictures = list(group)
+                together = self.runtime([self.pixels(image) for image in pictures])
+                for image, found in zip(pictures, together, strict=True):
+                    results.append(of_found(found, image))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise SctnetError(
+                f"memory does not suffice on {self.runtime.device}: take smaller batches or tiles"
+            ) from error
+        return results
+
+    def _composed(self, image: Picture, plan: Plan) -> ComposedLogits:
+        assert plan.grid is not None
+
+        def window_logits(windows: UInt8[Tensor, "n 3 h w"]) -> Tensor:
+            return torch.cat(self.runtime(torch.split(windows, 1)))
+
+        return ComposedLogits(
+            self.pixels(image)[0],
+            self._classes,
+            plan.grid,
+            # Where logits have a window's size already they are not brought to the working size.
+            plan.working if self.runtime.output == "logits8" else plan.grid.window,
+            window_logits,
+            1 if self.runtime.device.type == "cpu" else self.most(plan),
+        )

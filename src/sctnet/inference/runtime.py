@@ -1,0 +1,91 @@
+"""Where a network is computed: in PyTorch, ONNX Runtime or OpenVINO, all behind one protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sctnet.errors import SctnetError
+from sctnet.exported import Output
+
+if TYPE_CHECKING:
+    from sctnet.inference.exported_runtime import ExportedRuntime
+
+RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}
+"""The runtime of an exported file, by its ending."""
+
+_CODE = {".pt2", ".pt", ".pth", ".engine", ".plan"}
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A network with the preparation of its pictures; may be called from several threads."""
+
+    device: torch.device
+    """Where pictures are wanted and results are returned."""
+    precision: str
+    """fp32, fp16, bf16 or int8."""
+    output: Output
+    """What a call returns: at the network's stride (logits8) or at the picture's size."""
+    size: tuple[int, int] | None
+    """Height and width of the only pictures that can be taken; None: any."""
+
+    def __str__(self) -> str:
+        """Say how it runs, in few words."""
+
+    def __call__(
+        self,
+        images: Sequence[UInt8[Tensor, "1 3 _ _"]],
+        scale: float = 1.0,
+        mirrored: bool = False,
+    ) -> list[Tensor]:
+        """Return logits (float, 1 x K x h x w) or labels (integers, 1 x H x W) of each picture.
+
+        The pictures, RGB and channels last in memory, share one working size, which ``scale``
+        multiplies. ``mirrored`` shows them to the network the other way round; what is returned
+        fits the picture as it is. Probabilities are returned as their logarithms, which are logits.
+        """
+
+    def require_logits(self, purpose: str) -> None:
+        """Raise :class:`SctnetError` where there are none for this purpose, which it names."""
+
+
+def exported_file(model: str | Path) -> Path | None:
+    """Return the path of an exported file that a user named; None for any other model.
+
+    Raises :class:`SctnetError` for files that are code: to read them is to run them.
+    """
+    path = Path(model)
+    ending = path.suffix.lower()
+    if ending not in RUNTIMES | dict.fromkeys(_CODE) or path.is_dir():
+        return None
+    if ending in RUNTIMES:
+        return path
+    raise SctnetError(
+        f"{path}: such a file runs code when it is read, so it is not taken here: give a model "
+        "folder, an .onnx or an OpenVINO .xml file"
+    )
+
+
+def open_exported(
+    file: Path, device: str | torch.device | None, precision: str, threads: int
+) -> "ExportedRuntime":
+    """Return the runtime of an exported file, with what the file says of itself.
+
+    Raises :class:`SctnetError` for files that are missing, damaged or not made by this package, for
+    a package that is not installed, and for a device and a precision that cannot be.
+    """
+    from sctnet.inference.exported_runtime import ExportedRuntime
+
+    if not file.is_file():
+        raise SctnetError(f"{file}: there is no such file")
+    if RUNTIMES[file.suffix.lower()] == "onnx":
+        from sctnet.inference.onnx_engine import OnnxEngine
+
+        return ExportedRuntime(file, OnnxEngine(file, device, precision, threads))
+    from sctnet.inference.openvino_engine import OpenVinoEngine
+
+    return ExportedRuntime(file, OpenVinoEngine(file, device, precision, threads))
