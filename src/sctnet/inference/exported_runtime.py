@@ -22,7 +22,7 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 class Port(NamedTuple):
     """An input or an output of a graph."""
 
-    name: str
+    names: frozenset[str]
     sides: tuple[int | None, ...]
     """None: any."""
     kind: str
@@ -91,7 +91,7 @@ class ExportedRuntime:
         """Raise :class:`SctnetError` where the file ends in labels."""
         if self.output == "labels":
             raise SctnetError(
-                f"{self._file}: ends in labels, and {purpose} needs logits: export it with "
+                f"{self._file}: ends in labels, which cannot give {purpose}: export it with "
                 "--output logits8"
             )
 
@@ -147,13 +147,18 @@ class ExportedRuntime:
         inputs, outputs = self._engine.inputs, self._engine.outputs
         wanted = _OUTPUTS.get(self.output, self.output)
         fits = (
-            [(port.name, port.kind, len(port.sides)) for port in inputs] == [("images", "uint8", 4)]
+            (len(inputs), len(outputs)) == (1, 1)
+            and "images" in inputs[0].names
+            and (inputs[0].kind, len(inputs[0].sides)) == ("uint8", 4)
             and inputs[0].sides[3] == 3
-            and [port.name for port in outputs] == [wanted]
+            and wanted in outputs[0].names
         )
         if not fits:
             described = [
-                ", ".join(f"{port.name} ({port.kind}, {len(port.sides)} sides)" for port in ports)
+                ", ".join(
+                    f"{' or '.join(sorted(port.names))} ({port.kind}, {len(port.sides)} sides)"
+                    for port in ports
+                )
                 for ports in (inputs, outputs)
             ]
             raise SctnetError(

@@ -32,13 +32,14 @@ class OnnxEngine:
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
         self._device = str(device or "cpu")
-        provider = _PROVIDERS.get(self._device.partition(":")[0])
-        if provider not in onnxruntime.get_available_providers():
+        kind, _, number = self._device.partition(":")
+        provider = _PROVIDERS.get(kind)
+        known = provider in onnxruntime.get_available_providers()
+        if not known or not (number or "0").isdecimal():
             raise SctnetError(
                 f"device {self._device!r} cannot be used by ONNX Runtime here: try 'cpu'"
             )
-        number = int(self._device.partition(":")[2] or 0)
-        chosen = provider if self._device == "cpu" else (provider, {"device_id": number})
+        chosen = provider if kind == "cpu" else (provider, {"device_id": int(number or 0)})
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[chosen])
         except Exception as error:  # its own errors have no common family
@@ -69,4 +70,4 @@ class OnnxEngine:
 def _port(given: Any) -> Port:
     sides = tuple(side if isinstance(side, int) else None for side in given.shape)
     plain = given.type.removeprefix("tensor(").removesuffix(")")
-    return Port(given.name, sides, _KINDS.get(given.type, plain))
+    return Port(frozenset({given.name}), sides, _KINDS.get(given.type, plain))

@@ -14,6 +14,7 @@ from sctnet.inference.exported_runtime import Port, first_line
 
 # What floats are computed in; where the device has no such arithmetic, float32.
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+_HEAD = 1000  # bytes, in which a model's first element begins
 _CAPABILITIES = {"f16": "FP16", "bf16": "BF16"}
 
 
@@ -36,6 +37,9 @@ class OpenVinoEngine:
                 f"device {self._device!r} cannot be used by OpenVINO here: choose one of "
                 f"{', '.join(name.lower() for name in core.available_devices)}"
             )
+        # OpenVINO would try the formats of all frameworks that it knows, aloud.
+        if b"<net" not in _head(file):
+            raise SctnetError(f"{file}: not an OpenVINO model")
         try:
             model = core.read_model(file)
         except Exception as error:  # RuntimeError, or whatever else it lets through
@@ -67,6 +71,14 @@ class OpenVinoEngine:
             request = self._requests.request = self._compiled.create_infer_request()
         found: np.ndarray = request.infer([images], share_inputs=True)[0]
         return found
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_HEAD)
+    except OSError as error:
+        raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _metadata(model: Any) -> str | None:
@@ -103,4 +115,4 @@ def _port(given: Any) -> Port:
         side.get_length() if side.is_static else None for side in given.get_partial_shape()
     )
     kind = given.get_element_type()
-    return Port(given.get_any_name(), sides, np.dtype(kind.to_dtype()).name)
+    return Port(frozenset(given.get_names()), sides, np.dtype(kind.to_dtype()).name)

@@ -66,7 +66,7 @@ class Predictor:
         self._classes = len(config.classes)
         self._kind = np.uint8 if self._classes <= 255 else np.uint16
         if self.averages:
-            runtime.require_logits("averaging scales or mirrored pictures")
+            runtime.require_logits("an average of scales or mirrored pictures")
 
     @property
     def averages(self) -> bool:
@@ -85,7 +85,7 @@ class Predictor:
                 f"{taken[1]} x {taken[0]} alone; export it without --size"
             )
         if plan.grid is not None:
-            self.runtime.require_logits(f"a picture of {width} x {height}, taken in tiles,")
+            self.runtime.require_logits(f"tiles, in which a picture of {width} x {height} is taken")
             if self.averages:
                 raise SctnetError(
                     f"a picture of {width} x {height} is taken in tiles, which "

@@ -64,7 +64,7 @@ def predict_video(
     if not 0 <= options.smooth < 1:
         raise SctnetError(f"a smoothing of {options.smooth}: give a share from 0 to below 1")
     if options.smooth:
-        segmenter.runtime.require_logits("smoothing over time")
+        segmenter.runtime.require_logits("logits to smooth")
     stop = threading.Event()
     with open_video(source) as video, ThreadPoolExecutor(1, "sctnet-video") as pool:
         run = _Run(segmenter, video, out, name, options)
