@@ -1,10 +1,10 @@
-# make setup | demo | test | test-all | test-browser | lint | bench | bench-data
+# make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-browser lint bench bench-data clean
+.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy clean
 
 setup: $(INSTALLED)
 
@@ -56,6 +56,11 @@ bench: setup
 	$(BIN)/python benchmarks/fusing.py
 	$(BIN)/python benchmarks/alignment_step.py
 	$(BIN)/python tools/readme_figures.py
+
+# Milliseconds a picture by runtime and precision: results/deployment.json.
+# make bench-deploy [PICTURES=folder] [OTHERS="other.onnx ..."]
+bench-deploy: setup
+	$(BIN)/python benchmarks/deploy.py $(OTHERS) $(if $(PICTURES),--pictures '$(PICTURES)')
 
 # Images per second per core of the training pipeline, beside decoding alone: results/loader.json.
 bench-data: setup

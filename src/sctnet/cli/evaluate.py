@@ -11,7 +11,7 @@ from sctnet.errors import SctnetError
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    model: Annotated[str, typer.Argument(help="A model folder, hub id, .onnx or .xml file.")],
     data: Annotated[
         str, typer.Option(help="A data set's root or YAML, or the word synthetic.")
     ] = ...,  # type: ignore[assignment]
@@ -24,7 +24,10 @@ def evaluate(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32 (default; of a file its own), bf16 or fp16."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     scales: Annotated[
         str, typer.Option(help="Times the working size; several are averaged: 0.75,1.0,1.25.")
@@ -65,6 +68,7 @@ def evaluate(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.opening import open_dataset
+    from sctnet.inference.runtime import exported_file
     from sctnet.inference.scoring import (
         CONFUSION_FILE,
         PREDICTIONS_FOLDER,
@@ -80,7 +84,7 @@ def evaluate(
     segmenter = Segmenter(
         model,
         processes.device() if device in (None, "cuda") and processes.count > 1 else device,
-        precision,
+        precision or ("fp32" if exported_file(model) is None else "auto"),
         scales=_numbers(scales),
         flip=flip,
     )

@@ -30,17 +30,39 @@ def export(
         Path | None,
         typer.Option(help="Compare with PyTorch on this folder's pictures, not on drawn streets."),
     ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="For int8: a folder of pictures like those to come.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="For int8: a data set's root or YAML, to say what int8 costs in mIoU."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which pictures of --data.")] = "val",
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, help="Points of mIoU that int8 may lose on --data; else no file."),
+    ] = 1.0,
 ) -> None:
     """Write a model as one file that runs without this package, proven equal to it.
 
     It takes RGB bytes, N x H x W x 3; resizing and normalisation are inside. A file that differs
     from PyTorch by more than its precision explains is not written.
     """
+    from sctnet.data.opening import open_dataset
     from sctnet.export.exporting import export_model
 
+    dataset = None if data is None else open_dataset(data, [split])
     chosen: dict[str, Any] = {"format": format, "precision": precision, "output": output}
     report = export_model(
-        model, out, **chosen, size=_height_width(size), batch=batch, images=images
+        model,
+        out,
+        **chosen,
+        size=_height_width(size),
+        batch=batch,
+        images=images,
+        calibrate=calibrate,
+        dataset=dataset,
+        max_drop=max_drop,
     )
     print(report)  # noqa: T201
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A model folder, bundled name or hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model folder, bundled name, hub id, .onnx or OpenVINO .xml file."),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -42,8 +45,15 @@ def predict(
         bool, typer.Option("--skip-existing", help="Leave out pictures whose results are there.")
     ] = False,
     precision: Annotated[
-        str, typer.Option(help="auto (fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
+        str, typer.Option(help="auto (a file's own; fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
     ] = "auto",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="torch (the default), onnx or openvino, for which a model folder is exported "
+            "once; a file has its own."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     smooth: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of videos: the share of the frames before.")
@@ -59,6 +69,7 @@ def predict(
     --skip-existing goes on with the other pictures.
     """
     from sctnet.cli.progress import console
+    from sctnet.cli.runtimes import model_for
     from sctnet.errors import SctnetError
     from sctnet.inference.files import check_output, find_pictures
     from sctnet.inference.segmenter import Segmenter
@@ -76,7 +87,9 @@ def predict(
     if others or not videos:
         check_output(out, kinds)
     pictures, failures = find_pictures(others, out, may_be_none=bool(videos))
-    segmenter = Segmenter(model, device, precision, tile=tile, batch_size=batch)
+    segmenter = Segmenter(
+        model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch
+    )
     if pictures:
         shown = None if classes is None else _listed(classes)
         failures = _label_pictures(

@@ -11,16 +11,26 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
+from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.export import onnx_format, openvino_format
+from sctnet.export.accuracy import require_accuracy
 from sctnet.export.parity import (
     LIMITS,
     Parity,
+    Quantise,
     Reference,
     Run,
     batches_for,
     compare,
     refuse_difference,
+)
+from sctnet.export.quantising import (
+    CalibrationPictures,
+    OnnxQuantiser,
+    OpenVinoQuantiser,
+    Quantiser,
+    quantise,
 )
 from sctnet.exported import ExportedConfig, Output, Precision
 from sctnet.models import SegmentationNetwork
@@ -42,13 +52,17 @@ class FileKind(NamedTuple):
     suffixes: tuple[str, ...]
     """Of the files that it consists of; the first is the one that is named."""
     precisions: tuple[Precision, ...]
-    write: Callable[[SegmentationNetwork, ExportedConfig, Path], Run]
-    """Writes the file (its neighbours beside it) and returns what runs it."""
+    write: Callable[[SegmentationNetwork, ExportedConfig, Path, Quantise | None], Run]
+    """Writes the file (its neighbours beside it), quantised or not, and returns what runs it."""
+    quantiser: Callable[[Any], Quantiser] | None = None
+    """Makes what quantises a model of this format."""
 
 
 KINDS: dict[Format, FileKind] = {
-    "onnx": FileKind((".onnx",), ("fp32", "fp16"), onnx_format.write),
-    "openvino": FileKind((".xml", ".bin"), ("fp32", "fp16", "bf16"), openvino_format.write),
+    "onnx": FileKind((".onnx",), ("fp32", "fp16", "int8"), onnx_format.write, OnnxQuantiser),
+    "openvino": FileKind(
+        (".xml", ".bin"), ("fp32", "fp16", "bf16", "int8"), openvino_format.write, OpenVinoQuantiser
+    ),
 }
 MOST_PIXELS = 100_000_000
 """Of a fixed size times a fixed batch."""
@@ -61,15 +75,18 @@ class ExportReport(NamedTuple):
     config: ExportedConfig
     parity: Parity
     megabytes: float
+    findings: tuple[str, ...] = ()
+    """What the search for an int8 model found, and what it costs."""
 
     def __str__(self) -> str:
-        """Say it in two lines."""
+        """Say it in some lines."""
         height_width = self.config.size
         size = "any size" if height_width is None else "x".join(map(str, height_width))
         batch = "any number" if self.config.batch is None else f"{self.config.batch} at a time"
         return (
             f"{self.file}: {self.config.precision}, {self.config.output}, pictures of {size}, "
             f"{batch}, {self.megabytes:.1f} MB\nBeside PyTorch: {self.parity}"
+            + "".join(f"\n{finding}" for finding in self.findings)
         )
 
 
@@ -83,6 +100,9 @@ def export_model(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     images: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    dataset: SegmentationDataset | None = None,
+    max_drop: float = 1.0,
 ) -> ExportReport:
     """Write ``model`` (a folder, bundled name, hub id or network) as the file ``out``.
 
@@ -93,23 +113,60 @@ def export_model(
     that the model's folder tells. The file is compared with PyTorch on the pictures of the folder
     ``images``, or on drawn streets, before it appears; an earlier file of the name is replaced.
 
+    int8 needs pictures like those to come, in the folder ``calibrate``, of which up to 300 are
+    taken; it is compared on these. With a ``dataset`` the mIoU before and after is reported, and a
+    file that lost more than ``max_drop`` points is not written.
+
     Raises :class:`SctnetError`, and leaves no file, for one that differs more than
     :data:`sctnet.export.parity.LIMITS` allow, what does not go together, a missing package, a
     model that cannot be loaded and a folder that cannot be written to.
     """
     file = Path(out)
     kind = _checked_kind(format, precision, file)
+    _check_int8(precision, calibrate, dataset)
     with _beside(file) as beside:
         folder = _folder_of(model, beside)
         config = _configuration(folder, precision, output, size, batch)
         network = load_model(folder)
         written = beside / file.name
-        run = kind.write(network, config, written)
-        pictures = batches_for(config, None if images is None else Path(images))
+        findings: list[str] = []
+        run = kind.write(network, config, written, _quantise(kind, calibrate, config, findings))
+        seen = images or calibrate
+        pictures = batches_for(config, None if seen is None else Path(seen))
         parity = compare(run, Reference(network, config), pictures)
         refuse_difference(parity, LIMITS[precision], file)
+        if dataset is not None:
+            findings.append(require_accuracy(folder, written, file, dataset, max_drop))
         megabytes = _put_in_place(written, file, kind)
-    return ExportReport(file, config, parity, megabytes)
+    return ExportReport(file, config, parity, megabytes, tuple(findings))
+
+
+def _quantise(
+    kind: FileKind, calibrate: Any, config: ExportedConfig, findings: list[str]
+) -> Quantise | None:
+    """Return what makes an int8 model, and notes what it found; None for other precisions."""
+    if config.precision != "int8":
+        return None
+    assert kind.quantiser is not None
+    pictures, quantiser = CalibrationPictures(Path(calibrate), config), kind.quantiser
+
+    def quantised(model: Any) -> Any:
+        result, found = quantise(quantiser(model), pictures)
+        findings.extend([*found, f"calibrated on {len(pictures)} pictures of {calibrate}"])
+        return result
+
+    return quantised
+
+
+def _check_int8(precision: str, calibrate: Any, dataset: SegmentationDataset | None) -> None:
+    if precision == "int8" and calibrate is None:
+        raise SctnetError(
+            "int8 is calibrated on pictures like those to come: give --calibrate FOLDER"
+        )
+    if precision != "int8" and (calibrate is not None or dataset is not None):
+        raise SctnetError(
+            f"--calibrate and --data go with --precision int8, not {precision}: leave them out"
+        )
 
 
 def _checked_kind(name: str, precision: str, file: Path) -> FileKind:

@@ -11,7 +11,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.export.graph import DTYPES, PictureGraph
-from sctnet.export.parity import Batch, Run
+from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.export.programs import quiet_exporters, trace
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.models import SegmentationNetwork
@@ -30,10 +30,14 @@ _AXES = {INPUT: ("batch", "height", "width"), "labels": ("batch", "height", "wid
 _FOLDED = 1 << 24  # bytes; the kernels that an attention uses a second time, turned around
 
 
-def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
+def write(
+    network: SegmentationNetwork, config: ExportedConfig, file: Path, quantise: Quantise | None
+) -> Run:
     """Write an ONNX file; return what runs it in ONNX Runtime on the CPU."""
     required("onnxruntime")
     inspected = onnx_model(network, config)
+    if quantise is not None:
+        inspected = quantise(inspected)
     file.write_bytes(without_logits(inspected).SerializeToString())
     return run_onnx(file, inspected)
 

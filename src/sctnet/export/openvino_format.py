@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sctnet.export.onnx_format import onnx_model, required
-from sctnet.export.parity import Batch, Run
+from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.models import SegmentationNetwork
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import openvino
 
 
-def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
+def write(
+    network: SegmentationNetwork, config: ExportedConfig, file: Path, quantise: Quantise | None
+) -> Run:
     """Write an .xml and its .bin; return what runs them on the CPU.
 
     In ``fp16`` the network is float16, which halves the file; a CPU computes it in float32 all the
@@ -24,6 +26,8 @@ def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> R
     """
     openvino = required("openvino", "openvino")
     model = openvino_model(network, config)
+    if quantise is not None:
+        model = quantise(model)
     inspected = model.clone()
     without_logits(model)
     openvino.save_model(model, file, compress_to_fp16=False)
@@ -53,7 +57,7 @@ def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) 
 
     core = openvino.Core()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    hint = "bf16" if config.precision == "bf16" and has_bf16 else "f32"
+    hint = "bf16" if config.precision in ("bf16", "int8") and has_bf16 else "f32"
     whole, shown = (
         core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         for model in (core.read_model(file), inspected)

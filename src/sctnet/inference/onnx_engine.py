@@ -28,6 +28,7 @@ class OnnxEngine:
             raise SctnetError(
                 'an .onnx file needs ONNX Runtime: pip install "sctnet[onnx]"'
             ) from error
+        onnxruntime.disable_telemetry_events()  # some builds report home
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads

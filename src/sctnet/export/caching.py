@@ -1,0 +1,43 @@
+"""Exports made on the way, kept for the next time."""
+
+import hashlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from sctnet.errors import SctnetError
+from sctnet.export.exporting import KINDS, Format, export_model
+from sctnet.exported import Output, Precision
+from sctnet.weights import CONFIG_FILE, WEIGHTS_FILE, find_model
+
+
+def cached_export(
+    model: str | os.PathLike[str],
+    format: Format,  # noqa: A002 - the command's own word
+    precision: Precision = "fp32",
+    output: Output = "logits8",
+) -> Path:
+    """Return the file of a model in this format, exported now or earlier.
+
+    It lies in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``), below ``sctnet``, in
+    a folder named by the SHA-256 of weights and configuration and this package's version: whatever
+    changes makes another file. Raises :class:`SctnetError` as
+    :func:`~sctnet.export.exporting.export_model` does, and where the cache cannot be written.
+    """
+    folder = find_model(model)
+    digest = hashlib.sha256()
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        digest.update((folder / name).read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = home / "sctnet" / f"{digest.hexdigest()[:24]}-{version('sctnet')}"
+    file = place / f"{output}-{precision}{KINDS[format].suffixes[0]}"
+    if not file.is_file():
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SctnetError(
+                f"{place}: cannot be written ({error.strerror}); name another folder in "
+                "XDG_CACHE_HOME, or give a file that `sctnet export` made"
+            ) from error
+        export_model(folder, file, format=format, precision=precision, output=output)
+    return file

@@ -1,0 +1,261 @@
+"""Int8: what a network's activations reach is seen on pictures, and rounded to 256 steps.
+
+Only what lies between the first and the last convolution is quantised: preparation, resizing and
+the label map stay as they are. How much of the rest may be int8 is measured, not assumed: the parts
+of :data:`PARTS` are left in floats one after the other, for as long as labels gain by it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+
+import cv2
+import numpy as np
+
+from sctnet.data.images import read_image
+from sctnet.errors import SctnetError
+from sctnet.export.onnx_format import INPUT, required
+from sctnet.export.parity import Batch
+from sctnet.exported import ExportedConfig
+from sctnet.inference.files import find_pictures
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+MOST_PICTURES = 300
+"""To calibrate on."""
+SEARCH_PICTURES = 32
+"""To calibrate on while parts are tried."""
+HELD_OUT = 8
+"""To see what a trial does to labels."""
+ENOUGH = 0.01
+"""The share of differing labels below which no further part is tried."""
+WORTH = 0.1
+"""The share of the differing labels that a part in floats has to make equal, to stay in floats."""
+
+PARTS: dict[str, frozenset[str]] = {
+    "attention normalisation": frozenset({"Softmax", "ReduceSum", "Divide", "Div"}),
+    "all but convolutions": frozenset(),
+}
+"""Operators by OpenVINO's and ONNX's names; the last stands for whatever is no convolution."""
+
+Run = Callable[[Batch], np.ndarray]
+
+CONVOLUTIONS = frozenset({"Conv", "Convolution", "GroupConvolution"})
+
+
+class Node(NamedTuple):
+    """An operator of a graph."""
+
+    name: str
+    kind: str
+    sources: tuple[str, ...]
+    """The names of the nodes that it reads."""
+
+
+class Quantiser(Protocol):
+    """Quantises a model of one format."""
+
+    model: Any
+    """In floats, with the logits as its last output."""
+
+    def nodes(self) -> list[Node]:
+        """Return the operators of the float model, each behind those that it reads."""
+
+    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
+        """Return the model quantised, but for the nodes of these names."""
+
+    def run(self, model: Any) -> Run:
+        """Return what maps pictures to logits, N x K x h x w, by a model of this format."""
+
+
+class CalibrationPictures(Sequence[Batch]):
+    """Up to 300 pictures of a folder, chosen at random, read one by one as a model takes them.
+
+    Raises :class:`SctnetError` for a folder without pictures, and where one cannot be read.
+    """
+
+    def __init__(self, folder: Path, config: ExportedConfig, seed: int = 0) -> None:
+        found, failures = find_pictures([str(folder)], Path())
+        if failures:
+            raise SctnetError(failures[0])
+        chosen = random.Random(seed).sample(found, min(MOST_PICTURES, len(found)))  # noqa: S311
+        self._paths = [picture.path for picture in chosen]
+        self._config = config
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> CalibrationPictures: ...
+    def __getitem__(self, index: int | slice) -> Batch | CalibrationPictures:
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._paths = self._paths[index]
+            return part
+        picture, config = read_image(self._paths[index]), self._config
+        if config.size is not None and picture.shape[:2] != config.size:
+            size = config.size[::-1]
+            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+        return np.ascontiguousarray(np.repeat(picture[None], config.batch or 1, axis=0))
+
+
+def quantise(quantiser: Quantiser, pictures: Sequence[Batch]) -> tuple[Any, list[str]]:
+    """Return the quantised model, and what was found on the way, a line for each trial.
+
+    The parts are tried on a few pictures in turn, each together with those that were worth it; the
+    model is then quantised with all pictures.
+    """
+    held_out = pictures[:HELD_OUT]
+    few = pictures[HELD_OUT : HELD_OUT + SEARCH_PICTURES] or pictures
+    nodes = quantiser.nodes()
+    wanted = _labels(quantiser, quantiser.model, held_out)
+
+    def differing(floats: set[str]) -> float:
+        found = _labels(quantiser, quantiser.quantised(few, sorted(floats)), held_out)
+        return float(np.mean([(a != b).mean() for a, b in zip(found, wanted, strict=True)]))
+
+    floats = _outside(nodes)
+    least = differing(floats)
+    findings = [f"int8 throughout: {100 * least:.2f} % of labels differ"]
+    for part, kinds in PARTS.items():
+        if least <= ENOUGH:
+            break
+        candidate = floats | {node.name for node in nodes if _belongs(node.kind, kinds)}
+        share = differing(candidate)
+        worth = share < (1 - WORTH) * least
+        findings.append(
+            f"{part} in floats: {100 * share:.2f} % differ, {'kept' if worth else 'not worth it'}"
+        )
+        if worth:
+            floats, least = candidate, share
+    return quantiser.quantised(pictures, sorted(floats)), findings
+
+
+def _labels(quantiser: Quantiser, model: Any, pictures: Sequence[Batch]) -> list[np.ndarray]:
+    run = quantiser.run(model)
+    return [run(picture).argmax(1) for picture in pictures]
+
+
+def _belongs(kind: str, kinds: frozenset[str]) -> bool:
+    return kind in kinds if kinds else kind not in CONVOLUTIONS
+
+
+def _outside(nodes: Sequence[Node]) -> set[str]:
+    """Return the nodes before the first convolutions and behind the last."""
+    behind: set[str] = set()
+    for node in nodes:
+        if node.kind in CONVOLUTIONS or behind.intersection(node.sources):
+            behind.add(node.name)
+    before: set[str] = set()
+    for node in reversed(nodes):
+        if node.kind in CONVOLUTIONS or node.name in before:
+            before.update((node.name, *node.sources))
+    return {node.name for node in nodes if not (node.name in behind and node.name in before)}
+
+
+class OpenVinoQuantiser:
+    """By NNCF, symmetric weights and asymmetric activations, biases corrected."""
+
+    def __init__(self, model: openvino.Model, inputs: str = INPUT) -> None:
+        self._openvino = required("openvino", "openvino")
+        self._nncf = required("nncf", "openvino")
+        self._nncf.set_log_level(logging.ERROR)
+        self.model, self._input = model, inputs
+
+    def nodes(self) -> list[Node]:
+        """Return the operators of the float model, each behind those that it reads."""
+        return [
+            Node(
+                node.get_friendly_name(),
+                node.get_type_name(),
+                tuple(
+                    port.get_source_output().get_node().get_friendly_name()
+                    for port in node.inputs()
+                ),
+            )
+            for node in self.model.get_ordered_ops()
+            if node.get_type_name() not in {"Constant", "Parameter", "Result"}
+        ]
+
+    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
+        """Return the model quantised, but for the nodes of these names."""
+        return self._nncf.quantize(
+            self.model.clone(),
+            self._nncf.Dataset(pictures, lambda picture: {self._input: picture}),
+            preset=self._nncf.QuantizationPreset.MIXED,
+            subset_size=len(pictures),
+            ignored_scope=self._nncf.IgnoredScope(names=list(floats), validate=False),
+        )
+
+    def run(self, model: openvino.Model) -> Run:
+        """Return what maps pictures to logits, N x K x h x w."""
+        compiled = self._openvino.Core().compile_model(model, "CPU")
+        last = len(compiled.outputs) - 1
+        return lambda picture: compiled(picture)[last]
+
+
+class OnnxQuantiser:
+    """By ONNX Runtime, as pairs of QuantizeLinear and DequantizeLinear; weights by channel."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._runtime = required("onnxruntime")
+        self.model = model
+
+    def nodes(self) -> list[Node]:
+        """Return the operators of the float model, each behind those that it reads."""
+        maker = {output: node.name for node in self.model.graph.node for output in node.output}
+        return [
+            Node(node.name, node.op_type, tuple(maker[x] for x in node.input if x in maker))
+            for node in self.model.graph.node
+        ]
+
+    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
+        """Return the model quantised, but for the nodes of these names."""
+        import onnx
+        from onnxruntime import quantization
+
+        with tempfile.TemporaryDirectory(prefix="sctnet-int8-") as folder:
+            whole, file = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+            onnx.save(self.model, whole)
+            quantization.quantize_static(
+                whole,
+                file,
+                _reader(quantization, pictures),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=list(floats),
+            )
+            quantised = onnx.load(file)
+        del quantised.metadata_props[:]
+        quantised.metadata_props.extend(self.model.metadata_props)
+        return quantised
+
+    def run(self, model: onnx.ModelProto) -> Run:
+        """Return what maps pictures to logits, N x K x h x w."""
+        content = model.SerializeToString()
+        session = self._runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return lambda picture: session.run(None, {INPUT: picture})[-1]
+
+
+def _reader(quantization: Any, pictures: Sequence[Batch]) -> Any:
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(pictures)
+
+        def get_next(self) -> dict[str, Batch] | None:
+            picture = next(self._left, None)
+            return None if picture is None else {INPUT: picture}
+
+    return Reader()
