@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -34,6 +35,19 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+_checked_export = torch.export.export
+
+
+def _export(*arguments, **options):
+    """Trace without checking shapes: sizes are symbols then, and no ints."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        return _checked_export(*arguments, **options)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+torch.export.export = _export
 torch.set_num_threads(1)  # two threads on a busy machine wait for each other
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.export import onnx_format, openvino_format
+from sctnet.export import onnx_format, openvino_format, tensorrt_format, torch_format
 from sctnet.export.accuracy import require_accuracy
 from sctnet.export.parity import (
     LIMITS,
@@ -63,6 +63,8 @@ KINDS: dict[Format, FileKind] = {
     "openvino": FileKind(
         (".xml", ".bin"), ("fp32", "fp16", "bf16", "int8"), openvino_format.write, OpenVinoQuantiser
     ),
+    "torch": FileKind((".pt2",), ("fp32", "fp16", "bf16"), torch_format.write),
+    "tensorrt": FileKind((".engine",), ("fp32", "fp16"), tensorrt_format.write),
 }
 MOST_PIXELS = 100_000_000
 """Of a fixed size times a fixed batch."""

@@ -88,6 +88,7 @@ def onnx_model(network: SegmentationNetwork, config: ExportedConfig) -> onnx.Mod
     assert exported is not None
     _fold_constants(exported.model)
     model: onnx.ModelProto = exported.model_proto
+    _cast_first(model)
     _forget_origin(model)
     _name_axes(model, config)
     _describe(model, config)
@@ -123,6 +124,19 @@ def _fold_constants(model: Any) -> None:
             model, input_size_limit=_FOLDED, output_size_limit=_FOLDED, onnx_shape_inference=False
         )
         optimizer.remove_unused_nodes(model)
+
+
+def _cast_first(model: onnx.ModelProto) -> None:
+    """Let sizes be read from the pictures as numbers: TensorRT does nothing with bytes but cast."""
+    nodes = model.graph.node
+    cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == INPUT)
+    for node in nodes:
+        if node is not cast and INPUT in node.input:
+            node.input[:] = [cast.output[0] if name == INPUT else name for name in node.input]
+    first = type(cast)()
+    first.CopyFrom(cast)
+    nodes.remove(cast)
+    nodes.insert(0, first)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

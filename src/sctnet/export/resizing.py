@@ -59,7 +59,8 @@ def _bands(
     blocks = (outputs + BLOCK - 1) // BLOCK
     places = (2 * torch.arange(blocks * BLOCK) + 1) * inputs
     if not antialias:
-        places = places.clamp(min=outputs)  # the border is repeated
+        border = torch.scalar_tensor(outputs, dtype=torch.int64)
+        places = places.maximum(border)  # which is repeated
     places = places.reshape(blocks, BLOCK)
     support = (inputs + outputs - 1) // outputs if antialias else 1  # in inputs, rounded up
     # The fall's length: the larger of the two distances, as both numbers are at most this.
@@ -74,4 +75,6 @@ def _bands(
     if antialias:  # what lies outside does not count
         weights = weights * ((index >= 0) & (index < inputs))[:, None, :]
         weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-9)
-    return index.clamp(min=0).clamp(max=inputs - 1), weights
+    # Not clamp: TensorRT does that to floating-point numbers only.
+    inside = index.maximum(torch.scalar_tensor(0, dtype=torch.int64))
+    return inside.minimum(torch.scalar_tensor(inputs - 1, dtype=torch.int64)), weights

@@ -102,6 +102,36 @@ class EfficientNet(SegmentationNetwork):
         return {f"encoder.{key}": value for key, value in tensors.items() if key in ours}
 
 
+class SamePaddedConvolution(nn.Conv2d):
+    """TensorFlow's padding, which for a stride of 2 depends on whether the side is even.
+
+    The package's own computes the same by rules that nest with every layer, over which tracing for
+    images of any size takes for ever.
+    """
+
+    def __init__(self, original: nn.Conv2d) -> None:
+        super().__init__(
+            original.in_channels,
+            original.out_channels,
+            (original.kernel_size[0], original.kernel_size[1]),
+            (original.stride[0], original.stride[1]),
+            groups=original.groups,
+            bias=original.bias is not None,
+        )
+        self.weight, self.bias = original.weight, original.bias
+
+    def forward(self, x: Float[Tensor, "n ci h w"]) -> Float[Tensor, "n co ho wo"]:
+        """Convolve; each side shrinks by the stride, rounded up."""
+        half = self.kernel_size[0] // 2
+        if self.stride[0] == 1 or half == 0:
+            return F.conv2d(x, self.weight, self.bias, self.stride, half, groups=self.groups)
+        x = F.pad(x, (half, half + 1, half, half + 1))
+        for axis in (2, 3):
+            side = x.shape[axis] - 2 * half - 1
+            x = x.narrow(axis, 1 - side % 2, side + 2 * half)
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
 def _normalised(stage: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Normalise every pixel over the channels."""
     channels = (stage.shape[1],)
@@ -144,6 +174,10 @@ def _encoder() -> Any:
     encoder = _packaged_network()
     for part in ("_conv_head", "_bn1", "_fc"):
         delattr(encoder, part)
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "Conv2dDynamicSamePadding":
+                setattr(module, name, SamePaddedConvolution(child))
     return encoder
 
 
