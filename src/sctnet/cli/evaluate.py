@@ -60,7 +60,14 @@ def evaluate(
         asked = {"--scales": scales != "1.0", "--flip": flip, "--sheet": sheet > 0}
         asked["--save-predictions"] = save_predictions
         evaluate_classification(
-            model, data, split, out, batch, precision, device, [k for k, v in asked.items() if v]
+            model,
+            data,
+            split,
+            out,
+            batch,
+            precision or "fp32",
+            device,
+            [k for k, v in asked.items() if v],
         )
         return
     from rich.console import Console

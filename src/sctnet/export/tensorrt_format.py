@@ -11,8 +11,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import INPUT, onnx_model, run_onnx, without_logits
-from sctnet.export.parity import Run
-from sctnet.export.quantising import Quantise
+from sctnet.export.parity import Quantise, Run
 from sctnet.exported import ExportedConfig
 from sctnet.models import SegmentationNetwork
 

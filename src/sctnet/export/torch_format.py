@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from sctnet.errors import SctnetError
 from sctnet.export.graph import DTYPES, PictureGraph
-from sctnet.export.parity import Batch, Run
+from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.export.programs import quiet_exporters, trace
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.models import SegmentationNetwork
