@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from sctnet.cli import convert, data, demo, evaluate, export, models, plot, predict, recipes, train
+from sctnet.cli import (
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    models,
+    plot,
+    predict,
+    recipes,
+    serve,
+    train,
+)
 from sctnet.errors import SctnetError
 
 app = typer.Typer(
@@ -23,6 +35,7 @@ app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
 app.command("plot")(plot.plot)
+app.command("serve")(serve.serve)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 

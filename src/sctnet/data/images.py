@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -52,8 +52,20 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     return decode_image(read_bytes(path), str(path)) if pixels is None else pixels
 
 
+def image_size(data: bytes, name: str, formats: Collection[str] | None = None) -> tuple[int, int]:
+    """Return an encoded image's height and width from its header; nothing is decoded.
+
+    They are the stored ones, before a rotation noted in EXIF. Raises as :func:`decode_image` does.
+    """
+    header = _open_bytes(data, name, formats=formats)
+    return header.height, header.width
+
+
 def decode_image(
-    data: bytes, name: str, most_pixels: int = MAXIMUM_PIXELS
+    data: bytes,
+    name: str,
+    most_pixels: int = MAXIMUM_PIXELS,
+    formats: Collection[str] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an encoded image to 8-bit RGB, as it is meant to be displayed.
 
@@ -62,10 +74,11 @@ def decode_image(
     network should see; there is no background to put behind them). Of an animation the first
     frame counts.
 
-    ``name`` stands for the image in errors. Raises :class:`SctnetError` for anything that is
-    not a whole image, or has more than ``most_pixels`` pixels, which the header tells.
+    ``name`` stands for the image in errors. Of ``formats``, Pillow's names, nothing else is tried.
+    Raises :class:`SctnetError` for anything that is not a whole image, or has more than
+    ``most_pixels`` pixels, which the header tells.
     """
-    return EncodedImage(data, name, most_pixels).decode()
+    return EncodedImage(data, name, most_pixels, formats).decode()
 
 
 class EncodedImage:
@@ -74,9 +87,15 @@ class EncodedImage:
     ``height`` and ``width`` are those of the upright picture. Raises as :func:`decode_image` does.
     """
 
-    def __init__(self, data: bytes, name: str, most_pixels: int = MAXIMUM_PIXELS) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        most_pixels: int = MAXIMUM_PIXELS,
+        formats: Collection[str] | None = None,
+    ) -> None:
         self._data, self._name = data, name
-        self._header = _open_bytes(data, name, most_pixels)
+        self._header = _open_bytes(data, name, most_pixels, formats)
         self._is_plain = _is_plain(self._header, data)
         self.width, self.height = self._header.size
         if not self._is_plain and self._header.getexif().get(_ORIENTATION, 1) in _LYING:
@@ -149,13 +168,23 @@ def read_bytes(path: str | Path) -> bytes:
         ) from error
 
 
-def _open_bytes(data: bytes, name: str, most_pixels: int = MAXIMUM_PIXELS) -> ImageFile.ImageFile:
+def _open_bytes(
+    data: bytes,
+    name: str,
+    most_pixels: int = MAXIMUM_PIXELS,
+    formats: Collection[str] | None = None,
+) -> ImageFile.ImageFile:
     if not data:
         raise SctnetError(f"{name}: the file is empty: copy it again from its source")
-    return _open(io.BytesIO(data), name, most_pixels)
+    return _open(io.BytesIO(data), name, most_pixels, formats)
 
 
-def _open(file: BinaryIO, name: str, most_pixels: int = MAXIMUM_PIXELS) -> ImageFile.ImageFile:
+def _open(
+    file: BinaryIO,
+    name: str,
+    most_pixels: int = MAXIMUM_PIXELS,
+    formats: Collection[str] | None = None,
+) -> ImageFile.ImageFile:
     """Read the header; the pixels stay encoded."""
     too_large = (
         f"{name}: more than {most_pixels // 1_000_000} million pixels: cut the image into tiles"
@@ -163,7 +192,7 @@ def _open(file: BinaryIO, name: str, most_pixels: int = MAXIMUM_PIXELS) -> Image
     try:
         with warnings.catch_warnings():  # between half our limit and the whole, Pillow warns
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=None if formats is None else [*formats])
     except UnidentifiedImageError as error:
         raise SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file") from error
     except Image.DecompressionBombError as error:

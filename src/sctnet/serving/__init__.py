@@ -1,1 +1,1 @@
-"""What serves predictions to others: a page for people."""
+"""What serves predictions to others: a page for people, a server for programs."""

@@ -1,0 +1,175 @@
+"""A model that is served: how it was asked for, the threads that run it, and its replacement.
+
+On a CPU a model has one worker a core, each in one thread of PyTorch: several pictures at a time
+pass faster so than one picture in all threads, which wait for each other in every layer.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sctnet.errors import SctnetError
+from sctnet.inference.segmenter import LabelMap, Segmenter
+from sctnet.inference.sources import Picture
+from sctnet.serving.limits import Admission, Limits, Refusal
+from sctnet.serving.metrics import Metrics
+from sctnet.serving.micro_batcher import Closed, Finished, MicroBatcher
+from sctnet.weights import first_message
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_MOST_WORKERS = 16  # by default; every one holds the working memory of a batch
+_FILE_ENDINGS = {".onnx", ".xml"}
+
+
+class ModelChoice(BaseModel):
+    """A model as a user names it: ``MODEL[,key=value...]``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    name: Annotated[str, Field(pattern=f"^{_NAME}$")]
+    """By which clients know it."""
+    precision: str = "auto"
+    device: str | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Threads that run it; None: one a core, or one on a GPU."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Pictures of one size at most that pass the network together."""
+    delay: Annotated[float, Field(ge=0, le=10_000)] = 2.0
+    """Milliseconds that a picture waits for others at most."""
+
+    @classmethod
+    def from_text(cls, text: str, defaults: Mapping[str, object]) -> "ModelChoice":
+        """Read ``MODEL[,key=value...]``; raises :class:`SctnetError` for what is none."""
+        model, *settings = [text] if Path(text).exists() else text.split(",")
+        pairs = dict(_pair(setting, text) for setting in settings)
+        path = Path(model)
+        name = path.stem if path.suffix.lower() in _FILE_ENDINGS else path.resolve().name
+        try:
+            return cls.model_validate({"name": name, **defaults, **pairs, "model": model})
+        except ValidationError as error:
+            key = error.errors()[0]["loc"][0]
+            hint = f": give it a name of letters, digits, ., _ and -, as {model},name=NAME"
+            message = f"its name{hint}" if key == "name" else first_message(error)
+            raise SctnetError(f"{text}: {message}") from error
+
+
+def _pair(setting: str, text: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    known = [field for field in ModelChoice.model_fields if field != "model"]
+    if not equals or key not in known:
+        raise SctnetError(
+            f"{text}: {setting!r} is no setting of a model: choose of {', '.join(known)}, "
+            "such as MODEL,precision=bf16,workers=2"
+        )
+    return key, value
+
+
+def read_choices(texts: Sequence[str], defaults: Mapping[str, object]) -> list[ModelChoice]:
+    """Read what a user wants served; each model needs a name of its own."""
+    choices = [ModelChoice.from_text(text, defaults) for text in texts]
+    names = [choice.name for choice in choices]
+    for choice in choices:
+        if names.count(choice.name) > 1:
+            raise SctnetError(
+                f"{choice.name}: the name of two models: name one, as {choice.model},name=NAME"
+            )
+    return choices
+
+
+class _Loaded(NamedTuple):
+    segmenter: Segmenter
+    batcher: MicroBatcher[Picture, LabelMap]
+
+
+class ServedModel:
+    """A model with its queue and its workers, replaceable while it is in use."""
+
+    def __init__(self, choice: ModelChoice, limits: Limits, metrics: Metrics) -> None:
+        self.choice, self.name = choice, choice.name
+        self.admission = Admission(limits)
+        self._metrics = metrics
+        self._reloading = threading.Lock()
+        self._current = self._load()
+        metrics.watch_queue(self.name, lambda: self._current.batcher.waiting)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The model as it is now."""
+        return self._current.segmenter
+
+    def submit(
+        self, pictures: Sequence[Picture]
+    ) -> tuple[Segmenter, list[Future[Finished[LabelMap]]]]:
+        """Hand in pictures, and return the model that labels them with a future for each.
+
+        Raises :class:`Refusal` for pictures that the model cannot take.
+        """
+        while True:
+            current = self._current
+            try:
+                for picture in pictures:
+                    current.segmenter.check(picture)
+                return current.segmenter, current.batcher.submit(pictures)
+            except Closed:
+                if current is self._current:
+                    raise Refusal(503, "the server is stopping: ask another one") from None
+            except SctnetError as error:
+                raise Refusal(413, str(error)) from error
+
+    def reload(self) -> None:
+        """Load the model anew, beside, and put it in the old one's place, which finishes its work.
+
+        Raises :class:`SctnetError` where it cannot be loaded; the old one then stays.
+        """
+        with self._reloading:
+            before, self._current = self._current, self._load()
+            before.batcher.close()
+
+    def close(self) -> None:
+        """Finish what was handed in, and stop."""
+        with self._reloading:
+            self._current.batcher.close()
+
+    def _load(self) -> _Loaded:
+        choice, cores = self.choice, _cores()
+        workers = choice.workers or min(cores, _MOST_WORKERS)
+        threads = max(1, cores // workers)
+        torch.set_num_threads(threads)  # of this thread; engines of other kinds take it over
+        segmenter = Segmenter(
+            choice.model, choice.device, choice.precision, batch_size=choice.batch
+        )
+        if choice.workers is None and torch.device(segmenter.device).type != "cpu":
+            workers = 1
+        segmenter.predict_labels([np.zeros((64, 64, 3), np.uint8)])  # the first call prepares
+
+        def label(pictures: list[Picture]) -> list[LabelMap]:
+            self._metrics.batch_pictures.labels(self.name).observe(len(pictures))
+            return [
+                labels
+                for group in segmenter.batches(pictures, lambda picture: picture)
+                for labels in segmenter.predict_labels(group)
+            ]
+
+        batcher = MicroBatcher(
+            label,
+            lambda picture: picture.shape,
+            most=choice.batch,
+            delay=choice.delay / 1000,
+            workers=workers,
+            prepare=lambda: torch.set_num_threads(threads),
+        )
+        return _Loaded(segmenter, batcher)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1

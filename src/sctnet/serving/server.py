@@ -1,0 +1,127 @@
+"""The process: models are loaded, a socket is bound, signals are heeded."""
+
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+import cv2
+import uvicorn
+
+from sctnet.errors import SctnetError
+from sctnet.serving.application import create_application
+from sctnet.serving.limits import Limits
+from sctnet.serving.metrics import LOGGER, Metrics, log
+from sctnet.serving.served_model import ModelChoice, ServedModel
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_GRACE = 5  # seconds beyond the time limit of a request, after which stopping waits no longer
+_MOST_HEAD = 65_536  # bytes of a request's line and headers
+
+
+def serve(
+    choices: Sequence[ModelChoice],
+    host: str,
+    port: int,
+    limits: Limits,
+    api_key: str | None = None,
+) -> None:
+    """Serve models until SIGTERM or SIGINT, and then finish what was accepted.
+
+    SIGHUP loads every model anew, beside, and replaces the old ones without dropping a request.
+    Raises :class:`SctnetError` for a model that cannot be loaded and an address that cannot be had.
+    """
+    if api_key is not None and not (
+        api_key.isascii() and api_key.isprintable() and api_key.strip()
+    ):
+        raise SctnetError("the API key is empty or not plain ASCII: choose another one")
+    listening = _bound(host, port)
+    cv2.setNumThreads(1)  # several requests at a time keep the cores busy
+    metrics = Metrics()
+    models = [ServedModel(choice, limits, metrics) for choice in choices]
+    _log_to_stdout()
+    _say_where(listening, host, models, api_key)
+    # No uvloop and no httptools, where they happen to be installed: the latter reads headers
+    # without end.
+    config = uvicorn.Config(
+        create_application(models, limits, metrics, api_key),
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=_MOST_HEAD,
+        timeout_graceful_shutdown=int(limits.seconds) + _GRACE,
+    )
+    _heed_signals(models)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise SctnetError(
+            f"{host}:{port}: cannot be listened on ({error.strerror}): "
+            "choose another --host or --port"
+        ) from error
+    return listening
+
+
+def _log_to_stdout() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOGGER.handlers, LOGGER.propagate = [handler], False
+    LOGGER.setLevel(logging.INFO)
+
+
+def _say_where(
+    listening: socket.socket, host: str, models: Sequence[ServedModel], api_key: str | None
+) -> None:
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    for model in models:
+        print(f"{model.name}: {model.segmenter}", file=sys.stderr)  # noqa: T201
+    print(f"Serving at http://{shown}:{port}, described at /docs", file=sys.stderr)  # noqa: T201
+    if host not in _LOOPBACK and api_key is None:
+        print(  # noqa: T201
+            f"Warning: whoever reaches {host} may use this server: set SCTNET_API_KEY",
+            file=sys.stderr,
+        )
+    log("start", port=port, models=[model.name for model in models])
+
+
+def _heed_signals(models: Sequence[ServedModel]) -> None:
+    # uvicorn heeds these two itself, and when it is done raises them once more: no traceback then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _pass)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: _start_reloading(models))
+
+
+def _pass(_: int, __: FrameType | None) -> None:
+    pass
+
+
+def _start_reloading(models: Sequence[ServedModel]) -> None:
+    threading.Thread(target=_reload, args=(models,), name="sctnet-reloading", daemon=True).start()
+
+
+def _reload(models: Sequence[ServedModel]) -> None:
+    for model in models:
+        try:
+            model.reload()
+        except SctnetError as error:
+            log("reload", model=model.name, ok=False, error=str(error))
+        else:
+            log("reload", model=model.name, ok=True)
