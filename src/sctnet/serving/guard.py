@@ -17,7 +17,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None) -> None:
         self._app, self._metrics = app, metrics
-        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the routes."""
@@ -47,10 +47,10 @@ class Guard:
             record.close(route, status, self._metrics)
 
     def _may_pass(self, scope: Scope) -> bool:
-        if self._expected is None or scope["path"] in _OPEN:
+        if self._key is None or scope["path"] in _OPEN:
             return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(given, self._expected)
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given, self._key)
 
 
 _refused = JSONResponse(

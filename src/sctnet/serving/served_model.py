@@ -130,8 +130,13 @@ class ServedModel:
         Raises :class:`SctnetError` where it cannot be loaded; the old one then stays.
         """
         with self._reloading:
-            before, self._current = self._current, self._load()
+            try:
+                before, self._current = self._current, self._load()
+            except SctnetError:
+                self._metrics.reloads.labels(self.name, "failed").inc()
+                raise
             before.batcher.close()
+            self._metrics.reloads.labels(self.name, "done").inc()
 
     def close(self) -> None:
         """Finish what was handed in, and stop."""
@@ -141,14 +146,17 @@ class ServedModel:
     def _load(self) -> _Loaded:
         choice, cores = self.choice, _cores()
         workers = choice.workers or min(cores, _MOST_WORKERS)
-        threads = max(1, cores // workers)
+        threads, before = max(1, cores // workers), torch.get_num_threads()
         torch.set_num_threads(threads)  # of this thread; engines of other kinds take it over
-        segmenter = Segmenter(
-            choice.model, choice.device, choice.precision, batch_size=choice.batch
-        )
+        try:
+            segmenter = Segmenter(
+                choice.model, choice.device, choice.precision, batch_size=choice.batch
+            )
+            segmenter.predict_labels([np.zeros((64, 64, 3), np.uint8)])  # the first call prepares
+        finally:
+            torch.set_num_threads(before)
         if choice.workers is None and torch.device(segmenter.device).type != "cpu":
             workers = 1
-        segmenter.predict_labels([np.zeros((64, 64, 3), np.uint8)])  # the first call prepares
 
         def label(pictures: list[Picture]) -> list[LabelMap]:
             self._metrics.batch_pictures.labels(self.name).observe(len(pictures))

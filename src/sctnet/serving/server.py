@@ -10,6 +10,7 @@ from types import FrameType
 
 import cv2
 import uvicorn
+from fastapi import FastAPI
 
 from sctnet.errors import SctnetError
 from sctnet.serving.application import create_application
@@ -38,16 +39,22 @@ def serve(
         api_key.isascii() and api_key.isprintable() and api_key.strip()
     ):
         raise SctnetError("the API key is empty or not plain ASCII: choose another one")
-    listening = _bound(host, port)
-    cv2.setNumThreads(1)  # several requests at a time keep the cores busy
-    metrics = Metrics()
-    models = [ServedModel(choice, limits, metrics) for choice in choices]
-    _log_to_stdout()
-    _say_where(listening, host, models, api_key)
+    with _bound(host, port) as listening:
+        cv2.setNumThreads(1)  # several requests at a time keep the cores busy
+        metrics = Metrics()
+        models = [ServedModel(choice, limits, metrics) for choice in choices]
+        _log_to_stdout()
+        _say_where(listening, host, models, api_key)
+        _heed_signals(models)
+        app = create_application(models, limits, metrics, api_key)
+        uvicorn.Server(_configuration(app, limits)).run(sockets=[listening])
+
+
+def _configuration(app: FastAPI, limits: Limits) -> uvicorn.Config:
     # No uvloop and no httptools, where they happen to be installed: the latter reads headers
     # without end.
-    config = uvicorn.Config(
-        create_application(models, limits, metrics, api_key),
+    return uvicorn.Config(
+        app,
         http="h11",
         loop="asyncio",
         ws="none",
@@ -58,8 +65,6 @@ def serve(
         h11_max_incomplete_event_size=_MOST_HEAD,
         timeout_graceful_shutdown=int(limits.seconds) + _GRACE,
     )
-    _heed_signals(models)
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -68,12 +73,16 @@ def _bound(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that cannot be one
+        reason = getattr(error, "strerror", None) or error
         raise SctnetError(
-            f"{host}:{port}: cannot be listened on ({error.strerror}): "
-            "choose another --host or --port"
+            f"{host}:{port}: cannot be listened on ({reason}): choose another --host or --port"
         ) from error
     return listening
 
