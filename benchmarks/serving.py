@@ -1,4 +1,4 @@
-"""What a server keeps of the bare model's rate, and how it bears load, ten thousand requests, reloads.
+"""What a server keeps of the bare model's rate; overload, ten thousand requests, reloads.
 
     python benchmarks/serving.py [--model sctnet-s-camvid] [--seconds 20] [--rounds 3]
 
