@@ -4,8 +4,9 @@
 
 The server runs in a process of its own, the clients in this one, on loopback. The bare model labels
 decoded pictures of the same size in as many threads as the server has workers; it and the server
-take turns, so that a busy machine slows both, and of each the best round counts. core_ms is the processor time of a picture. Clients ask one
-request after the other: /predict with a JPEG, answered by a PNG, and /v2/.../infer with raw bytes.
+take turns, so that a busy machine slows both, and of each the best round counts. ``core_ms`` is the
+processor time of a picture, which the clients' is not a part of. Clients ask one request after the
+other: /predict with a JPEG, answered by a PNG, and /v2/.../infer with raw bytes.
 """
 
 import argparse
