@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
 from types import FrameType
 
 import cv2
@@ -115,22 +116,27 @@ def _heed_signals(models: Sequence[ServedModel]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _pass)
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: _start_reloading(models))
+        asked: SimpleQueue[None] = SimpleQueue()  # may be filled in the midst of anything
+        signal.signal(signal.SIGHUP, lambda *_: asked.put(None))
+        threading.Thread(
+            target=_reload, args=(asked, models), name="sctnet-reloading", daemon=True
+        ).start()
 
 
 def _pass(_: int, __: FrameType | None) -> None:
     pass
 
 
-def _start_reloading(models: Sequence[ServedModel]) -> None:
-    threading.Thread(target=_reload, args=(models,), name="sctnet-reloading", daemon=True).start()
-
-
-def _reload(models: Sequence[ServedModel]) -> None:
-    for model in models:
-        try:
-            model.reload()
-        except SctnetError as error:
-            log("reload", model=model.name, ok=False, error=str(error))
-        else:
-            log("reload", model=model.name, ok=True)
+def _reload(asked: "SimpleQueue[None]", models: Sequence[ServedModel]) -> None:
+    """Load all models anew whenever it is asked for; once for all that asked in the meantime."""
+    while True:
+        asked.get()
+        while not asked.empty():
+            asked.get()
+        for model in models:
+            try:
+                model.reload()
+            except SctnetError as error:
+                log("reload", model=model.name, ok=False, error=str(error))
+            else:
+                log("reload", model=model.name, ok=True)
