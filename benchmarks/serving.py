@@ -187,7 +187,9 @@ def bare(segmenter: Segmenter, workers: int, batch: int, seconds: float) -> dict
     }
 
 
-def throughput(model: str, segmenter: Segmenter, seconds: float, rounds: int) -> dict[str, Any]:
+def throughput(
+    model: str, segmenter: Segmenter, seconds: float, rounds: int, options: list[str]
+) -> dict[str, Any]:
     """Measure bare model and server in turn; return the best rounds."""
     cores = os.cpu_count() or 1
     requests = {"predict": predict_request(SIZE), "infer": infer_request(Path(model).name, SIZE)}
@@ -202,7 +204,7 @@ def throughput(model: str, segmenter: Segmenter, seconds: float, rounds: int) ->
         if found["per_second"] > best.get(key, {"per_second": 0})["per_second"]:
             best[key] = found
 
-    with served(model) as (_, port):
+    with served(model, *options) as (_, port):
         for _ in range(rounds):
             for key, (workers, batch) in threads.items():
                 note(key, bare(segmenter, workers, batch, seconds))
@@ -272,6 +274,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--serve", default="", help="Further options of sctnet serve.")
     parser.add_argument("--out", type=Path, default=RESULTS / "serving.json")
     arguments = parser.parse_args()
     segmenter = Segmenter(arguments.model, "cpu")
@@ -282,11 +285,12 @@ def main() -> None:
         "size": SIZE,
         "seconds": arguments.seconds,
         "rounds": arguments.rounds,
+        "options": arguments.serve,
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
     parts = {
         "throughput": lambda: throughput(
-            arguments.model, segmenter, arguments.seconds, arguments.rounds
+            arguments.model, segmenter, arguments.seconds, arguments.rounds, arguments.serve.split()
         ),
         "overload": lambda: overload(arguments.model, 4 * arguments.seconds),
         "memory": lambda: memory(arguments.model, arguments.requests),

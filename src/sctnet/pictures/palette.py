@@ -68,7 +68,7 @@ def _separated_order(count: int) -> Int[np.ndarray, "n"]:
 def save_label_map(
     labels: Integer[np.ndarray, "h w"], colours: Sequence[Colour], path: str | Path
 ) -> None:
-    """Save class indices, H x W, as :func:`encode_label_map` makes them.
+    """Save class indices, H x W, as a PNG whose pixel values are the indices themselves.
 
     See :func:`encode_label_map`. Raises :class:`SctnetError` for a path that does not end in .png
     or cannot be written.
