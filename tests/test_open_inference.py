@@ -229,6 +229,7 @@ def test_a_wrong_header_length_is_refused(length):
 @given(
     st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 2**32)
 )
+@settings(deadline=None)
 def test_binary_and_json_say_the_same(count, height, width, wide, seed):
     random = np.random.default_rng(seed)
     pictures = random.integers(0, 256, (count, height, width, 3), np.uint8)
@@ -260,6 +261,7 @@ def test_binary_and_json_say_the_same(count, height, width, wide, seed):
 
 
 @given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=4)))
+@settings(deadline=None)
 def test_any_bytes_are_a_request_or_a_refusal(body, length):
     refusal = refusal_of(body, length)
     assert refusal is None or refusal.status in {400, 413}
@@ -292,7 +294,7 @@ NEARLY = st.fixed_dictionaries(
 
 
 @given(NEARLY | JSON, st.binary(max_size=40))
-@settings(max_examples=400)
+@settings(max_examples=200, deadline=None)
 def test_nearly_right_requests_are_requests_or_refusals(value, rest):
     head = json.dumps(value).encode()
     for body, length in ((head, None), (head + rest, str(len(head)))):
@@ -302,6 +304,7 @@ def test_nearly_right_requests_are_requests_or_refusals(value, rest):
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5), st.integers(0, 8))
+@settings(deadline=None)
 def test_elements_of_bytes_come_apart_as_they_were(images, cut):
     packed = b"".join(struct.pack("<I", len(image)) + image for image in images)
     packed = packed[: len(packed) - cut] if cut else packed

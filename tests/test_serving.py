@@ -528,8 +528,10 @@ def test_the_example_of_the_documentation_runs(process, tmp_path):
             [*words, "--fail-with-body", "-sS"], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
-    assert Image.open(tmp_path / "labels.png").mode == "P"
-    assert Image.open(tmp_path / "overlay.jpg").size == (120, 90)
+    with Image.open(tmp_path / "labels.png") as labels:
+        assert labels.mode == "P"
+    with Image.open(tmp_path / "overlay.jpg") as overlay:
+        assert overlay.size == (120, 90)
 
 
 @pytest.mark.parametrize(
