@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from sctnet.inference.segmentation import Segmentation
-from sctnet.inference.segmenter import LabelMap, Segmenter
+from sctnet.inference.predictor import LabelMap
+from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 from sctnet.serving import descriptions, open_inference
 from sctnet.serving.answers import Answer, chosen_answer

@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sctnet.errors import SctnetError
-from sctnet.inference.segmenter import LabelMap, Segmenter
+from sctnet.inference.predictor import LabelMap
+from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 from sctnet.serving.limits import Claim, Limits, Refusal
 from sctnet.serving.metrics import RequestRecord

@@ -16,7 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sctnet.errors import SctnetError
-from sctnet.inference.segmenter import LabelMap, Segmenter
+from sctnet.inference.predictor import LabelMap
+from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 from sctnet.serving.limits import Admission, Limits, Refusal
 from sctnet.serving.metrics import Metrics
