@@ -2,21 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
+from sctnet.inference.picture_predictor import PicturePredictor
 from sctnet.inference.results import KINDS, Results, check_output
 from sctnet.inference.segmentation import class_indices
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.sources import Picture, refuse_address
+from sctnet.inference.sources import refuse_address
 
 __all__ = ["check_output", "find_pictures", "predict_files"]
 
@@ -24,8 +22,6 @@ ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """What counts as a picture in a folder; a file that is named outright may end in anything."""
 
 Given = TypeVar("Given", bound=Hashable)
-
-_READ_AHEAD = 50_000_000  # pixels; while a larger picture is labelled, the next one waits
 
 
 class PictureFile(NamedTuple):
@@ -45,6 +41,17 @@ def find_pictures(
     ending into the name, then a number. An input that gives no picture is a sentence among the
     failures; raises :class:`SctnetError` where there is no picture at all,
     unless there ``may_be_none``.
+    """
+    found, failures = find_places(inputs, out)
+    if not found and not may_be_none:
+        raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
+    return [PictureFile(*pair) for pair in distinct_names(found)], failures
+
+
+def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Return pictures, each with its place below the folder that was named, and what failed.
+
+    What :func:`find_pictures` does, before names are given.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
@@ -66,9 +73,7 @@ def find_pictures(
             reason = "there is no such file or folder" if missing else "no pictures there"
             failures.append(f"{item}: {reason}")
         found += pictures
-    if not found and not may_be_none:
-        raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
-    return [PictureFile(*pair) for pair in distinct_names(found)], failures
+    return found, failures
 
 
 @dataclass
@@ -119,66 +124,21 @@ def predict_files(
     summary.areas = dict.fromkeys(segmenter.classes, 0)
     began = time.perf_counter()
     likely = "probabilities" in kinds
-    readable = _readable(waiting, segmenter, likely, summary.failures)
-    for group in segmenter.batches(readable, lambda item: item[1]):
-        try:
-            found = segmenter.label([image for _, image in group], likely)
-        except SctnetError as error:
-            summary.failures += [f"{item.path}: {error}" for item, _ in group]
-            found = []
-        for result, (item, _) in zip(found, group, strict=False):
+    predictor = PicturePredictor[PictureFile](
+        segmenter, lambda item: read_image(item.path), lambda item: str(item.path), likely
+    )
+    for item, result in predictor(waiting):
+        if isinstance(result, SctnetError):
+            summary.failures.append(str(result))
+        else:
             results.write(result, item.name, item.path, str(segmenter))
             summary.labelled += 1
             for name, area in result.area().items():
                 summary.areas[name] += int(area["pixels"])
         if progress is not None:
             progress(summary.done)
-    if progress is not None:
-        progress(summary.done)
     summary.seconds = time.perf_counter() - began
     return summary
-
-
-def _readable(
-    pictures: Sequence[PictureFile], segmenter: Segmenter, probabilities: bool, failures: list[str]
-) -> Iterator[tuple[PictureFile, Picture]]:
-    """Yield pictures that can be labelled, decoded; what is wrong with the others is noted."""
-    for picture, image in _read_ahead(pictures):
-        if isinstance(image, SctnetError):
-            failures.append(str(image))
-            continue
-        try:
-            segmenter.check(image, probabilities)
-        except SctnetError as error:
-            failures.append(f"{picture.path}: {error}")
-            continue
-        yield picture, image
-
-
-def _read_ahead(
-    pictures: Sequence[PictureFile],
-) -> Iterator[tuple[PictureFile, Picture | SctnetError]]:
-    """Yield pictures decoded, or why not, while the next one is read in a thread."""
-    if not pictures:
-        return
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(_read, pictures[0].path)
-        for picture, after in zip(pictures, [*pictures[1:], None], strict=True):
-            image = following.result()
-            large = isinstance(image, np.ndarray) and image.size > 3 * _READ_AHEAD
-            if after is not None and not large:
-                following = pool.submit(_read, after.path)
-            yield picture, image
-            del image
-            if after is not None and large:
-                following = pool.submit(_read, after.path)
-
-
-def _read(path: Path) -> Picture | SctnetError:
-    try:
-        return read_image(path)
-    except SctnetError as error:
-        return error
 
 
 def _paths(item: str) -> list[Path]:
@@ -212,14 +172,17 @@ def is_result(file: Path, out: Path) -> bool:
 
 
 def distinct_names(
-    found: Iterable[tuple[Given, Path]], endings: Collection[str] | None = None
+    found: Iterable[tuple[Given, Path]],
+    endings: Collection[str] | None = None,
+    taken: Iterable[Path] = (),
 ) -> list[tuple[Given, Path]]:
     """Return each input once, with the name of its results: its place without its ending.
 
     Only one of ``endings`` is taken off, by default any. Where two inputs would have one name, the
-    later one takes its ending into the name, then a number.
+    later one takes its ending into the name, then a number; so it does where the name is among
+    those ``taken`` before.
     """
-    taken: set[Path] = set()
+    taken = set(taken)
     named = []
     for given, place in dict(found).items():
         bare = endings is None or place.suffix.lower() in endings

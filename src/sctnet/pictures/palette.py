@@ -68,10 +68,9 @@ def _separated_order(count: int) -> Int[np.ndarray, "n"]:
 def save_label_map(
     labels: Integer[np.ndarray, "h w"], colours: Sequence[Colour], path: str | Path
 ) -> None:
-    """Save class indices, H x W, as a PNG whose pixel values are the indices themselves.
+    """Save class indices, H x W, as :func:`encode_label_map` makes them.
 
-    See :func:`encode_label_map`. Raises :class:`SctnetError` for a path that does not end in .png
-    or cannot be written.
+    Raises :class:`SctnetError` for a path that does not end in .png or cannot be written.
     """
     if Path(path).suffix.lower() != ".png":
         raise SctnetError(f"{path}: a label map is exact only as a PNG; end its name in .png")
@@ -79,7 +78,7 @@ def save_label_map(
 
 
 def encode_label_map(labels: Integer[np.ndarray, "h w"], colours: Sequence[Colour]) -> bytes:
-    """Return a PNG whose pixel values are class indices, H x W.
+    """Return class indices, H x W, as a PNG whose pixel values are the indices themselves.
 
     Up to 255 classes it is a paletted PNG, shown in the classes' colours and black where a pixel
     has no class; above that, a grey PNG of 16 bits.

@@ -1,0 +1,95 @@
+"""Pictures from anywhere, read ahead, labelled in batches: the heart of every engine."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from sctnet.errors import SctnetError
+from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.sources import Picture
+
+Item = TypeVar("Item")
+
+_READ_AHEAD = 50_000_000  # pixels; while a larger picture is labelled, the next one waits
+
+
+class PicturePredictor(Generic[Item]):
+    """Labels what an iterable yields; one bad picture does not stop the others.
+
+    ``read`` turns an item into its RGB picture and raises :class:`SctnetError`, which names it,
+    where there is none; ``name`` is what sentences call an item. While a picture is labelled, the
+    next one is asked for and read in a thread. Neighbours that are processed at one size go
+    through the network in batches of the segmenter's ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        read: Callable[[Item], Picture],
+        name: Callable[[Item], str],
+        probabilities: bool = False,
+    ) -> None:
+        self.segmenter, self.probabilities = segmenter, probabilities
+        self._read, self._name = read, name
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[tuple[Item, Segmentation | SctnetError]]:
+        """Yield every item with its labels or, in one sentence, why it has none.
+
+        Labels come in the items' order; a failure may come before the labels of its batch.
+        """
+        failed: list[tuple[Item, SctnetError]] = []
+        readable = self._readable(items, failed)
+        for group in self.segmenter.batches(readable, lambda pair: pair[1]):
+            try:
+                found = self.segmenter.label([image for _, image in group], self.probabilities)
+            except SctnetError as error:
+                failed += [(item, self._told(item, error)) for item, _ in group]
+                found = []
+            yield from failed
+            failed.clear()
+            for (item, _), result in zip(group, found, strict=False):
+                yield item, result
+        yield from failed
+
+    def _told(self, item: Item, error: SctnetError) -> SctnetError:
+        return SctnetError(f"{self._name(item)}: {error}")
+
+    def _readable(
+        self, items: Iterable[Item], failed: list[tuple[Item, SctnetError]]
+    ) -> Iterator[tuple[Item, Picture]]:
+        """Yield what can be labelled, decoded; what is wrong with the others is noted."""
+        for item, image in self._read_ahead(items):
+            if isinstance(image, SctnetError):
+                failed.append((item, image))
+                continue
+            try:
+                self.segmenter.check(image, self.probabilities)
+            except SctnetError as error:
+                failed.append((item, self._told(item, error)))
+                continue
+            yield item, image
+
+    def _read_ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, Picture | SctnetError]]:
+        """Yield items with their pictures, or why not, while the next one is read in a thread."""
+        waiting = iter(items)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(self._next, waiting)
+            while (pair := following.result()) is not None:
+                large = isinstance(pair[1], np.ndarray) and pair[1].size > 3 * _READ_AHEAD
+                if not large:
+                    following = pool.submit(self._next, waiting)
+                yield pair
+                del pair
+                if large:
+                    following = pool.submit(self._next, waiting)
+
+    def _next(self, items: Iterator[Item]) -> tuple[Item, Picture | SctnetError] | None:
+        for item in items:
+            try:
+                return item, self._read(item)
+            except SctnetError as error:
+                return item, error
+        return None
