@@ -1,6 +1,7 @@
 """``sctnet predict``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +18,21 @@ def predict(
         typer.Argument(help="A model folder, bundled name, hub id, .onnx or OpenVINO .xml file."),
     ],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Pictures, videos, folders (recursive), globs, addresses of streams, cameras (0)."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = ...,  # type: ignore[assignment]
+    ] = None,
+    out: Annotated[str, typer.Option(help="Folder for the results; with Ray also a URL.")] = ...,  # type: ignore[assignment]
+    more_inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="The same as an INPUT without a name.")
+    ] = None,
     save: Annotated[
         str | None,
         typer.Option(
             help="What to write, with commas: of pictures labels, overlay (default both), "
-            "comparison, probabilities, json, polygons; of videos overlay (default), labels, json."
+            "comparison, probabilities, json, polygons; of videos overlay (default), labels, json; "
+            "with Ray labels (default) or rle."
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
@@ -61,8 +66,28 @@ def predict(
     realtime: Annotated[
         bool, typer.Option("--realtime", help="Of videos: drop frames instead of lagging.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: many workers, here or on a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray: a cluster that runs already; default: this machine.")
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Ray: how many, or fewest:most; default: what there is room for."),
+    ] = None,
+    worker_cpus: Annotated[int | None, typer.Option(min=1, help="Ray: of each worker; 1.")] = None,
+    worker_gpus: Annotated[
+        float | None, typer.Option(min=0, help="Ray: of each worker; 0.25: four share a GPU.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Ray: of Parquet tables, where the pictures or paths are.")
+    ] = None,
 ) -> None:
     """Label pictures and videos: label maps and overlays, in folders of their own below --out.
+
+    With --engine ray, pictures by the million: folders, globs, Parquet tables and WebDataset
+    shards, on a disk or at a URL; the same command goes on where it was stopped.
 
     What cannot be read is reported at the end and makes the exit status 1; the rest is done all
     the same. Can be stopped at any time: a video ends properly with what was done, and
@@ -75,7 +100,34 @@ def predict(
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.video_files import check_video_output, find_videos
 
-    videos, others = find_videos(inputs, out)
+    inputs = [*(inputs or []), *(more_inputs or [])]
+    if not inputs:
+        raise SctnetError("nothing to label: give pictures, folders or globs")
+    of_ray = {
+        "--address": address, "--workers": workers, "--worker-cpus": worker_cpus,
+        "--worker-gpus": worker_gpus, "--column": column,
+    }  # fmt: skip
+    if engine == "ray":
+        from sctnet.cli.predict_bulk import label_in_bulk
+
+        of_local = {
+            "--alpha": alpha != 0.5, "--classes": classes, "--smooth": smooth,
+            "--realtime": realtime, "--runtime": runtime,
+        }  # fmt: skip
+        _refuse(of_local, "--engine local")
+        label_in_bulk(
+            model, inputs, out, address=address, workers=workers, cpus=worker_cpus or 1,
+            gpus=worker_gpus or 0.0, column=column, kind=save or "labels", device=device,
+            precision=precision, tile=tile, batch_size=batch,
+        )  # fmt: skip
+        return
+    if engine != "local":
+        raise SctnetError(f"--engine {engine}: choose local or ray")
+    _refuse(of_ray, "--engine ray")
+    if "://" in out:
+        raise SctnetError(f"--out {out}: an address is written to by --engine ray; give a folder")
+    folder = Path(out)
+    videos, others = find_videos(inputs, folder)
     if not videos and (smooth or realtime):
         raise SctnetError("--smooth and --realtime are for videos: give one, or leave them out")
     if videos and not others and (classes or tile or skip_existing):
@@ -83,17 +135,17 @@ def predict(
     kinds = _listed("labels,overlay" if save is None else save)
     video_kinds = ["overlay"] if save is None else kinds
     if videos:
-        check_video_output(out, video_kinds)
+        check_video_output(folder, video_kinds)
     if others or not videos:
-        check_output(out, kinds)
-    pictures, failures = find_pictures(others, out, may_be_none=bool(videos))
+        check_output(folder, kinds)
+    pictures, failures = find_pictures(others, folder, may_be_none=bool(videos))
     segmenter = Segmenter(
         model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch
     )
     if pictures:
         shown = None if classes is None else _listed(classes)
         failures = _label_pictures(
-            segmenter, pictures, failures, out, kinds, alpha, shown, skip_existing
+            segmenter, pictures, failures, folder, kinds, alpha, shown, skip_existing
         )
     interrupted = False
     if videos:
@@ -101,12 +153,21 @@ def predict(
         from sctnet.inference.video import VideoOptions
 
         options = VideoOptions(video_kinds, alpha, smooth, realtime)
-        unlabelled, interrupted = label_videos(segmenter, videos, out, options)
+        unlabelled, interrupted = label_videos(segmenter, videos, folder, options)
         failures += unlabelled
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
     if failures or interrupted:
         raise typer.Exit(130 if interrupted else 1)
+
+
+def _refuse(options: Mapping[str, object], where: str) -> None:
+    """Raise an error for options that were given and belong elsewhere."""
+    from sctnet.errors import SctnetError
+
+    given = [name for name, value in options.items() if value not in (None, False)]
+    if given:
+        raise SctnetError(f"{', '.join(given)}: only with {where}; leave out")
 
 
 def _listed(text: str) -> list[str]:

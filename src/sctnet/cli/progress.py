@@ -90,13 +90,16 @@ def _scores(record: dict[str, float]) -> str:
 
 
 @contextmanager
-def counting_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of ``total`` pictures are done, and how many a second."""
+def counting_progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show how many of ``total`` pictures are done, and how many a second.
+
+    What is yielded takes the number done and, where it was not known before, the total.
+    """
     with progress_bar() as progress:
         bar = progress.add_task(description, total=total, text="")
 
-        def done(count: int) -> None:
-            progress.update(bar, completed=count)
+        def done(count: int, of: int | None = total) -> None:
+            progress.update(bar, completed=count, total=of)
             speed = progress.tasks[bar].finished_speed or progress.tasks[bar].speed
             if speed:
                 progress.update(bar, text=f"{speed:.1f} images/s")

@@ -1,1 +1,1 @@
-"""What serves predictions to others: a page for people, a server for programs."""
+"""What serves predictions to many: a page, a server, and bulk prediction on a cluster."""

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,13 @@ def remove(name: str) -> None:
         return
     except OSError as error:
         raise SctnetError(f"{name}: cannot be deleted ({_reason(error)})") from error
+
+
+def remove_empty_folder(name: str) -> None:
+    """Delete a folder of a disk, if there is nothing in it; object stores have none."""
+    if not is_url(name):
+        with suppress(OSError):
+            Path(name).rmdir()
 
 
 def exists(name: str) -> bool:

@@ -1,0 +1,255 @@
+"""Bulk prediction on Ray Data: pictures by the million, on one machine or a cluster.
+
+What travels through Ray is small: units of work go out, each with the names of its pictures,
+and rows of statistics come back. Workers read the pictures, write the results where they belong and
+record them in the manifest, so that nothing is lost with a worker, a machine or the driver.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sctnet.errors import SctnetError
+from sctnet.inference.files import PredictionSummary
+from sctnet.inference.segmenter import Segmenter
+from sctnet.serving.manifest import Manifest, Row
+from sctnet.serving.model_files import ModelFiles, read_model_files
+from sctnet.serving.sources import Unit, find_work
+from sctnet.serving.storage import files_below, full_name, join, remove
+from sctnet.serving.worker import KINDS, Worker, WorkerOptions
+
+_MOST_PER_PART = 256  # pictures; what a dead worker's successor does again at most
+_PARTS_A_WORKER = 8  # at least, so that all end at about the same time
+_MOST_TASKS = 10_000  # that Ray keeps an eye on
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """How many workers, and what each one has."""
+
+    address: str | None = None
+    """Of a Ray cluster; None: $RAY_ADDRESS or, without it, this machine alone."""
+    workers: tuple[int, int] | None = None
+    """Fewest and most; None: from one to as many as there are CPUs (or GPUs) for."""
+    cpus: int = 1
+    gpus: float = 0.0
+    """Of a GPU, 0.25 lets four workers share one."""
+    column: str | None = None
+    """Of Parquet tables, the one with the pictures or their paths."""
+    kind: str = "labels"
+    device: str | None = None
+    precision: str = "auto"
+    tile: int | None = None
+    batch_size: int = 1
+
+
+def predict_bulk(
+    model: str,
+    inputs: Sequence[str],
+    out: str,
+    options: BulkOptions,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> PredictionSummary:
+    """Label pictures into ``out``, a folder or URL, by workers on Ray, and return how it went.
+
+    ``inputs`` are as :func:`~sctnet.serving.sources.find_work` takes them. What an earlier run into
+    ``out`` has done, with the same model and options, is not done again; what had failed is. With
+    batches of one picture, labels are those of ``sctnet predict`` on the same kind of device, bit
+    for bit; larger batches may round otherwise. ``progress`` is told how many pictures are done,
+    and of how many where that is known. Raises :class:`SctnetError` for mistakes in what is given,
+    another model's manifest in ``out``, and a cluster that cannot be had.
+    """
+    _require_ray()
+    out = full_name(out)
+    if options.kind not in KINDS:
+        raise SctnetError(f"{options.kind} to save: with Ray, choose {' or '.join(KINDS)}")
+    files = read_model_files(model)
+    # Here, where a mistake is one sentence; the workers make their own.
+    segmenter = Segmenter(
+        model, "cpu", options.precision, tile=options.tile, batch_size=options.batch_size
+    )
+    manifest = Manifest(out, _identity(files, options), segmenter.classes)
+    manifest.check()
+    recorded = manifest.recorded()
+    with _cluster(options) as most:
+        workers = options.workers or (1, most)
+
+        def per_part(pictures: int) -> int:
+            shared = -(-pictures // (workers[1] * _PARTS_A_WORKER))
+            return max(options.batch_size, min(_MOST_PER_PART, shared), 1)
+
+        work = find_work(inputs, out, recorded, options.column, per_part)
+        manifest.begin()
+        _remove_unrecorded(manifest, out)
+        summary = PredictionSummary(segmenter.classes, skipped=work.skipped)
+        summary.failures = list(work.failures)
+        summary.areas = dict.fromkeys(segmenter.classes, 0)
+        size = per_part(work.pictures) if work.pictures else _MOST_PER_PART
+        settings = WorkerOptions(
+            out, options.kind, manifest.identity, _device(options), options.precision,
+            options.tile, options.batch_size, options.cpus, size,
+        )  # fmt: skip
+        began = time.perf_counter()
+        for row in _run(work.units, files, settings, workers, options):
+            _add(summary, row)
+            if progress is not None:
+                total = None if work.pictures is None else work.pictures + work.skipped
+                progress(summary.done - len(work.failures), total)
+        summary.seconds = time.perf_counter() - began
+    manifest.compact()
+    return summary
+
+
+class UnitWorker:
+    """A :class:`Worker` as Ray Data calls it: one unit of work in, its rows of statistics out."""
+
+    def __init__(self, model: Any, options: WorkerOptions) -> None:
+        import ray
+
+        self._worker = Worker(ray.get(model), options)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
+        """Label the units of a batch."""
+        for text, name in zip(batch["unit"], batch["name"], strict=True):
+            for rows in self._worker.label(Unit.from_text(str(text)), str(name)):
+                yield _statistics(rows)
+
+
+def _statistics(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    areas = [list(row.areas.values()) for row in rows if row.areas is not None]
+    return {
+        "labelled": [len(areas)],
+        "areas": [[sum(column) for column in zip(*areas, strict=True)]],
+        "failures": [[row.error for row in rows if row.error is not None]],
+    }
+
+
+def _add(summary: PredictionSummary, row: Mapping[str, Any]) -> None:
+    summary.labelled += int(row["labelled"])
+    summary.failures += [str(failure) for failure in row["failures"]]
+    for name, pixels in zip(summary.areas, row["areas"], strict=False):
+        summary.areas[name] += int(pixels)
+
+
+def _run(
+    units: Sequence[Unit],
+    model: ModelFiles,
+    settings: WorkerOptions,
+    workers: tuple[int, int],
+    options: BulkOptions,
+) -> Iterator[Mapping[str, Any]]:
+    """Yield a row of statistics for every part of every unit, as they are done."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    if not units:
+        return
+    run = secrets.token_hex(4)  # parts of different runs have different names
+    items = [
+        {"unit": unit.to_text(), "name": f"{run}-{number:06}"} for number, unit in enumerate(units)
+    ]
+    data = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_TASKS))
+    labelled = data.map_batches(
+        UnitWorker,
+        batch_size=1,
+        fn_constructor_args=(ray.put(model), settings),
+        compute=ActorPoolStrategy(
+            min_size=workers[0],
+            max_size=max(workers),
+            initial_size=min(max(workers), max(workers[0], len(items))),
+            max_tasks_in_flight_per_actor=2,  # not more: the last ones wait for nobody
+        ),
+        num_cpus=options.cpus,
+        num_gpus=options.gpus,
+    )
+    try:
+        yield from labelled.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise SctnetError(f"the workers failed: {_last_line(error)}") from error
+
+
+def _remove_unrecorded(manifest: Manifest, out: str) -> None:
+    """Delete tables of run lengths of parts that were not recorded any more: they come again."""
+    recorded = manifest.outputs()
+    for file in files_below(join(out, "rle")):
+        if file[len(out.rstrip("/")) + 1 :] not in recorded:
+            remove(file)
+
+
+def _identity(files: ModelFiles, options: BulkOptions) -> dict[str, Any]:
+    """Return what must be the same for a run to go on with an earlier one."""
+    return {
+        "model": files.sha256,
+        "description": files.description_sha256,
+        "precision": options.precision,
+        "tile": options.tile,
+        "save": options.kind,
+    }
+
+
+def _device(options: BulkOptions) -> str | None:
+    return options.device or ("cuda" if options.gpus else "cpu")
+
+
+@contextmanager
+def _cluster(options: BulkOptions) -> Iterator[int]:
+    """Connect to a cluster, or make this machine one; tell how many workers it has room for."""
+    import ray
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    connected = ray.is_initialized()
+    if not connected:
+        here: Any = {"include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **here)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise SctnetError(
+                f"{address}: no Ray cluster could be had there ({_last_line(error)}): "
+                "check --address, and that `ray status` finds it"
+            ) from error
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        room = int(resources.get("CPU", 0) // options.cpus)
+        if options.gpus:
+            room = min(room, int(resources.get("GPU", 0) / options.gpus))
+        fewest = options.workers[0] if options.workers else 1
+        if room < fewest and address == "local" and not connected:
+            raise SctnetError(
+                f"{fewest} workers of {options.cpus} CPUs and {options.gpus:g} GPUs have no room "
+                f"here: there are {resources.get('CPU', 0):g} CPUs and "
+                f"{resources.get('GPU', 0):g} GPUs"
+            )
+        yield max(room, 1)
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def _require_ray() -> None:
+    # Before the import, which reads them: nothing is reported to Ray's makers, and what concerns
+    # the user is said by us.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import pyarrow  # noqa: F401
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise SctnetError('Ray is not installed: pip install "sctnet[ray]"') from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

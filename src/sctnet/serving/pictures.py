@@ -1,0 +1,34 @@
+"""An encoded picture on its way to a worker's network."""
+
+from typing import NamedTuple
+
+from sctnet.data.images import decode_image, read_image
+from sctnet.errors import SctnetError
+from sctnet.inference.sources import Picture
+from sctnet.serving.storage import is_url, read_bytes
+
+MOST_BYTES = 2_000_000_000
+"""Of an encoded picture; an uncompressed one of the largest size that is decoded has 1.2 GB."""
+
+
+class Encoded(NamedTuple):
+    """A picture that is still encoded, or the sentence why there is none."""
+
+    source: str
+    """What it is called in the manifest: a path, a URL, TABLE::ID or SHARD::MEMBER."""
+    name: str
+    """Of its results: a path without ending, below the destination."""
+    data: bytes | None = None
+    """None: to be read from ``source``."""
+    problem: str | None = None
+
+
+def decoded(item: Encoded) -> Picture:
+    """Return a picture's pixels; :class:`SctnetError`, which names it, where there are none."""
+    if item.problem is not None:
+        raise SctnetError(item.problem)
+    if item.data is not None:
+        return decode_image(item.data, item.source)
+    if not is_url(item.source):
+        return read_image(item.source)
+    return decode_image(read_bytes(item.source, MOST_BYTES), item.source)

@@ -1,0 +1,32 @@
+"""Where results go below the destination, by names that are not to be trusted."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from sctnet.inference.files import ENDINGS
+
+_LONGEST = 200  # bytes of a part of a path; systems take 255, and endings are added
+_UNFIT = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def safe_place(text: str) -> Path:
+    """Return a name from a table or a shard as a relative path that cannot leave its folder."""
+    parts = []
+    for part in PurePosixPath(text.replace("\\", "/")).parts:
+        fit = _UNFIT.sub("_", part.strip("/"))
+        if fit not in {"", ".", ".."}:
+            parts.append(_shortened(fit))
+    return Path(*parts) if parts else Path("unnamed")
+
+
+def is_picture(name: str) -> bool:
+    """Say whether a file's ending is one of a picture."""
+    return PurePosixPath(name).suffix.lower() in ENDINGS
+
+
+def _shortened(part: str) -> str:
+    encoded = part.encode(errors="replace")
+    if len(encoded) <= _LONGEST:
+        return encoded.decode()
+    ending = PurePosixPath(part).suffix if is_picture(part) else ""
+    return encoded[: _LONGEST - len(ending)].decode(errors="ignore") + ending

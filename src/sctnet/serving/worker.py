@@ -1,0 +1,153 @@
+"""A worker of bulk prediction: it holds a model and labels one unit of work after the other."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from sctnet.errors import SctnetError
+from sctnet.inference.picture_predictor import PicturePredictor
+from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmenter import Segmenter
+from sctnet.pictures.palette import encode_label_map
+from sctnet.serving.manifest import Manifest, Row, write_table
+from sctnet.serving.model_files import ModelFiles
+from sctnet.serving.pictures import Encoded, decoded
+from sctnet.serving.sources import Unit
+from sctnet.serving.storage import join, write_bytes
+
+KINDS = ("labels", "rle")
+"""What is written: paletted PNGs below ``labels``, or Parquet tables of run lengths in ``rle``."""
+
+_MOST_DEATHS = 2
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker needs to know beside the model."""
+
+    out: str
+    kind: str
+    identity: dict[str, Any]
+    """Of the manifest."""
+    device: str | None = None
+    precision: str = "auto"
+    tile: int | None = None
+    batch_size: int = 1
+    threads: int = 1
+    per_part: int = 256
+    """Pictures that are recorded together."""
+
+
+class Worker:
+    """Labels pictures, writes the results and then records them."""
+
+    def __init__(self, model: ModelFiles, options: WorkerOptions) -> None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            segmenter = Segmenter(
+                model.write(Path(folder)), options.device, options.precision,
+                tile=options.tile, batch_size=options.batch_size,
+            )  # fmt: skip
+        self._options = options
+        self._predict = PicturePredictor[Encoded](segmenter, decoded, lambda item: item.source)
+        self._manifest = Manifest(options.out, options.identity, segmenter.classes)
+
+    def label(self, unit: Unit, name: str) -> Iterator[list[Row]]:
+        """Label a unit of work; yield the rows of its parts, ``name-0000`` and so on.
+
+        A part that is there already, because another worker died after it had written it, is
+        taken as it is.
+        """
+        pictures, number = unit.encoded(), 0
+        while (first := next(pictures, None)) is not None:
+            group = chain([first], islice(pictures, self._options.per_part - 1))
+            yield self._part(group, f"{name}-{number:04}")
+            number += 1
+
+    def _part(self, pictures: Iterable[Encoded], name: str) -> list[Row]:
+        there = self._manifest.part(name)
+        if there is not None:
+            for _ in pictures:
+                pass
+            return there
+        output = Output(self._options.out, self._options.kind, name)
+        rows = [_row(item, result, output) for item, result in self._labelled(pictures, name)]
+        output.finish()
+        self._manifest.write_part(name, rows)
+        return rows
+
+    def _labelled(
+        self, pictures: Iterable[Encoded], name: str
+    ) -> Iterator[tuple[Encoded, Segmentation | SctnetError]]:
+        """Label a part's pictures; one by one where a worker died of them before.
+
+        So the picture that kills workers (by the memory that it takes, say) is found, and left out
+        as failed; otherwise it would kill one after the other.
+        """
+        note = self._manifest.begun(name)
+        if note is None:
+            self._manifest.note(name, json.dumps({"deaths": {}}))
+            yield from self._predict(pictures)
+            return
+        left = json.loads(note)
+        deaths: dict[str, int] = left["deaths"]
+        if "at" in left:
+            deaths[left["at"]] = deaths.get(left["at"], 0) + 1
+        for item in pictures:
+            if deaths.get(item.source, 0) >= _MOST_DEATHS:
+                yield item, _deadly(item)
+                continue
+            self._manifest.note(name, json.dumps({"deaths": deaths, "at": item.source}))
+            yield from self._predict([item])
+
+
+def _deadly(item: Encoded) -> SctnetError:
+    return SctnetError(
+        f"{item.source}: {_MOST_DEATHS} workers died while they labelled it, perhaps of the memory "
+        "that it takes: give each worker more, or cut the picture"
+    )
+
+
+class Output:
+    """Where a part's results go, as label maps at once, as run lengths when the part ends."""
+
+    def __init__(self, out: str, kind: str, part: str) -> None:
+        self._out, self._kind, self._part = out, kind, part
+        self._codes: list[dict[str, Any]] = []
+
+    def write(self, result: Segmentation, item: Encoded) -> str:
+        """Write a picture's result and return its place below the destination."""
+        if self._kind == "labels":
+            place = f"labels/{item.name}.png"
+            write_bytes(join(self._out, place), encode_label_map(result.labels, result.colours))
+            return place
+        for label, code in result.rle().items():
+            self._codes.append({"source": item.source, "name": item.name, "class": label, **code})
+        return f"rle/{self._part}.parquet"
+
+    def finish(self) -> None:
+        """Write what was kept until now."""
+        if self._codes:
+            write_table(join(self._out, f"rle/{self._part}.parquet"), _code_table(self._codes))
+
+
+def _code_table(codes: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    columns = {name: pa.string() for name in ("source", "name", "class", "counts")}
+    schema = pa.schema({**columns, "size": pa.list_(pa.int32())})
+    return pa.Table.from_pylist(codes, schema=schema)
+
+
+def _row(item: Encoded, result: Segmentation | SctnetError, output: Output) -> Row:
+    if isinstance(result, SctnetError):
+        return Row(item.source, item.name, None, None, None, None, str(result))
+    areas = {name: int(area["pixels"]) for name, area in result.area().items()}
+    height, width = result.labels.shape
+    return Row(item.source, item.name, output.write(result, item), height, width, areas, None)
