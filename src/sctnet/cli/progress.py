@@ -93,15 +93,23 @@ def _scores(record: dict[str, float]) -> str:
 def counting_progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Show how many of ``total`` pictures are done, and how many a second.
 
-    What is yielded takes the number done and, where it was not known before, the total.
+    What is yielded takes the number done and, where no total was known before, the total; then the
+    bar begins with its first call, after all checks.
     """
-    with progress_bar() as progress:
-        bar = progress.add_task(description, total=total, text="")
+    progress = progress_bar()
+    bar = progress.add_task(description, total=total, text="")
+    if total is not None:
+        progress.start()
 
-        def done(count: int, of: int | None = total) -> None:
-            progress.update(bar, completed=count, total=of)
-            speed = progress.tasks[bar].finished_speed or progress.tasks[bar].speed
-            if speed:
-                progress.update(bar, text=f"{speed:.1f} images/s")
+    def done(count: int, of: int | None = total) -> None:
+        progress.start()
+        progress.update(bar, completed=count, total=of)
+        speed = progress.tasks[bar].finished_speed or progress.tasks[bar].speed
+        if speed:
+            progress.update(bar, text=f"{speed:.1f} images/s")
 
+    try:
         yield done
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -217,7 +217,7 @@ def _cluster(options: BulkOptions) -> Iterator[int]:
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise SctnetError(
                 f"{address}: no Ray cluster could be had there ({_last_line(error)}): "
-                "check --address, and that `ray status` finds it"
+                "check --address and, where the cluster asks for a token, set RAY_AUTH_MODE=token"
             ) from error
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
