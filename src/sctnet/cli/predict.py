@@ -112,11 +112,12 @@ def predict(
 
         of_local = {
             "--alpha": alpha != 0.5, "--classes": classes, "--smooth": smooth,
-            "--realtime": realtime, "--runtime": runtime,
+            "--realtime": realtime,
         }  # fmt: skip
         _refuse(of_local, "--engine local")
         label_in_bulk(
-            model, inputs, out, address=address, workers=workers, cpus=worker_cpus or 1,
+            str(model_for(runtime, model, precision)), inputs, out, address=address,
+            workers=workers, cpus=worker_cpus or 1,
             gpus=worker_gpus or 0.0, column=column, kind=save or "labels", device=device,
             precision=precision, tile=tile, batch_size=batch,
         )  # fmt: skip

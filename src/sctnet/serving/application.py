@@ -18,8 +18,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.predictor import LabelMap
+from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 from sctnet.serving import descriptions, open_inference
