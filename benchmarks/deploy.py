@@ -38,8 +38,9 @@ from sctnet.export.quantising import OpenVinoQuantiser, quantise
 from sctnet.exported import ExportedConfig
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
-from sctnet.labelling import label_map
+from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork, create_model
+from sctnet.preparation import WorkingSize
 from sctnet.provenance import environment
 from sctnet.weights import ModelConfig, load_config, load_model
 from sctnet.writing import write_text
@@ -111,10 +112,8 @@ def _cut(image: np.ndarray) -> np.ndarray:
 def models() -> Iterable[tuple[str, SegmentationNetwork, ModelConfig]]:
     """Yield name, network and configuration; pictures pass as they are."""
     bundled = load_config("sctnet-s-camvid")
-    preparation = bundled.preparation.model_copy(update={"working_size": {"rule": "as-is"}})
-    config = ModelConfig.model_validate(
-        bundled.model_dump() | {"preparation": preparation.model_dump()}
-    )
+    preparation = bundled.preparation.model_copy(update={"working_size": WorkingSize()})
+    config = bundled.model_copy(update={"preparation": preparation})
     yield "sctnet-s", load_model("sctnet-s-camvid"), config
     for name in ("sctnet-b", "ddrnet-23-slim"):
         torch.manual_seed(0)
@@ -174,9 +173,8 @@ def our_rows(
 
 
 def _quantised(quantiser: Any, pictures: list[np.ndarray], name: str, model: Any) -> Any:
-    result, findings = quantise(quantiser(model), [picture[None] for picture in pictures])
-    print(f"{name}, {quantiser.__name__}: {'; '.join(findings)}")
-    return result
+    say = partial(print, f"{name}, {quantiser.__name__}:")
+    return quantise(quantiser(model), [picture[None] for picture in pictures], say)
 
 
 def _labels(segmenter: Segmenter, pictures: list[np.ndarray], number: int) -> Any:

@@ -56,7 +56,7 @@ def core_milliseconds(work: Callable[[], Any], frames: int) -> float:
 @torch.inference_mode()
 def stages(segmenter: Segmenter, clip: Path, frames: list[VideoFrame]) -> dict[str, float]:
     """Return the core-milliseconds of each stage; infer includes the label map at full size."""
-    labeller, count = segmenter.labeller, len(frames)
+    labeller, count = segmenter.runtime.labeller, len(frames)
     pixels = [torch.from_numpy(frame.picture)[None].permute(0, 3, 1, 2) for frame in frames]
     prepared = [labeller.preparation(image) for image in pixels]
     size, working = tuple(pixels[0].shape[2:]), tuple(prepared[0].shape[2:])

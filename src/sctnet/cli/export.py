@@ -63,6 +63,7 @@ def export(
         calibrate=calibrate,
         dataset=dataset,
         max_drop=max_drop,
+        say=print,
     )
     print(report)  # noqa: T201
 

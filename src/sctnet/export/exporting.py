@@ -77,18 +77,15 @@ class ExportReport(NamedTuple):
     config: ExportedConfig
     parity: Parity
     megabytes: float
-    findings: tuple[str, ...] = ()
-    """What the search for an int8 model found, and what it costs."""
 
     def __str__(self) -> str:
-        """Say it in some lines."""
+        """Say it in two lines."""
         height_width = self.config.size
         size = "any size" if height_width is None else "x".join(map(str, height_width))
         batch = "any number" if self.config.batch is None else f"{self.config.batch} at a time"
         return (
             f"{self.file}: {self.config.precision}, {self.config.output}, pictures of {size}, "
             f"{batch}, {self.megabytes:.1f} MB\nBeside PyTorch: {self.parity}"
-            + "".join(f"\n{finding}" for finding in self.findings)
         )
 
 
@@ -105,6 +102,7 @@ def export_model(
     calibrate: str | os.PathLike[str] | None = None,
     dataset: SegmentationDataset | None = None,
     max_drop: float = 1.0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Write ``model`` (a folder, bundled name, hub id or network) as the file ``out``.
 
@@ -117,7 +115,8 @@ def export_model(
 
     int8 needs pictures like those to come, in the folder ``calibrate``, of which up to 300 are
     taken; it is compared on these. With a ``dataset`` the mIoU before and after is reported, and a
-    file that lost more than ``max_drop`` points is not written.
+    file that lost more than ``max_drop`` points is not written. ``say`` receives what is found on
+    the way, a line at a time.
 
     Raises :class:`SctnetError`, and leaves no file, for one that differs more than
     :data:`sctnet.export.parity.LIMITS` allow, what does not go together, a missing package, a
@@ -131,31 +130,29 @@ def export_model(
         config = _configuration(folder, precision, output, size, batch)
         network = load_model(folder)
         written = beside / file.name
-        findings: list[str] = []
-        run = kind.write(network, config, written, _quantise(kind, calibrate, config, findings))
+        run = kind.write(network, config, written, _quantise(kind, calibrate, config, say))
         seen = images or calibrate
         pictures = batches_for(config, None if seen is None else Path(seen))
         parity = compare(run, Reference(network, config), pictures)
         refuse_difference(parity, LIMITS[precision], file)
         if dataset is not None:
-            findings.append(require_accuracy(folder, written, file, dataset, max_drop))
+            say(require_accuracy(folder, written, file, dataset, max_drop))
         megabytes = _put_in_place(written, file, kind)
-    return ExportReport(file, config, parity, megabytes, tuple(findings))
+    return ExportReport(file, config, parity, megabytes)
 
 
 def _quantise(
-    kind: FileKind, calibrate: Any, config: ExportedConfig, findings: list[str]
+    kind: FileKind, calibrate: Any, config: ExportedConfig, say: Callable[[str], None]
 ) -> Quantise | None:
-    """Return what makes an int8 model, and notes what it found; None for other precisions."""
+    """Return what makes an int8 model of a float one; None for other precisions."""
     if config.precision != "int8":
         return None
     assert kind.quantiser is not None
     pictures, quantiser = CalibrationPictures(Path(calibrate), config), kind.quantiser
 
     def quantised(model: Any) -> Any:
-        result, found = quantise(quantiser(model), pictures)
-        findings.extend([*found, f"calibrated on {len(pictures)} pictures of {calibrate}"])
-        return result
+        say(f"calibrating on {len(pictures)} pictures of {calibrate}")
+        return quantise(quantiser(model), pictures, say)
 
     return quantised
 

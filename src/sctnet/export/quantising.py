@@ -2,7 +2,7 @@
 
 Only what lies between the first and the last convolution is quantised: preparation, resizing and
 the label map stay as they are. How much of the rest may be int8 is measured, not assumed: the parts
-of :data:`PARTS` are left in floats one after the other, for as long as labels gain by it.
+of a network that may need floats are tried one after the other, until few labels differ.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import copy
 import logging
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -40,15 +41,11 @@ ENOUGH = 0.01
 WORTH = 0.1
 """The share of the differing labels that a part in floats has to make equal, to stay in floats."""
 
-PARTS: dict[str, frozenset[str]] = {
-    "attention normalisation": frozenset({"Softmax", "ReduceSum", "Divide", "Div"}),
-    "all but convolutions": frozenset(),
-}
-"""Operators by OpenVINO's and ONNX's names; the last stands for whatever is no convolution."""
-
 Run = Callable[[Batch], np.ndarray]
 
+# By OpenVINO's and ONNX's names.
 CONVOLUTIONS = frozenset({"Conv", "Convolution", "GroupConvolution"})
+NORMALISATION = frozenset({"Softmax", "ReduceSum", "Divide", "Div"})
 
 
 class Node(NamedTuple):
@@ -109,8 +106,8 @@ class CalibrationPictures(Sequence[Batch]):
         return np.ascontiguousarray(np.repeat(picture[None], config.batch or 1, axis=0))
 
 
-def quantise(quantiser: Quantiser, pictures: Sequence[Batch]) -> tuple[Any, list[str]]:
-    """Return the quantised model, and what was found on the way, a line for each trial.
+def quantise(quantiser: Quantiser, pictures: Sequence[Batch], say: Callable[[str], None]) -> Any:
+    """Return the quantised model; ``say`` receives a line for each trial on the way.
 
     The parts are tried on a few pictures in turn, each together with those that were worth it; the
     model is then quantised with all pictures.
@@ -126,19 +123,17 @@ def quantise(quantiser: Quantiser, pictures: Sequence[Batch]) -> tuple[Any, list
 
     floats = _outside(nodes)
     least = differing(floats)
-    findings = [f"int8 throughout: {100 * least:.2f} % of labels differ"]
-    for part, kinds in PARTS.items():
+    say(f"int8 throughout: {100 * least:.2f} % of labels differ")
+    for part, names in _parts(nodes).items():
         if least <= ENOUGH:
             break
-        candidate = floats | {node.name for node in nodes if _belongs(node.kind, kinds)}
+        candidate = floats | names
         share = differing(candidate)
         worth = share < (1 - WORTH) * least
-        findings.append(
-            f"{part} in floats: {100 * share:.2f} % differ, {'kept' if worth else 'not worth it'}"
-        )
+        say(f"{part} in floats: {100 * share:.2f} % differ, {'kept' if worth else 'not worth it'}")
         if worth:
             floats, least = candidate, share
-    return quantiser.quantised(pictures, sorted(floats)), findings
+    return quantiser.quantised(pictures, sorted(floats))
 
 
 def _labels(quantiser: Quantiser, model: Any, pictures: Sequence[Batch]) -> list[np.ndarray]:
@@ -146,8 +141,15 @@ def _labels(quantiser: Quantiser, model: Any, pictures: Sequence[Batch]) -> list
     return [run(picture).argmax(1) for picture in pictures]
 
 
-def _belongs(kind: str, kinds: frozenset[str]) -> bool:
-    return kind in kinds if kinds else kind not in CONVOLUTIONS
+def _parts(nodes: Sequence[Node]) -> dict[str, set[str]]:
+    """Return the nodes of what may have to stay in floats, in the order in which it is tried."""
+    convolutions = [node.name for node in nodes if node.kind in CONVOLUTIONS]
+    return {
+        "attention normalisation": {node.name for node in nodes if node.kind in NORMALISATION},
+        "all but convolutions": {node.name for node in nodes} - {*convolutions},
+        "first convolution": {*convolutions[:1]},
+        "classifier": {*convolutions[-1:]},
+    }
 
 
 def _outside(nodes: Sequence[Node]) -> set[str]:
@@ -224,7 +226,7 @@ class OnnxQuantiser:
         import onnx
         from onnxruntime import quantization
 
-        with tempfile.TemporaryDirectory(prefix="sctnet-int8-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sctnet-int8-") as folder, _quiet():
             whole, file = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
             onnx.save(self.model, whole)
             quantization.quantize_static(
@@ -235,6 +237,8 @@ class OnnxQuantiser:
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                # Sums too would save no time (measured) and cost a quarter of the labels.
+                op_types_to_quantize=["Conv"],
                 nodes_to_exclude=list(floats),
             )
             quantised = onnx.load(file)
@@ -247,6 +251,17 @@ class OnnxQuantiser:
         content = model.SerializeToString()
         session = self._runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         return lambda picture: session.run(None, {INPUT: picture})[-1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ONNX Runtime from advising, on the root logger, what was considered already."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _reader(quantization: Any, pictures: Sequence[Batch]) -> Any:
