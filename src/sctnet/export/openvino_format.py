@@ -10,6 +10,7 @@ import numpy as np
 from sctnet.export.onnx_format import onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.openvino_engine import CompiledModels
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) 
     core = openvino.Core()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hint = "bf16" if config.precision in ("bf16", "int8") and has_bf16 else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": hint}
     whole, shown = (
-        core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        for model in (core.read_model(file), inspected)
+        CompiledModels(core, model, "CPU", settings) for model in (core.read_model(file), inspected)
     )
+    last = len(shown.any.outputs) - 1
 
     def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        return whole(batch)[0], shown(batch)[len(shown.outputs) - 1]
+        return whole(batch.shape)(batch)[0], shown(batch.shape)(batch)[last]
 
     return run

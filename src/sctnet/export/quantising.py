@@ -25,6 +25,7 @@ from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
 from sctnet.exported import ExportedConfig
 from sctnet.inference.files import find_pictures
+from sctnet.inference.openvino_engine import CompiledModels
 
 if TYPE_CHECKING:
     import onnx
@@ -201,9 +202,9 @@ class OpenVinoQuantiser:
 
     def run(self, model: openvino.Model) -> Run:
         """Return what maps pictures to logits, N x K x h x w."""
-        compiled = self._openvino.Core().compile_model(model, "CPU")
-        last = len(compiled.outputs) - 1
-        return lambda picture: compiled(picture)[last]
+        compiled = CompiledModels(self._openvino.Core(), model, "CPU", {})
+        last = len(compiled.any.outputs) - 1
+        return lambda picture: compiled(picture.shape)(picture)[last]
 
 
 class OnnxQuantiser:
