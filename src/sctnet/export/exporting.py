@@ -52,8 +52,9 @@ class FileKind(NamedTuple):
     suffixes: tuple[str, ...]
     """Of the files that it consists of; the first is the one that is named."""
     precisions: tuple[Precision, ...]
-    write: Callable[[SegmentationNetwork, ExportedConfig, Path, Quantise | None], Run]
-    """Writes the file (its neighbours beside it), quantised or not, and returns what runs it."""
+    write: Callable[..., Run]
+    """Writes the file of a network and a configuration (its neighbours beside it), and returns what
+    runs it; also takes what quantises, where the format has int8."""
     quantiser: Callable[[Any], Quantiser] | None = None
     """Makes what quantises a model of this format."""
 
@@ -130,7 +131,8 @@ def export_model(
         config = _configuration(folder, precision, output, size, batch)
         network = load_model(folder)
         written = beside / file.name
-        run = kind.write(network, config, written, _quantise(kind, calibrate, config, say))
+        quantised = _quantise(kind, calibrate, config, say)
+        run = kind.write(network, config, written, *([quantised] if quantised else []))
         seen = images or calibrate
         pictures = batches_for(config, None if seen is None else Path(seen))
         parity = compare(run, Reference(network, config), pictures)

@@ -31,7 +31,10 @@ _FOLDED = 1 << 24  # bytes; the kernels that an attention uses a second time, tu
 
 
 def write(
-    network: SegmentationNetwork, config: ExportedConfig, file: Path, quantise: Quantise | None
+    network: SegmentationNetwork,
+    config: ExportedConfig,
+    file: Path,
+    quantise: Quantise | None = None,
 ) -> Run:
     """Write an ONNX file; return what runs it in ONNX Runtime on the CPU."""
     required("onnxruntime")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def write(
-    network: SegmentationNetwork, config: ExportedConfig, file: Path, quantise: Quantise | None
+    network: SegmentationNetwork,
+    config: ExportedConfig,
+    file: Path,
+    quantise: Quantise | None = None,
 ) -> Run:
     """Write an .xml and its .bin; return what runs them on the CPU.
 

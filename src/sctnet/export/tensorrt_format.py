@@ -11,7 +11,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import INPUT, onnx_model, run_onnx, without_logits
-from sctnet.export.parity import Quantise, Run
+from sctnet.export.parity import Run
 from sctnet.exported import ExportedConfig
 from sctnet.models import SegmentationNetwork
 
@@ -38,9 +38,7 @@ _SMALLEST, _USUAL, _LARGEST = (1, 64, 64), (1, 512, 1024), (8, 2160, 3840)
 """Number, height and width of pictures that an engine for any size is built for."""
 
 
-def write(
-    network: SegmentationNetwork, config: ExportedConfig, file: Path, _: Quantise | None
-) -> Run:
+def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
     """Build an engine with ``trtexec`` or the package ``tensorrt``.
 
     What is compared with PyTorch is the ONNX model that it is built from. Raises

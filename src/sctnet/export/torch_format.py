@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from sctnet.errors import SctnetError
 from sctnet.export.graph import DTYPES, PictureGraph
-from sctnet.export.parity import Batch, Quantise, Run
+from sctnet.export.parity import Batch, Run
 from sctnet.export.programs import quiet_exporters, trace
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.models import SegmentationNetwork
@@ -20,9 +20,7 @@ METADATA_FILE = f"{METADATA_KEY}.json"
 """Within the archive."""
 
 
-def write(
-    network: SegmentationNetwork, config: ExportedConfig, file: Path, _: Quantise | None
-) -> Run:
+def write(network: SegmentationNetwork, config: ExportedConfig, file: Path) -> Run:
     """Write a .pt2 archive; return what runs the program in it, and the compiled one if any.
 
     It holds the program, which ``torch.export.load`` reads, and where size and batch are fixed also
