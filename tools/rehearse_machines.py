@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +66,13 @@ def two_machines() -> Iterator[None]:
             subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)  # noqa: S603, S607
 
 
+def processes_of(number: int) -> list[int]:
+    """Return all processes that run on a machine."""
+    command = ["ip", "netns", "pids", NAMES[number]]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return [int(each) for each in found.stdout.split()]
+
+
 @dataclass
 class Machines:
     """A run, as it goes on both machines."""
@@ -73,22 +80,21 @@ class Machines:
     processes: list[subprocess.Popen[str]]
 
     def signal(self, number: int, kind: signal.Signals) -> None:
-        """Send a signal to all processes of a machine."""
-        os.killpg(self.processes[number].pid, kind)
+        """Send a signal to all processes of a machine, as SLURM does to those of a job."""
+        for each in processes_of(number):
+            with suppress(ProcessLookupError):
+                os.kill(each, kind)
 
     def wait_for_training(self) -> None:
-        """Wait until the training processes have ended; their launchers may live on."""
+        """Wait until the training processes have ended; a torchrun above them may live on."""
+        launchers = {each.pid for each in self.processes if "torch.distributed.run" in each.args}
         deadline = time.monotonic() + LIMIT
-        while any(process.poll() is None and self._trains(process) for process in self.processes):
+        while {each for number in (0, 1) for each in processes_of(number)} - launchers:
             if time.monotonic() > deadline:
                 sys.exit("the training goes on")
+            for process in self.processes:
+                process.poll()
             time.sleep(0.05)
-
-    @staticmethod
-    def _trains(process: subprocess.Popen[str]) -> bool:
-        torchrun = "torch.distributed.run" in process.args
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return not torchrun or bool(children.exists() and children.read_text().strip())
 
     def finish(self) -> list[tuple[int, str]]:
         """Return exit status and errors of each machine, when both have ended."""
@@ -102,11 +108,10 @@ class Machines:
 def start(number: int, command: list[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a command on a machine, in a group of processes of its own."""
     # Gloo would look for the network by the host's name, which has no address on the cable.
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE[number], **variables}
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "GLOO_SOCKET_IFNAME": CABLE[number], **variables}
     return subprocess.Popen(  # noqa: S603 - our own program
         ["ip", "netns", "exec", NAMES[number], sys.executable, *command],  # noqa: S607
         env=own, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
     )  # fmt: skip
 
 

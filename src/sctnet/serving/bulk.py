@@ -7,6 +7,7 @@ record them in the manifest, so that nothing is lost with a worker, a machine or
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,7 +173,11 @@ def _run(
     try:
         yield from labelled.iter_rows()
     except ray.exceptions.RayError as error:
-        raise SctnetError(f"the workers failed: {_last_line(error)}") from error
+        # The worker's own sentence stands somewhere in the text of its trace.
+        told = re.findall(r"SctnetError: (.+)", str(error))
+        raise SctnetError(
+            told[-1] if told else f"the workers failed: {_last_line(error)}"
+        ) from error
 
 
 def _remove_unrecorded(manifest: Manifest, out: str) -> None:
@@ -203,8 +208,8 @@ def _cluster(options: BulkOptions) -> Iterator[int]:
     """Connect to a cluster, or make this machine one; tell how many workers it has room for."""
     import ray
 
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):  # what they log as errors, we raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
