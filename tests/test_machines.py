@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from sctnet.training.interruption import deferred_interrupt
 
 TOOL = Path(__file__).parents[1] / "tools" / "rehearse_machines.py"
 
@@ -18,6 +21,17 @@ def _has_namespaces() -> bool:
     added = subprocess.run(["ip", "netns", "add", "sctnet-try"], capture_output=True)
     subprocess.run(["ip", "netns", "delete", "sctnet-try"], capture_output=True)
     return added.returncode == 0
+
+
+def test_a_second_sigterm_still_lets_a_step_end() -> None:
+    """SLURM sends one to every process, torchrun one more to those that it started."""
+    with deferred_interrupt() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -108,7 +108,13 @@ class Machines:
 def start(number: int, command: list[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a command on a machine, in a group of processes of its own."""
     # Gloo would look for the network by the host's name, which has no address on the cable.
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "GLOO_SOCKET_IFNAME": CABLE[number], **variables}
+    own = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "GLOO_SOCKET_IFNAME": CABLE[number],
+        **variables,
+    }
     return subprocess.Popen(  # noqa: S603 - our own program
         ["ip", "netns", "exec", NAMES[number], sys.executable, *command],  # noqa: S607
         env=own, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
