@@ -51,6 +51,7 @@ def two_machines() -> Iterator[None]:
     def ip(*arguments: str) -> None:
         subprocess.run(["ip", *arguments], check=True)  # noqa: S603, S607 - as the system has it
 
+    remove_machines()  # what a killed rehearsal has left
     try:
         for name in NAMES:
             ip("netns", "add", name)
@@ -62,8 +63,14 @@ def two_machines() -> Iterator[None]:
             ip("-n", name, "link", "set", "lo", "up")
         yield
     finally:
-        for name in NAMES:
-            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)  # noqa: S603, S607
+        remove_machines()
+
+
+def remove_machines() -> None:
+    """Delete the network namespaces, and the cable with them."""
+    for name in NAMES:
+        command = ["ip", "netns", "delete", name]
+        subprocess.run(command, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
 def processes_of(number: int) -> list[int]:
