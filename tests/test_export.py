@@ -22,10 +22,12 @@ import sctnet
 from sctnet.errors import SctnetError
 from sctnet.export import tensorrt_format
 from sctnet.export.exporting import KINDS, export_model
+from sctnet.export.model_repository import export_model_repository
 from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
 from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.segmenter import Segmenter
 from sctnet.preparation import PreparationConfig, WorkingSize
 from sctnet.weights import load_config, load_model
 
@@ -521,3 +523,19 @@ def test_real_pictures(real_data, tmp_path):
             images=real_data / "data" / "photos",
         )  # fmt: skip
         assert report.parity.equal_labels >= least
+
+
+def test_a_server_loads_the_folder_as_it_is(folder, tmp_path):
+    out = tmp_path / "street"
+    report = export_model_repository(folder, out, "triton", size=(40, 56))
+    assert report.file == out
+    session = onnxruntime.InferenceSession(out / "street" / "1" / "model.onnx")
+    pictures = np.stack([street(40, 56, seed) for seed in (1, 2)])
+    (labels,) = session.run(None, {"images": pictures})
+    assert (labels == np.stack(Segmenter(folder).predict_labels(list(pictures)))).mean() > 0.9999
+    assert "dims: [40, 56, 3]" in (out / "street" / "config.pbtxt").read_text()
+    with pytest.raises(SctnetError, match="exists already"):
+        export_model_repository(folder, out, "triton")
+    with pytest.raises(SctnetError, match="no-such-folder"):
+        export_model_repository(folder, tmp_path / "no-such-folder" / "street", "triton")
+    assert [path.name for path in tmp_path.iterdir()] == ["street"]

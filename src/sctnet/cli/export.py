@@ -8,9 +8,15 @@ import typer
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, bundled name or hub id.")],
-    out: Annotated[Path, typer.Option(help="The file: .onnx, .xml, .pt2 or .engine.")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Path, typer.Option(help="The file, .onnx, .xml, .pt2 or .engine; for a server a folder.")
+    ] = ...,  # type: ignore[assignment]
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="onnx, openvino, torch or tensorrt.")
+        str,
+        typer.Option(
+            help="onnx, openvino, torch or tensorrt; a folder for another server: triton or "
+            "openvino-model-server."
+        ),
     ] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     output: Annotated[
@@ -46,24 +52,29 @@ def export(
     """Write a model as one file that runs without this package, proven equal to it.
 
     It takes RGB bytes, N x H x W x 3; resizing and normalisation are inside. A file that differs
-    from PyTorch by more than its precision explains is not written.
+    from PyTorch by more than its precision explains is not written. For Triton or OpenVINO Model
+    Server it comes in a folder that the server loads as it is.
     """
     from sctnet.data.opening import open_dataset
     from sctnet.export.exporting import export_model
+    from sctnet.export.model_repository import SUFFIXES, export_model_repository
 
-    dataset = None if data is None else open_dataset(data, [split])
-    chosen: dict[str, Any] = {"format": format, "precision": precision, "output": output}
-    report = export_model(
-        model,
-        out,
-        **chosen,
-        size=_height_width(size),
-        batch=batch,
-        images=images,
-        calibrate=calibrate,
-        dataset=dataset,
-        max_drop=max_drop,
-        say=print,
+    options: dict[str, Any] = {
+        "precision": precision,
+        "output": output,
+        "size": _height_width(size),
+        "batch": batch,
+        "images": images,
+        "calibrate": calibrate,
+        "dataset": None if data is None else open_dataset(data, [split]),
+        "max_drop": max_drop,
+        "say": print,
+    }
+    chosen: Any = format
+    report = (
+        export_model_repository(model, out, chosen, **options)
+        if chosen in SUFFIXES
+        else export_model(model, out, format=chosen, **options)
     )
     print(report)  # noqa: T201
 

@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from sctnet.errors import SctnetError
+from sctnet.export.exporting import ExportReport, Format, export_model
 from sctnet.exported import ExportedConfig
+from sctnet.models import SegmentationNetwork
 
 Server = Literal["triton", "openvino-model-server"]
 
@@ -25,9 +28,36 @@ SUFFIXES: dict[Server, tuple[str, ...]] = {
 }
 """The endings of the exported files that a server takes, the one that is named first."""
 
+_FORMATS: dict[Server, Format] = {"triton": "onnx", "openvino-model-server": "openvino"}
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_TOGETHER = 8  # pictures of one size that Triton lets pass the network together
 _QUEUE_MICROSECONDS = 2000  # that a request waits for others at most
+
+
+def export_model_repository(
+    model: str | os.PathLike[str] | SegmentationNetwork,
+    out: str | os.PathLike[str],
+    server: Server,
+    **options: Any,
+) -> ExportReport:
+    """Export a model, with the ``options`` of :func:`export_model`, as a new model repository.
+
+    Clients know it by the name of the folder ``out``. Raises :class:`SctnetError` as
+    :func:`export_model` and :func:`write_model_repository` do, and leaves no folder then.
+    """
+    target = Path(out)
+    _checked_name(target, server, None)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
+            file = Path(folder) / f"model{SUFFIXES[server][0]}"
+            report = export_model(model, file, format=_FORMATS[server], **options)
+            return report._replace(file=write_model_repository(file, report.config, server, target))
+    except OSError as error:
+        raise SctnetError(
+            f"{target}: cannot be written ({error.strerror or error}); "
+            "give a new folder in an existing one"
+        ) from error
 
 
 def write_model_repository(
@@ -46,17 +76,9 @@ def write_model_repository(
     where writing fails.
     """
     source, target = Path(file), Path(out)
-    model = target.resolve().name if name is None else name
-    if server not in SUFFIXES:
-        raise SctnetError(f"unknown server {server!r}: choose one of {', '.join(SUFFIXES)}")
+    model = _checked_name(target, server, name)
     if source.suffix != SUFFIXES[server][0]:
         raise SctnetError(f"{source}: {server} takes a file that ends in {SUFFIXES[server][0]}")
-    if _NAME.fullmatch(model) is None:
-        raise SctnetError(
-            f"{model!r}: no name of a model: take letters, digits, ., _ and -, 100 at most"
-        )
-    if target.exists():
-        raise SctnetError(f"{target}: exists already: choose another folder, or remove it")
     beside = target.with_name(f".{target.name[:40]}.{os.getpid()}.part")
     try:
         _write(source, config, server, beside, model)
@@ -69,6 +91,20 @@ def write_model_repository(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
+
+
+def _checked_name(target: Path, server: str, name: str | None) -> str:
+    """Return the model's name, for which there is a server and a place."""
+    model = target.resolve().name if name is None else name
+    if server not in SUFFIXES:
+        raise SctnetError(f"unknown server {server!r}: choose one of {', '.join(SUFFIXES)}")
+    if _NAME.fullmatch(model) is None:
+        raise SctnetError(
+            f"{model!r}: no name of a model: take letters, digits, ., _ and -, 100 at most"
+        )
+    if target.exists():
+        raise SctnetError(f"{target}: exists already: choose another folder, or remove it")
+    return model
 
 
 def _write(source: Path, config: ExportedConfig, server: Server, folder: Path, name: str) -> None:
