@@ -100,7 +100,7 @@ def compare(run: Run, reference: Reference, batches: Iterable[Batch]) -> Parity:
     difference = largest = 0.0
     for batch in batches:
         answer, labels, logits = reference(batch)
-        theirs, their_logits = (torch.from_numpy(array) for array in run(batch))
+        theirs, their_logits = (torch.from_numpy(array) for array in _ran(run, batch))
         is_labels = reference.output == "labels"
         their_labels = theirs if is_labels else theirs.argmax(1)
         if their_labels.shape != labels.shape:
@@ -116,6 +116,16 @@ def compare(run: Run, reference: Reference, batches: Iterable[Batch]) -> Parity:
         difference = float(np.max([difference, *(float(gap.abs().max()) for gap in gaps)]))
         largest = max(largest, float(logits.abs().max()))
     return Parity(equal / pixels, difference, largest, pictures)
+
+
+def _ran(run: Run, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return run(batch)
+    except Exception as error:  # each runtime has errors of its own kind
+        raise SctnetError(
+            f"the exported file cannot be run on pictures of {batch.shape[1]}x{batch.shape[2]} "
+            f"({str(error).strip().splitlines()[0][:200]}): try --size, or --format torch"
+        ) from error
 
 
 def refuse_difference(parity: Parity, limit: Limit, file: Path) -> None:
