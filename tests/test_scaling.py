@@ -78,6 +78,12 @@ def test_a_dry_run_refuses_what_a_run_refuses() -> None:
 
 
 def test_a_cached_picture_is_decoded_once_also_by_a_fork() -> None:
+    # In a process without the threads that other tests' libraries leave, which a fork may not bear.
+    code = "import test_scaling; test_scaling.decode_in_a_fork()"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60)
+
+
+def decode_in_a_fork() -> None:
     streets = CountedStreets(0, 7, (48, 64))
     cached = CachedDataset(streets, 1.0)
     child = os.fork()
