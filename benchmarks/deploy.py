@@ -37,6 +37,7 @@ from sctnet.export.programs import quiet_exporters
 from sctnet.export.quantising import OpenVinoQuantiser, quantise
 from sctnet.exported import ExportedConfig
 from sctnet.inference.files import find_pictures
+from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork, create_model
@@ -143,7 +144,7 @@ def onnx_runtime(file: Path, inputs: list[np.ndarray], threads: int) -> Run:
 def open_vino(model: openvino.Model, inputs: list[np.ndarray], hint: str, threads: int) -> Run:
     """Return what runs a model on prepared inputs in OpenVINO."""
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         model, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint}
     )
     request = compiled.create_infer_request()
@@ -192,7 +193,7 @@ def other_rows(file: Path, pictures: list[np.ndarray], threads: int) -> list[Row
     if tensor.elem_type == onnx.TensorProto.FLOAT:
         images = [image.astype(np.float32) / 255 for image in images]
     images = [np.ascontiguousarray(image) for image in images]
-    model = openvino.Core().read_model(file)
+    model = shared_core().read_model(file)
     quantiser = OpenVinoQuantiser(model, given.name)
     name = file.stem
     return [

@@ -27,6 +27,7 @@ from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
 from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.preparation import PreparationConfig, WorkingSize
 from sctnet.weights import load_config, load_model
@@ -99,7 +100,7 @@ def expected_labels(folder, batch):
 def runtimes(exported):
     """The same file in both runtimes."""
     run = session(exported.file)
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         str(exported.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return {
@@ -180,7 +181,7 @@ def test_what_tensorrt_lacks_is_found(exported):
 
 def test_fixed_size_gives_the_logits_of_pytorch(fixed):
     folder, report = fixed
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         str(report.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     batch = noise(2, 75, 101, seed=5)
@@ -198,7 +199,7 @@ def test_openvino_file_describes_itself_and_has_its_weights(fixed):
     _, report = fixed
     names = sorted(path.name for path in report.file.parent.iterdir())
     assert names == ["model.bin", "model.xml"]
-    model = openvino.Core().read_model(report.file)
+    model = shared_core().read_model(report.file)
     text = model.get_rt_info([METADATA_KEY]).astype(str)
     assert ExportedConfig.from_text(text, report.file) == report.config
     assert report.config.size == (75, 101)
@@ -212,7 +213,7 @@ def test_examples_of_the_documentation_run(exported, fixed, tmp_path, number, mo
     shutil.copy(exported.file, tmp_path / "model.onnx")
     for suffix in (".xml", ".bin"):
         shutil.copy(fixed[1].file.with_suffix(suffix), tmp_path / f"fixed{suffix}")
-    model = openvino.Core().read_model(exported.file)
+    model = shared_core().read_model(exported.file)
     openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
     Image.fromarray(street(60, 80)).save(tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ from sctnet.export.quantising import (
     quantise,
 )
 from sctnet.exported import METADATA_KEY, ExportedConfig
+from sctnet.inference.openvino_engine import shared_core
 from sctnet.weights import load_config
 
 _EXPORT = """
@@ -82,7 +83,7 @@ def test_an_onnx_model_is_quantised_between_its_convolutions(tmp_path, folder, g
 
 
 def test_an_openvino_model_is_quantised_between_its_convolutions(tmp_path, folder, graph):
-    model = openvino.Core().read_model(graph.SerializeToString(), b"")
+    model = shared_core().read_model(graph.SerializeToString(), b"")
     model.set_rt_info(described(folder).model_dump_json(), [METADATA_KEY])
     quantiser = OpenVinoQuantiser(model)
     floats = quantising._outside(quantiser.nodes())

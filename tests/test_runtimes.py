@@ -21,6 +21,7 @@ from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference import exported_runtime
+from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.smoothing import Stillness
 from sctnet.preparation import PreparationConfig, WorkingSize
@@ -99,7 +100,7 @@ def written(graph, config, file, text=None):
     if file.suffix == ".onnx":
         onnx.save(model, file)
     else:
-        converted = openvino.Core().read_model(model.SerializeToString(), b"")
+        converted = shared_core().read_model(model.SerializeToString(), b"")
         if text:
             converted.set_rt_info(text, [METADATA_KEY])
         openvino.save_model(converted, file, compress_to_fp16=False)
@@ -401,3 +402,19 @@ def test_stillness_counts_grey_levels():
     found = still(moved)
     assert found is not None
     assert found[0].tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stacks for signals are lost on Linux")
+def test_a_signal_may_come_after_two_models_of_openvino(files):
+    """Where each has a Core of its own, the stack for signals is freed memory after both."""
+    code = f"""
+import os, signal, sctnet
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+first, second = (sctnet.Segmenter({str(files / "labels.xml")!r}) for _ in range(2))
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+assert seen
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

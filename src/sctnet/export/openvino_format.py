@@ -10,7 +10,7 @@ import numpy as np
 from sctnet.export.onnx_format import onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.exported import METADATA_KEY, ExportedConfig
-from sctnet.inference.openvino_engine import CompiledModels
+from sctnet.inference.openvino_engine import CompiledModels, shared_core
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def write(
 
 def openvino_model(network: SegmentationNetwork, config: ExportedConfig) -> openvino.Model:
     """Return the model whose logits are shown beside its answer; see :func:`without_logits`."""
-    runtime = required("openvino", "openvino")
+    required("openvino", "openvino")
     in_file = "fp16" if config.precision == "fp16" else "fp32"
     content = onnx_model(network, config.model_copy(update={"precision": in_file}))
-    model: openvino.Model = runtime.Core().read_model(content.SerializeToString(), b"")
+    model: openvino.Model = shared_core().read_model(content.SerializeToString(), b"")
     model.set_rt_info(config.model_dump_json(), [METADATA_KEY])
     model.set_rt_info(", ".join(config.model.classes), ["classes"])
     return model
@@ -57,14 +57,12 @@ def without_logits(model: openvino.Model) -> None:
 
 def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) -> Run:
     """Return what runs a file, and the model with its logits shown, on the CPU."""
-    import openvino
-
-    core = openvino.Core()
+    core = shared_core()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hint = "bf16" if config.precision in ("bf16", "int8") and has_bf16 else "f32"
     settings = {"INFERENCE_PRECISION_HINT": hint}
     whole, shown = (
-        CompiledModels(core, model, "CPU", settings) for model in (core.read_model(file), inspected)
+        CompiledModels(model, "CPU", settings) for model in (core.read_model(file), inspected)
     )
     last = len(shown.any.outputs) - 1
 

@@ -170,7 +170,7 @@ class OpenVinoQuantiser:
     """By NNCF, symmetric weights and asymmetric activations, biases corrected."""
 
     def __init__(self, model: openvino.Model, inputs: str = INPUT) -> None:
-        self._openvino = required("openvino", "openvino")
+        required("openvino", "openvino")
         self._nncf = required("nncf", "openvino")
         self._nncf.set_log_level(logging.ERROR)
         self.model, self._input = model, inputs
@@ -202,7 +202,7 @@ class OpenVinoQuantiser:
 
     def run(self, model: openvino.Model) -> Run:
         """Return what maps pictures to logits, N x K x h x w."""
-        compiled = CompiledModels(self._openvino.Core(), model, "CPU", {})
+        compiled = CompiledModels(model, "CPU", {})
         last = len(compiled.any.outputs) - 1
         return lambda picture: compiled(picture.shape)(picture)[last]
 

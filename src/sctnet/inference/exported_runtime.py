@@ -83,8 +83,10 @@ class ExportedRuntime:
             )
         found: list[Tensor] = []
         for _, group in groupby(map(self._narrowed, images), key=lambda image: image.shape):
-            batch = torch.cat([image.flip(3) if mirrored else image for image in group])
-            found += torch.split(self._output(batch), 1)
+            seen = [_as_array(image.flip(3) if mirrored else image) for image in group]
+            found += torch.split(
+                self._output(seen[0] if len(seen) == 1 else np.concatenate(seen)), 1
+            )
         return [result.flip(-1) for result in found] if mirrored else found
 
     def require_logits(self, purpose: str) -> None:
@@ -106,11 +108,10 @@ class ExportedRuntime:
         pixels = self._resizing.narrowed(image, max(1, LARGE_PICTURE // 4 // width))
         return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
-    def _output(self, images: UInt8[Tensor, "n 3 h w"]) -> Tensor:
-        array = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-        most = self.config.batch or len(array)
+    def _output(self, images: UInt8[np.ndarray, "n h w 3"]) -> Tensor:
+        most = self.config.batch or len(images)
         parts = [
-            self._part(array[first : first + most], most) for first in range(0, len(array), most)
+            self._part(images[first : first + most], most) for first in range(0, len(images), most)
         ]
         result = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
         if self.output == "labels":
@@ -166,6 +167,15 @@ class ExportedRuntime:
                 f"{described[1] or 'nothing'}, not images (uint8, n x h x w x 3) and {wanted} as "
                 "an exported file does: export the model folder again"
             )
+
+
+def _as_array(image: UInt8[Tensor, "1 3 h w"]) -> UInt8[np.ndarray, "1 h w 3"]:
+    """Return a picture as an engine takes it; where its bytes lie so already, they are not copied.
+
+    numpy copies what has to be copied: PyTorch's threads would go on spinning, to be quick for the
+    next operation, on the cores that the engine then needs.
+    """
+    return np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())
 
 
 def first_line(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,23 @@ _MOST_SHAPES = 4  # compiled models are some 50 MB each
 _CAPABILITIES = {"f16": "FP16", "bf16": "BF16"}
 
 
+def shared_core() -> Any:
+    """Return this process's one Core of OpenVINO, which is kept to the end.
+
+    A Core gives the thread that loads its first device a stack for signals, and takes it back when
+    it goes. Where two lived at once, the last to go leaves the other's freed stack behind (OpenVINO
+    2026.4), and the next signal ends the process. Raises ImportError without OpenVINO.
+    """
+    import openvino
+
+    return _only(openvino.Core)
+
+
+@cache
+def _only(make: Callable[[], Any]) -> Any:
+    return make()
+
+
 class CompiledModels:
     """A model, compiled once, or anew for every shape of pictures with the last few kept.
 
@@ -27,14 +46,14 @@ class CompiledModels:
     labels of CamVid differ from float32's, not 0.3 %), whatever its settings.
     """
 
-    def __init__(self, core: Any, model: Any, device: str, settings: dict[str, Any]) -> None:
-        self._core, self._model = core, model
+    def __init__(self, model: Any, device: str, settings: dict[str, Any]) -> None:
+        self._core, self._model = shared_core(), model
         self._target = device, settings
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
         self._by_shape = quantised and model.is_dynamic()
-        self.any = core.compile_model(model, *self._target)
+        self.any = self._core.compile_model(model, *self._target)
 
     def __call__(self, shape: tuple[int, ...]) -> Any:
         """Return the compiled model for pictures of this shape."""
@@ -58,12 +77,11 @@ class OpenVinoEngine:
         self, file: Path, device: str | torch.device | None, precision: str, threads: int
     ) -> None:
         try:
-            import openvino
+            core = shared_core()
         except ImportError as error:
             raise SctnetError(
                 'an .xml file needs OpenVINO: pip install "sctnet[openvino]"'
             ) from error
-        core = openvino.Core()
         self._device = str(device or "cpu")
         if self._device.upper() not in core.available_devices:
             raise SctnetError(
@@ -85,7 +103,6 @@ class OpenVinoEngine:
         self.precision = _chosen_precision(precision, self.config, file)
         try:
             self._compiled = CompiledModels(
-                core,
                 model,
                 self._device.upper(),
                 _settings(core, self._device, self.precision, threads),
