@@ -25,7 +25,9 @@ class PictureGraph(nn.Module):
 
     Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
     ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the
-    network's own logits come beside the answer, to be compared.
+    network's own logits come beside the answer, to be compared. With ``channels_last`` a picture
+    that is not resized is normalised before its channels are put first: a runtime that convolves
+    with channels last then never moves it.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class PictureGraph(nn.Module):
         output: Output,
         dtype: torch.dtype = torch.float32,
         inspected: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.preparation = Preparation(preparation)
@@ -42,6 +45,7 @@ class PictureGraph(nn.Module):
         self.output = output
         self.dtype = dtype
         self.inspected = inspected
+        self.channels_last = channels_last
 
     def forward(self, images: UInt8[Tensor, "n h w 3"]) -> tuple[Tensor, ...]:
         """Return the answer, N x H x W or N x K x H x W, and perhaps the logits."""
@@ -56,11 +60,14 @@ class PictureGraph(nn.Module):
         self, images: UInt8[Tensor, "n h w 3"], working: tuple[Side, Side]
     ) -> Float[Tensor, "n 3 hw ww"]:
         pixels = images.float()  # first: some runtimes have bytes at their borders only
-        if _is_same(working, (images.shape[1], images.shape[2])):
-            pixels = pixels.permute(0, 3, 1, 2)
-        else:
+        mean, std = self.preparation.mean, self.preparation.std
+        if not _is_same(working, (images.shape[1], images.shape[2])):
             pixels = resized(pixels, working, self.preparation.config.antialias)
-        return (pixels - self.preparation.mean) / self.preparation.std
+        elif self.channels_last:
+            return ((pixels - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
+        else:
+            pixels = pixels.permute(0, 3, 1, 2)
+        return (pixels - mean) / std
 
     def _answer(
         self, logits: Float[Tensor, "n k h w"], sizes: tuple[tuple[Side, Side], ...]

@@ -61,7 +61,9 @@ def run_onnx(file: Path, inspected: onnx.ModelProto) -> Run:
     return run
 
 
-def onnx_model(network: SegmentationNetwork, config: ExportedConfig) -> onnx.ModelProto:
+def onnx_model(
+    network: SegmentationNetwork, config: ExportedConfig, channels_last: bool = False
+) -> onnx.ModelProto:
     """Return the model whose logits are shown beside its answer; see :func:`without_logits`.
 
     The model is checked by ``onnx.checker`` (with its shape inference) and describes itself under
@@ -73,7 +75,12 @@ def onnx_model(network: SegmentationNetwork, config: ExportedConfig) -> onnx.Mod
     required("onnxscript")
     inspected = config.output != "logits8"
     graph = PictureGraph(
-        network, config.model.preparation, config.output, DTYPES[config.precision], inspected
+        network,
+        config.model.preparation,
+        config.output,
+        DTYPES[config.precision],
+        inspected,
+        channels_last,
     )
     program = trace(graph, config.size, config.batch)
     names = [config.output.removesuffix("8"), LOGITS][: 1 + inspected]

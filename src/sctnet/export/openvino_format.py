@@ -42,7 +42,8 @@ def openvino_model(network: SegmentationNetwork, config: ExportedConfig) -> open
     """Return the model whose logits are shown beside its answer; see :func:`without_logits`."""
     required("openvino", "openvino")
     in_file = "fp16" if config.precision == "fp16" else "fp32"
-    content = onnx_model(network, config.model_copy(update={"precision": in_file}))
+    in_floats = config.model_copy(update={"precision": in_file})
+    content = onnx_model(network, in_floats, channels_last=True)
     model: openvino.Model = shared_core().read_model(content.SerializeToString(), b"")
     model.set_rt_info(config.model_dump_json(), [METADATA_KEY])
     model.set_rt_info(", ".join(config.model.classes), ["classes"])

@@ -23,6 +23,8 @@ from numba import boolean, float32, int32, njit, types, uint8, uint16
 # the error of two resizes in float32.
 _ROUNDING = np.float32(4e-6)
 _LARGEST = np.finfo(np.float32).max
+_RUN = 16
+"""Groups of pixels of a row that are decided together, at most."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,9 +65,10 @@ def _fill(
     winners = np.empty((held, width), np.int32)
     loaded = np.full(held, -1, np.int32)
     agreed = np.empty(width, np.int32)
-    low_high = np.empty((2, classes), np.float32)
+    low, high = np.empty(classes, np.float32), np.empty(classes, np.float32)
+    can_win = np.empty(classes, np.bool_)
     candidates = np.empty(classes, np.int32)
-    blocks = np.empty((4, _most(spans), _most(columns)), np.float32)
+    blocks = np.empty((4, _most(spans), _longest_run(columns)), np.float32)
     for group in range(len(spans)):
         for row in range(spans[group, 0, 0], spans[group, 0, 1]):
             slot = row % held
@@ -77,18 +80,24 @@ def _fill(
         begin, end = spans[group, -1, 0] - first_row, spans[group, -1, 1] - first_row
         place = 0
         while place < len(columns):
-            label, left = _winner(agreed, columns[place, 0]), columns[place, -1, 0] - first_column
+            label, first = _winner(agreed, columns[place, 0]), place
+            left = columns[first, -1, 0] - first_column
             if label < 0:
-                right = columns[place, -1, 1] - first_column
-                count = _find_candidates(
-                    lines, spans[group, 0], columns[place, 0], reach, low_high, candidates
-                )
+                # Some of them together, and one more rather than one alone: long rows are computed
+                # many pixels at a time.
+                last, can_win[:] = min(first + _RUN, len(columns)), False
+                while place < last and (
+                    place < first + 2 or _winner(agreed, columns[place, 0]) < 0
+                ):
+                    _find_candidates(
+                        lines, spans[group, 0], columns[place, 0], reach, low, high, can_win
+                    )
+                    place += 1
                 _decide(
-                    lines, candidates[:count], group, down, place, across, blocks,
-                    labels[begin:end, left:right],
-                    confidence[begin:end, left:right],
+                    lines, _listed(can_win, candidates), spans[group], down,
+                    _joined(columns[first], columns[place - 1]), across, blocks,
+                    labels, confidence, begin, left,
                 )  # fmt: skip
-                place += 1
                 continue
             # Neighbouring groups of one class are filled together.
             while place < len(columns) and _winner(agreed, columns[place, 0]) == label:
@@ -107,6 +116,25 @@ def _most(spans: Any) -> int:
         for level in range(spans.shape[1]):
             most = max(most, spans[group, level, 1] - spans[group, level, 0])
     return most
+
+
+@_compiled
+def _longest_run(columns: Any) -> int:
+    """Return how many places of one level are held for groups that are decided together."""
+    most = 1
+    for first in range(len(columns)):
+        joined = _joined(columns[first], columns[min(first + _RUN, len(columns)) - 1])
+        for level in range(len(joined)):
+            most = max(most, joined[level, 1] - joined[level, 0])
+    return most
+
+
+@_compiled
+def _joined(first: Any, last: Any) -> Any:
+    """Return the span, at every level, of neighbouring groups."""
+    joined = first.copy()
+    joined[:, 1] = last[:, 1]
+    return joined
 
 
 @_compiled
@@ -156,100 +184,125 @@ def _winner(agreed: Any, columns: Any) -> int:
 
 @_compiled
 def _find_candidates(
-    lines: Any, rows: Any, columns: Any, reach: Any, low_high: Any, candidates: Any
-) -> int:
-    """List the classes that come within ``reach`` of winning somewhere between these samples."""
+    lines: Any, rows: Any, columns: Any, reach: Any, low: Any, high: Any, can_win: Any
+) -> None:
+    """Note the classes that come within ``reach`` of winning somewhere between these samples."""
     classes = lines.shape[2]
-    low, high = low_high[0], low_high[1]
     low[:], high[:] = _LARGEST, -_LARGEST
     for row in range(rows[0], rows[1]):
-        line = lines[row % len(lines)]
+        slot = row % len(lines)
         for column in range(columns[0], columns[1]):
             for index in range(classes):
-                value = line[column, index]
-                low[index] = min(low[index], value)
-                high[index] = max(high[index], value)
+                value, lowest, highest = lines[slot, column, index], low[index], high[index]
+                low[index] = value if value < lowest else lowest
+                high[index] = value if value > highest else highest
     floor = low.max()
-    count = 0
     for index in range(classes):
         room = reach + _ROUNDING * (abs(high[index]) + abs(floor))
-        if high[index] >= floor - room:
+        can_win[index] |= high[index] >= floor - room
+
+
+@_compiled
+def _listed(can_win: Any, candidates: Any) -> Any:
+    """Return the numbers of the classes that can win, the lowest first."""
+    count = 0
+    for index in range(len(can_win)):
+        if can_win[index]:
             candidates[count] = index
             count += 1
-    return count
+    return candidates[:count]
 
 
 @_compiled
 def _decide(
     lines: Any,
     candidates: Any,
-    group: int,
+    rows: Any,
     down: Any,
-    place: int,
+    columns: Any,
     across: Any,
     blocks: Any,
     labels: Any,
     confidence: Any,
+    top: int,
+    left: int,
 ) -> None:
-    """Interpolate the candidates and let the largest win, of equals the lowest."""
+    """Interpolate the candidates and let the largest win, of equals the lowest.
+
+    ``top`` and ``left`` are the place in ``labels``. No part of an array is taken in these loops,
+    which would cost more than they do, and the inner ones have no branches.
+    """
     values, scratch, largest, total = blocks[0], blocks[1], blocks[2], blocks[3]
-    height, width = labels.shape
-    for number in range(len(candidates)):
+    height, width = rows[-1, 1] - rows[-1, 0], columns[-1, 1] - columns[-1, 0]
+    _interpolate(lines, candidates[0], rows, down, columns, across, largest, scratch)
+    for row in range(height):
+        for column in range(width):
+            labels[top + row, left + column] = candidates[0]
+            total[row, column] = 1
+    for number in range(1, len(candidates)):
         index = candidates[number]
-        _interpolate(lines, index, group, down, place, across, values, scratch)
+        _interpolate(lines, index, rows, down, columns, across, values, scratch)
+        if confidence.size:
+            _weigh(values, largest, total, height, width)
         for row in range(height):
             for column in range(width):
-                value = values[row, column]
-                if number == 0:
-                    largest[row, column], total[row, column] = value, 1
-                    labels[row, column] = index
-                elif value > largest[row, column]:
-                    if confidence.size:
-                        lost = np.exp(largest[row, column] - value)
-                        total[row, column] = total[row, column] * lost + 1
-                    largest[row, column] = value
-                    labels[row, column] = index
-                elif confidence.size:
-                    total[row, column] += np.exp(value - largest[row, column])
+                value, before = values[row, column], largest[row, column]
+                label = labels[top + row, left + column]
+                larger = value > before
+                largest[row, column] = value if larger else before
+                labels[top + row, left + column] = index if larger else label
     if confidence.size:
         for row in range(height):
             for column in range(width):
-                confidence[row, column] = 1 / total[row, column]
+                confidence[top + row, left + column] = 1 / total[row, column]
+
+
+@_compiled
+def _weigh(values: Any, largest: Any, total: Any, height: int, width: int) -> None:
+    """Add a class to the softmax's denominator, in units of the largest's exponential."""
+    for row in range(height):
+        for column in range(width):
+            value, before = values[row, column], largest[row, column]
+            if value > before:
+                total[row, column] = total[row, column] * np.exp(before - value) + 1
+            else:
+                total[row, column] += np.exp(value - before)
 
 
 @_compiled
 def _interpolate(
     lines: Any,
     index: int,
-    group: int,
+    rows: Any,
     down: Any,
-    place: int,
+    columns: Any,
     across: Any,
     values: Any,
     scratch: Any,
 ) -> None:
     """Resize a class's samples into ``values``, stage after stage: first across, then down."""
-    rows, row_taps, row_shares = down[0][group], down[1], down[2]
-    columns, column_taps, column_shares = across[0][place], across[1], across[2]
+    row_taps, row_shares = down[1], down[2]
+    column_taps, column_shares = across[1], across[2]
     for row in range(rows[0, 0], rows[0, 1]):
+        slot, place = row % len(lines), row - rows[0, 0]
         for column in range(columns[0, 0], columns[0, 1]):
-            value = lines[row % len(lines), column, index]
-            values[row - rows[0, 0], column - columns[0, 0]] = value
+            values[place, column - columns[0, 0]] = lines[slot, column, index]
     for stage in range(len(row_taps)):
         top, left = rows[stage, 0], columns[stage, 0]
         begin, width = columns[stage + 1, 0], columns[stage + 1, 1] - columns[stage + 1, 0]
         for row in range(rows[stage, 1] - top):
             for column in range(width):
-                pixel = begin + column
-                near = values[row, column_taps[stage, 0, pixel] - left]
-                far = values[row, column_taps[stage, 1, pixel] - left]
+                near = values[row, column_taps[stage, 0, begin + column] - left]
+                far = values[row, column_taps[stage, 1, begin + column] - left]
                 scratch[row, column] = (
-                    column_shares[stage, 0, pixel] * near + column_shares[stage, 1, pixel] * far
+                    column_shares[stage, 0, begin + column] * near
+                    + column_shares[stage, 1, begin + column] * far
                 )
         for pixel in range(rows[stage + 1, 0], rows[stage + 1, 1]):
-            above = scratch[row_taps[stage, 0, pixel] - top]
-            below = scratch[row_taps[stage, 1, pixel] - top]
+            above, below = row_taps[stage, 0, pixel] - top, row_taps[stage, 1, pixel] - top
             upper, lower = row_shares[stage, 0, pixel], row_shares[stage, 1, pixel]
-            target = values[pixel - rows[stage + 1, 0]]
+            place = pixel - rows[stage + 1, 0]
             for column in range(width):
-                target[column] = upper * above[column] + lower * below[column]
+                values[place, column] = (
+                    upper * scratch[above, column] + lower * scratch[below, column]
+                )
