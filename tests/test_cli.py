@@ -77,12 +77,40 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "predict", "convert", "models", "plot", "recipes", "data", "demo"]
+    "command",
+    ["train", "eval", "predict", "bench", "convert", "models", "plot", "recipes", "data", "demo"],
 )
 def test_every_command_has_help(run: type[Program], command: str) -> None:
     program = run(command, "--help")
     assert program.status == 0
     assert "Usage: sctnet" in program.out
+
+
+def test_bench_times_models_in_turns(run: type[Program], model: Path) -> None:
+    program = run("bench", model, model, "--size", "64x96", "--batch", 2, "--rounds", 1)
+    assert program.status == 0, program.err
+    rows = [line for line in program.out.splitlines() if "fp32 on cpu" in line]
+    assert len(rows) == 2
+    best, median, rate, ratio = map(float, rows[0].replace("│", " ").split()[-4:])
+    assert 0 < best <= median
+    assert rate == pytest.approx(2000 / best, rel=0.05)
+    assert ratio == 1
+    assert "64x96, 2 at a time" in program.out
+    assert "label maps are compiled" in program.out
+
+
+@pytest.mark.parametrize("size", ["64", "x", "0x64", "64x0x2"])
+def test_bench_refuses_what_is_no_size(run: type[Program], model: Path, size: str) -> None:
+    program = run("bench", model, "--size", size)
+    assert program.status == 2
+    assert f"--size {size}: give height and width" in program.err
+
+
+def test_bench_takes_the_pictures_of_a_folder(run: type[Program], model: Path, tmp_path) -> None:
+    assert "nothing" in run("bench", model, "--images", tmp_path / "nothing").err
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    program = run("bench", model, "--images", tmp_path, "--size", "48x64", "--rounds", 1)
+    assert program.status == 0, program.err
 
 
 ODD_PICTURES = {

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from sctnet.cli import (
+    bench,
     convert,
     data,
     demo,
@@ -31,6 +32,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)

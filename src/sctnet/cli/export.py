@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sctnet.cli.sizes import height_width
+
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, bundled name or hub id.")],
@@ -62,7 +64,7 @@ def export(
     options: dict[str, Any] = {
         "precision": precision,
         "output": output,
-        "size": _height_width(size),
+        "size": None if size is None else height_width("--size", size),
         "batch": batch,
         "images": images,
         "calibrate": calibrate,
@@ -77,14 +79,3 @@ def export(
         else export_model(model, out, format=chosen, **options)
     )
     print(report)  # noqa: T201
-
-
-def _height_width(text: str | None) -> tuple[int, int] | None:
-    from sctnet.errors import SctnetError
-
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise SctnetError(f"--size {text}: give height and width in pixels, as in 512x1024")
-    return int(height), int(width)

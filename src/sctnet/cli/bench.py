@@ -1,0 +1,72 @@
+"""``sctnet bench``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sctnet.cli.sizes import height_width
+
+
+def bench(
+    models: Annotated[
+        list[str], typer.Argument(help="Model folders, bundled names, hub ids, .onnx, .xml files.")
+    ],
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the pictures.")] = "512x1024",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures, brought to the size; default: drawn streets."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each model.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU; default: as many as PyTorch uses.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Default: of a folder a GPU if there is one, else the CPU.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (a file's own; fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
+    ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled", help="Compile folders' networks; on a GPU with CUDA graphs."),
+    ] = False,
+) -> None:
+    """Time whole predictions: a decoded picture's bytes in, its label map out; models take turns.
+
+    The ratio is to the first model's best.
+    """
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sctnet.inference.runtime import exported_file
+    from sctnet.inference.segmenter import Segmenter
+    from sctnet.inference.timing import pictures_to_time, time_predictions
+    from sctnet.labels import label_map_method
+
+    pictures = pictures_to_time(height_width("--size", size), images)
+    segmenters = [
+        Segmenter(
+            model,
+            device,
+            precision,
+            threads=threads,
+            batch_size=batch,
+            compiled=compiled and exported_file(model) is None,
+        )
+        for model in models
+    ]
+    timings = time_predictions(segmenters, pictures, batch, rounds)
+    table = Table("model", "runtime", "best ms", "median ms", "pictures/s", "ratio")
+    for model, segmenter, each in zip(models, segmenters, timings, strict=True):
+        numbers = each.best, each.median, 1000 * batch / each.best, each.best / timings[0].best
+        table.add_row(model, str(segmenter.runtime), *(f"{number:.2f}" for number in numbers))
+    methods = {label_map_method(segmenter.device) for segmenter in segmenters}
+    Console().print(
+        table,
+        f"{size}, {batch} at a time, {threads or torch.get_num_threads()} threads; bytes in memory "
+        f"to label maps; label maps are {' and '.join(sorted(methods))}; {rounds} rounds.",
+        sep="\n",
+    )
