@@ -506,6 +506,15 @@ def test_a_truncated_video_is_labelled_as_far_as_it_goes(tmp_path):
     assert len(shown(tmp_path / "overlay" / "clip.mp4")[0]) == report.frames
 
 
+def test_impossible_options_are_told_before_anything_is_written(tmp_path):
+    clip = make_video(tmp_path / "clip.mp4", STEADY[:2])
+    with pytest.raises(SctnetError, match=r"alpha 1\.5: give 0"):
+        predict(clip, tmp_path, alpha=1.5)
+    with pytest.raises(SctnetError, match="smoothing of 1"):
+        predict(clip, tmp_path, smooth=1.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
+
+
 def test_an_error_in_the_network_ends_everything(tmp_path):
     clip = make_video(tmp_path / "clip.mp4", STEADY)
     with pytest.raises(SctnetError, match="the network broke"):

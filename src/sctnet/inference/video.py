@@ -24,6 +24,7 @@ from sctnet.inference.video_report import VideoReport, VideoTally
 from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
 from sctnet.inference.video_tinting import tinted
 from sctnet.inference.video_writer import VideoWriter
+from sctnet.pictures.overlay import check_alpha
 from sctnet.pictures.palette import save_label_map
 
 _MOST_WORKERS = 4  # each holds some frames and the network's maps of one
@@ -62,6 +63,7 @@ def predict_video(
     shows nothing or cannot be written, and leaves neither a video nor a thread then.
     """
     check_video_output(out, options.kinds)
+    check_alpha(options.alpha)
     if not 0 <= options.smooth < 1:
         raise SctnetError(f"a smoothing of {options.smooth}: give a share from 0 to below 1")
     if options.smooth:

@@ -40,8 +40,7 @@ def overlay(
             f"an image of {image.shape[:2]} and labels of {labels.shape} (height, width) cannot "
             "be laid over each other: give labels of the image's size"
         )
-    if not 0 <= alpha <= 1:
-        raise SctnetError(f"alpha {alpha}: give 0 (the picture alone) to 1 (the colours alone)")
+    check_alpha(alpha)
     if shown is not None:
         labels = np.where(np.isin(labels, list(shown)), labels, np.iinfo(labels.dtype).max)
     result = image.copy()
@@ -58,6 +57,12 @@ def overlay(
         if strip is not None:
             strip.layer().lay_over(result)
     return result
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise :class:`SctnetError` for what is no share."""
+    if not 0 <= alpha <= 1:
+        raise SctnetError(f"alpha {alpha}: give 0 (the picture alone) to 1 (the colours alone)")
 
 
 def _tint(picture: Picture, labels: LabelMap, colours: Sequence[Colour], alpha: float) -> None:
