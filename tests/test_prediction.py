@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.data import images as image_files
+from sctnet.data import run_lengths
 from sctnet.data.run_lengths import Runs, decode_runs
 from sctnet.inference import planning, torch_runtime
 from sctnet.inference.batching import batches
@@ -393,6 +394,15 @@ def test_run_lengths_and_polygons_hold_every_class(labels):
     for feature in features:
         mask = filled(feature["geometry"]["coordinates"], *labels.shape)
         np.testing.assert_array_equal(mask, labels == feature["properties"]["index"])
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_run_lengths_do_not_depend_on_how_many_columns_are_read_together(monkeypatch, columns):
+    labels = np.random.default_rng(0).integers(0, 3, (4, 10)).astype(np.uint8)
+    labels[:, 4:8] = 1  # a run over whole columns
+    whole = segmentation(labels).rle()
+    monkeypatch.setattr(run_lengths, "_COLUMNS", columns)
+    assert segmentation(labels).rle() == whole
 
 
 # What is shown and saved

@@ -29,8 +29,11 @@ from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.smoothing import ExponentialSmoothing, Flicker
 from sctnet.inference.video import VideoOptions, _pixels_of_each, predict_video
 from sctnet.inference.video_files import find_videos
-from sctnet.inference.video_source import open_video
+from sctnet.inference.video_source import VideoFrame, open_video
+from sctnet.inference.video_tinting import tinted
+from sctnet.inference.video_yuv import CODES, from_rgb, standard_of, to_rgb
 from sctnet.models.network import Features, SegmentationNetwork, Widths
+from sctnet.pictures.overlay import boundaries_of, overlay
 from sctnet.weights import ModelConfig
 
 CLASSES = ("left", "right")
@@ -184,6 +187,87 @@ def test_overlays_show_the_classes_over_the_picture(tmp_path):
     np.testing.assert_allclose(picture[20:30, 88:120].mean((0, 1)), (100, 100, 228), atol=8)
     np.testing.assert_allclose(picture[60:70, 8:40].mean((0, 1)), (158, 30, 30), atol=8)
     assert report.share == pytest.approx({"left": 0.5, "right": 0.5}, abs=0.02)
+
+
+def squares(height, width, values, seed):
+    """Random values in squares of 8 pixels: planes hold the colour of each, too."""
+    generator = np.random.default_rng(seed)
+    few = generator.integers(0, values, (-(-height // 8), -(-width // 8)), np.uint8)
+    return few.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+@pytest.mark.parametrize("standard", ["BT.601", "BT.709"])
+@pytest.mark.parametrize("size", [(96, 160), (95, 161)])
+@pytest.mark.parametrize("native", [True, False])
+def test_frames_are_tinted_as_pictures_are(standard, size, native):
+    picture = np.stack([squares(*size, 200, seed) for seed in range(3)], -1)
+    labels = squares(*size, 3, 9)
+    colours, classes = ((250, 30, 30), (40, 60, 220), (90, 200, 10)), ("a", "b", "c")
+    frame = VideoFrame(picture, 0, from_rgb(picture, standard) if native else None)
+    drawn = tinted(frame, standard, labels, np.ones(3, int), colours, classes, 0.4)
+    assert (drawn.height, drawn.width) == (96, size[1] + size[1] % 2)
+    drawn.colorspace = CODES[standard]
+    found = to_rgb(drawn, drawn.width, drawn.height)[: size[0], : size[1]].astype(int)
+    lines = boundaries_of(labels) > 0
+    expected = overlay(picture, labels, colours, classes, 0.4, legend=False)
+    # A sample of colour is shared by neighbours, so that it is soft at the squares' edges.
+    row, column = np.indices(size) % 8
+    inside = (row > 2) & (row < 6) & (column > 2) & (column < 6)
+    np.testing.assert_allclose(found[inside], expected[inside], atol=4)
+    np.testing.assert_allclose(found[lines].mean(0), expected[lines].mean(0), atol=12)
+
+
+def test_a_legend_is_the_same_in_planes():
+    picture = np.full((362, 480, 3), 90, np.uint8)
+    labels = np.zeros((362, 480), np.uint8)
+    colours, classes = ((250, 30, 30), (40, 60, 220)), ("road", "pedestrian")
+    frame = VideoFrame(picture, 0)
+    drawn = tinted(frame, "BT.709", labels, np.array([1, 0]), colours, classes, 0.0)
+    drawn.colorspace = CODES["BT.709"]
+    expected = overlay(picture, labels, colours, classes, 0.0)
+    assert (expected[-1] < 40).all(), "there is a strip"
+    np.testing.assert_allclose(to_rgb(drawn, 480, 362)[..., 1], expected[..., 1], atol=40)
+    assert np.abs(to_rgb(drawn, 480, 362).astype(int) - expected).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({}, "BT.601", id="small, unspecified"),
+        pytest.param({"size": (1280, 720)}, "BT.709", id="large, unspecified"),
+        pytest.param({"colorspace": 1}, "BT.709", id="BT.709"),
+        pytest.param({"colorspace": 6}, "BT.601", id="BT.601"),
+        pytest.param({"colorspace": 9}, None, id="BT.2020"),
+        pytest.param({"color_range": 2}, None, id="full range"),
+        pytest.param({"size": (64, 49)}, None, id="odd"),
+        pytest.param({"kind": "yuv444p"}, None, id="4:4:4"),
+        pytest.param({"kind": "yuv420p10le"}, None, id="10 bits"),
+    ],
+)
+def test_planes_are_drawn_in_only_where_they_are_ordinary(change, expected):
+    frame = av.VideoFrame(*change.pop("size", (64, 48)), change.pop("kind", "yuv420p"))
+    for name, value in change.items():
+        setattr(frame, name, value)
+    assert standard_of(frame) == expected
+
+
+@pytest.mark.parametrize("code", [1, 6])
+def test_untinted_videos_keep_their_colours(tmp_path, code):
+    standard = {1: "BT.709", 6: "BT.601"}[code]
+    picture = np.full((64, 96, 3), (200, 40, 90), np.uint8)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.colorspace = code
+        frame = from_rgb(picture, standard)
+        frame.colorspace = code
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    predict(tmp_path / "clip.mp4", tmp_path, alpha=0.0)
+    with av.open(str(tmp_path / "overlay" / "clip.mp4")) as container:
+        (frame,) = container.decode(video=0)
+    assert frame.colorspace == code
+    np.testing.assert_allclose(to_rgb(frame, 96, 64)[:, :40], picture[:, :40], atol=5)
 
 
 def test_labels_and_json_tell_every_frame(tmp_path):
@@ -420,6 +504,15 @@ def test_a_truncated_video_is_labelled_as_far_as_it_goes(tmp_path):
     assert 0 < report.frames < 90
     assert "cut short" in report.damage
     assert len(shown(tmp_path / "overlay" / "clip.mp4")[0]) == report.frames
+
+
+def test_impossible_options_are_told_before_anything_is_written(tmp_path):
+    clip = make_video(tmp_path / "clip.mp4", STEADY[:2])
+    with pytest.raises(SctnetError, match=r"alpha 1\.5: give 0"):
+        predict(clip, tmp_path, alpha=1.5)
+    with pytest.raises(SctnetError, match="smoothing of 1"):
+        predict(clip, tmp_path, smooth=1.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_an_error_in_the_network_ends_everything(tmp_path):

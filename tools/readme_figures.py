@@ -40,7 +40,7 @@ on the {scores["images"]} test pictures ({scores["protocol"]}):
 Speed of that training: the step alone processes {step["step_images_per_second"]:.1f} images/s, the
 loader alone delivers {step["loader_images_per_second"]:.0f}. `fuse()` takes {s:.2f} of SCTNet-S's
 time at 512x1024 and {b:.2f} of SCTNet-B's (PyTorch eager on the same CPU, float32).
-{_of_alignment()}"""
+{_of_alignment()}{_of_prediction()}"""
 
 
 def _of_alignment() -> str:
@@ -65,6 +65,23 @@ after minutes, {small:.1f} %). One seed. A taught step takes {ratio:.1f} times a
 same time an untaught run gets further than this shows. A step of SCTNet-B with SegFormer-B3 on one
 1024x1024 crop takes {large["time_ratio"]:.1f} times as long, and {memory[1]:.1f} instead of
 {memory[0]:.1f} GiB.
+"""
+
+
+def _of_prediction() -> str:
+    """Say how fast videos are labelled, and how much memory a very large picture takes."""
+    video, large = _read("video.json"), _read("large_picture.json")
+    height, width = video["size"]
+    torch, _, onnx, fp32, bf16, int8 = (
+        f"{row['pipeline_frames_per_second']:.0f}" for row in video["rows"]
+    )
+    alone = video["rows"][0]["bare_model_frames_per_second"]
+    side, most = large["side"], max(run["peak_gib"] for run in large["runs"])
+    return f"""
+A video of {width}x{height} is labelled, from file to file, at {torch} frames/s in PyTorch
+(the model alone: {alone:.0f}), {onnx} in ONNX Runtime and {fp32} in OpenVINO, {bf16} there in bf16
+and {int8} in int8, on a CPU of two cores. A picture of {side:,} x {side:,} pixels takes at most
+{most:.1f} GiB.
 """
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import BaseModel, Field
 
+_COLUMNS = 512  # that are looked at together: a large map is not copied whole
+
 
 class Runs(BaseModel):
     """A run-length code: pixels without and with the instance in turn, column by column."""
@@ -73,14 +75,25 @@ def label_runs(labels: Int[np.ndarray, "h w"], classes: int) -> dict[int, Int[np
 
     Labels of ``classes`` or more belong to no class.
     """
-    column_wise = labels.ravel(order="F")
-    changes = np.flatnonzero(column_wise[1:] != column_wise[:-1]) + 1
-    bounds = np.concatenate([[0], changes, [column_wise.size]])
-    labels_of_runs = column_wise[bounds[:-1]]
+    bounds = np.concatenate([[0], _changes(labels), [labels.size]])
+    column, row = np.divmod(bounds[:-1], len(labels))
+    labels_of_runs = labels[row, column]
     found = {}
     for index in np.unique(labels_of_runs[labels_of_runs < classes]).tolist():
         mine = np.flatnonzero(labels_of_runs == index)
         edges = np.stack([bounds[mine], bounds[mine + 1]], axis=1).ravel()
-        lengths = np.diff(np.concatenate([[0], edges, [column_wise.size]]))
+        lengths = np.diff(np.concatenate([[0], edges, [labels.size]]))
         found[index] = lengths if lengths[-1] else lengths[:-1]
     return found
+
+
+def _changes(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "_"]:
+    """Return where, column by column, a label is another than the one before."""
+    height, width = labels.shape
+    found = []
+    for left in range(0, width, _COLUMNS):
+        first = max(0, left - 1)  # the column before is seen once more
+        part = labels[:, first : left + _COLUMNS].ravel(order="F")
+        places = np.flatnonzero(part[1:] != part[:-1]) + 1
+        found.append(places[places >= (left - first) * height] + first * height)
+    return np.concatenate(found)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,11 +22,13 @@ from sctnet.inference.smoothing import ExponentialSmoothing, Flicker, Stillness
 from sctnet.inference.video_files import check_video_output, clear_folder
 from sctnet.inference.video_report import VideoReport, VideoTally
 from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
+from sctnet.inference.video_tinting import tinted
 from sctnet.inference.video_writer import VideoWriter
-from sctnet.pictures.overlay import draw_legend, overlay
+from sctnet.pictures.overlay import check_alpha
 from sctnet.pictures.palette import save_label_map
 
 _MOST_WORKERS = 4  # each holds some frames and the network's maps of one
+_ROWS = 4  # of a cell's pixels, or a few more, by which it is seen to change
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def predict_video(
     shows nothing or cannot be written, and leaves neither a video nor a thread then.
     """
     check_video_output(out, options.kinds)
+    check_alpha(options.alpha)
     if not 0 <= options.smooth < 1:
         raise SctnetError(f"a smoothing of {options.smooth}: give a share from 0 to below 1")
     if options.smooth:
@@ -96,7 +99,8 @@ class _Drawn(NamedTuple):
     pts: int
     counts: np.ndarray
     """Pixels of each class."""
-    picture: np.ndarray | None
+    overlay: Any | None
+    """A frame of PyAV."""
 
 
 class _Run:
@@ -132,14 +136,14 @@ class _Run:
         writer = VideoWriter(self._overlay, video) if "overlay" in options.kinds else nullcontext()
         with (
             ReadAhead(until(frames, stop), newest_only=options.realtime) as ahead,
-            _worker_pool() as (pool, workers),
+            worker_pool() as (pool, workers),
             writer,
         ):
             settled = map(self._settle, ordered_map(pool, self._score, ahead, workers))
             for drawn in ordered_map(pool, self._draw, settled, workers):
                 tally.add(float(drawn.pts * video.time_base), drawn.counts)
-                if isinstance(writer, VideoWriter) and drawn.picture is not None:
-                    writer.write(drawn.picture, drawn.pts)
+                if isinstance(writer, VideoWriter) and drawn.overlay is not None:
+                    writer.write(drawn.overlay, drawn.pts)
                 if progress is not None:
                     progress(tally.frames, video.total)
             if not tally.frames:
@@ -168,7 +172,9 @@ class _Run:
         (found,) = self._segmenter.runtime([predictor.pixels(frame.picture)])
         found = found.float() if found.ndim == 4 else found
         height, width = _cells(found).shape[1:]
-        small = cv2.resize(frame.picture, (width, height), interpolation=cv2.INTER_AREA)
+        # Some rows of each cell are enough to tell whether it changes.
+        rows = frame.picture[:: max(1, len(frame.picture) // (_ROWS * height))]
+        small = cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA)
         seen = torch.from_numpy(small).permute(2, 0, 1)[None].to(found.device)
         return _Scored(frame, found, seen)
 
@@ -198,10 +204,9 @@ class _Run:
             save_label_map(labels, segmenter.colours, file)
         if "overlay" not in kinds:
             return _Drawn(settled.frame.pts, counts, None)
-        alpha, colours, classes = self._options.alpha, segmenter.colours, segmenter.classes
-        drawn = overlay(picture, labels, colours, classes, alpha, legend=False)
-        draw_legend(drawn, settled.seen, colours, classes)
-        return _Drawn(settled.frame.pts, counts, drawn)
+        look = segmenter.colours, segmenter.classes, self._options.alpha
+        overlay = tinted(settled.frame, self._video.standard, labels, settled.seen, *look)
+        return _Drawn(settled.frame.pts, counts, overlay)
 
 
 def _cells(found: Integer[Tensor, "1 h w"] | Float[Tensor, "1 k h w"]) -> Integer[Tensor, "1 _ _"]:
@@ -222,7 +227,7 @@ def _pixels_of_each(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 @contextmanager
-def _worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Yield a pool that keeps all of PyTorch's threads busy, and its size.
 
     Several frames at a time, each in few threads, pass faster than one frame in all threads: these

@@ -16,11 +16,14 @@ from jaxtyping import UInt8
 
 from sctnet.errors import SctnetError
 from sctnet.inference.video_files import is_camera, is_stream
+from sctnet.pictures.planes import Standard
 
 try:
     import av
     import av.container
     from av.error import FFmpegError
+
+    from sctnet.inference.video_yuv import standard_of, to_rgb
 except ImportError as error:
     raise SctnetError('videos need PyAV: pip install "sctnet[video]"') from error
 
@@ -34,6 +37,8 @@ class VideoFrame(NamedTuple):
 
     picture: UInt8[np.ndarray, "h w 3"]
     pts: int
+    native: av.VideoFrame | None = None
+    """The same as it was decoded, where it can be drawn in: see :func:`standard_of`."""
 
 
 class VideoSource(ABC):
@@ -51,6 +56,8 @@ class VideoSource(ABC):
     """Whether frames come at their own pace."""
     aspect: Fraction = Fraction(1)
     """Width of an upright pixel, divided by its height."""
+    standard: Standard = "BT.709"
+    """Of the native frames; known from the first frame on."""
     sound: Path | None = None
     """A file whose sound goes with the frames."""
     origin: Fraction = Fraction(0)
@@ -175,11 +182,15 @@ class _Decoded(VideoSource):
                     self.origin = frame.pts * self.time_base
                 first = round(self.origin / self.time_base)
                 width, height = frame.width, frame.height
+                self.standard = standard_of(frame) or self.standard
                 if _turns(frame) % 2:
                     self.aspect = 1 / self.aspect
             pts = last + step if frame.pts is None else frame.pts - first
             last = max(last + 1, pts)
-            yield VideoFrame(self._upright(frame, width, height), last)
+            picture = np.ascontiguousarray(np.rot90(to_rgb(frame, width, height), _turns(frame)))
+            same = (frame.width, frame.height) == (width, height)
+            native = same and standard_of(frame) == self.standard
+            yield VideoFrame(picture, last, frame if native else None)
         if self.damage is None and self.total is not None and number < 0.9 * self.total:
             self.damage = self._tell_damage(number)
 
@@ -201,14 +212,6 @@ class _Decoded(VideoSource):
                 continue
             done += len(decoded)
             yield from decoded
-
-    def _upright(self, frame: av.VideoFrame, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a frame as RGB; ``width`` and ``height`` are the first one's."""
-        unspecified = frame.colorspace == 2
-        # What players assume where a file does not say: BT.709 from 720 lines on, else BT.601.
-        assumed = ("ITU709" if height >= 720 else "ITU601") if unspecified else None
-        rgb = frame.reformat(width, height, "rgb24", src_colorspace=assumed, threads=1)
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), _turns(frame)))
 
     def _tell_damage(self, done: int, reason: str | None = None) -> str:
         told = f" ({reason})" if reason else ""

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import av
 import av.video.stream
-import cv2
-import numpy as np
 from av.error import FFmpegError
-from jaxtyping import UInt8
 
 from sctnet.errors import SctnetError
 from sctnet.inference.video_sound import Sound, copied, seconds
 from sctnet.inference.video_source import VideoSource, codec_threads
+from sctnet.inference.video_yuv import CODES
 
 _ENCODER = {"preset": "ultrafast", "crf": "23", "bf": "0"}
 # A fragment a second: whatever ends the process, what lies on the disk plays up to there.
@@ -31,9 +29,8 @@ _BT709 = 1
 class VideoWriter:
     """Writes frames into ``NAME.part.mp4``, which plays at any moment, and ends as ``NAME.mp4``.
 
-    Frames keep the times, in the time base, of ``source``; a frame of an odd height or width is
-    continued by its last row or column, since H.264 wants even sizes. As a context: an error
-    leaves nothing, :meth:`finish` the whole file.
+    Frames keep the times, in the time base, of ``source``, and their planes are of its standard.
+    As a context: an error leaves nothing, :meth:`finish` the whole file.
     """
 
     def __init__(self, path: Path, source: VideoSource) -> None:
@@ -56,19 +53,15 @@ class VideoWriter:
             finally:
                 self._part.unlink(missing_ok=True)
 
-    def write(self, picture: UInt8[np.ndarray, "h w 3"], pts: int) -> None:
-        """Append an RGB frame; all have the first one's size, and rising times."""
-        height, width = picture.shape[:2]
-        if height % 2 or width % 2:
-            picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    def write(self, frame: av.VideoFrame, pts: int) -> None:
+        """Append a yuv420p frame; all have the first one's size, and rising times."""
         with self._errors():
             if self._stream is None:
-                self._stream = self._add_stream(picture.shape[0], picture.shape[1])
+                self._stream = self._add_stream(frame.height, frame.width)
                 self._begin = pts * self._source.time_base
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
-            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", threads=1)
             frame.pts, frame.time_base = pts, self._source.time_base
-            frame.colorspace = frame.color_primaries = frame.color_trc = _BT709
+            frame.colorspace = CODES[self._source.standard]
+            frame.color_primaries = frame.color_trc = _BT709
             self._container.mux(self._stream.encode(frame))
         self._end = pts * self._source.time_base + 1 / self._source.rate
 
@@ -99,7 +92,8 @@ class VideoWriter:
         context.sample_aspect_ratio = self._source.aspect
         context.thread_count = codec_threads()
         context.gop_size = max(1, round(2 * self._source.rate))
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.colorspace = CODES[self._source.standard]
+        context.color_primaries = context.color_trc = _BT709
         return stream
 
     def _remux(self, target: Path) -> None:
