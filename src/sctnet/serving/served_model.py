@@ -42,8 +42,8 @@ class ModelChoice(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that run it; None: one a core, or one on a GPU."""
     batch: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Pictures of one size at most that pass the network together; None: 2 in fp32 on a CPU, whose
-    caches hold no more of them, else 4."""
+    """Pictures of one size at most that pass the network together; None: 2 in fp32 on a CPU, where
+    more pass no faster, else 4."""
     delay: Annotated[float, Field(ge=0, le=10_000)] = 2.0
     """Milliseconds that a picture waits for others at most."""
 
