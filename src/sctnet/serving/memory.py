@@ -1,4 +1,4 @@
-"""The memory that a server's workers use again and again."""
+"""The memory that workers, of the server and of bulk prediction, use again and again."""
 
 import ctypes
 import sys
@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
 
     Every batch takes and frees the same tens of megabytes. glibc hands them back to the system in
     between, and with several threads nearly every time: thousands of pages a picture are then
-    cleared and mapped anew, which costs a fifth of the throughput. Blocks above 32 MB are still
-    handed back.
+    cleared and mapped anew, which costs the server a fifth of its throughput. Blocks above 32 MB
+    are still handed back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
