@@ -63,6 +63,25 @@ after = learners[0].criterion.state_dict()
 moved = [key for key, value in learners[0].before.items() if not torch.equal(value, after[key])]
 (out / f"seen{rank}.json").write_text(json.dumps({"seen": seen, "moved": moved}))
 """
+PARTING = """
+import gc, sys
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from sctnet.training.dry_run import dry_run
+from sctnet.training.recipe import load_recipe
+from sctnet.training.trainer import train
+
+part, left = distributed.destroy_process_group, []
+
+def watched():
+    left.append([each for each in gc.get_objects() if type(each) is DistributedDataParallel])
+    part()
+
+distributed.destroy_process_group = watched
+recipe = load_recipe("synthetic/sctnet-tiny", sys.argv[2:])
+dry_run(recipe) if sys.argv[1] == "dry" else train(recipe, sys.argv[1])
+assert left == [[]], left
+"""
 SETTINGS = [
     "augmentation.crop=[48, 64]",
     "model.options={drop_path: 0}",
@@ -133,6 +152,16 @@ def test_two_processes_learn_and_score_as_one(worker: str, tmp_path: Path) -> No
     assert validated == one["miou"]
     sheets = [(tmp_path / f"scores{run}" / "sheet.png").read_bytes() for run in (1, 2)]
     assert sheets[0] == sheets[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "dry"])
+def test_networks_are_gone_before_the_processes_part(tmp_path: Path, kind: str) -> None:
+    """Else they would end the group, under Python's lock, and that can wait for ever."""
+    script = tmp_path / "parting.py"
+    script.write_text(PARTING)
+    out = "dry" if kind == "dry" else str(tmp_path / "run")
+    finish(launch(2, str(script), out, *SETTINGS, "schedule.iterations=2"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The processes that a launcher, torchrun or SLURM's srun, started for one piece of work."""
 
+import gc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,9 +72,15 @@ class Processes:
         distributed.init_process_group("gloo", rank=self.rank, world_size=self.count)
 
     def disconnect(self) -> None:
-        """Part from the other processes."""
+        """Part from the other processes; what trained with them must be out of use by now.
+
+        A data-parallel network shares the group. Were it the last to let go of it, the group would
+        end its threads under Python's lock, and wait for ever for one that wants this lock to free
+        the tensors of the last exchange. So the networks go first, those in cycles too.
+        """
         if distributed.is_initialized():
             _host_group.cache_clear()
+            gc.collect()
             distributed.destroy_process_group()
 
     def device(self) -> str:

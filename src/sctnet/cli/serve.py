@@ -20,7 +20,12 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads a model; default: one a core, 1 on a GPU.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures of one size at a time, at most.")] = 4,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pictures of one size at a time, at most; default: 4, in fp32 on a CPU 2."
+        ),
+    ] = None,
     delay: Annotated[
         float, typer.Option(min=0, help="Milliseconds that a picture waits for others, at most.")
     ] = 2.0,

@@ -21,6 +21,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.files import PredictionSummary
 from sctnet.inference.segmenter import Segmenter
 from sctnet.serving.manifest import Manifest, Row
+from sctnet.serving.memory import keep_freed_memory
 from sctnet.serving.model_files import ModelFiles, read_model_files
 from sctnet.serving.sources import Unit, find_work
 from sctnet.serving.storage import files_below, full_name, join, remove
@@ -114,6 +115,7 @@ class UnitWorker:
     def __init__(self, model: Any, options: WorkerOptions) -> None:
         import ray
 
+        keep_freed_memory()  # the process is the worker's own
         self._worker = Worker(ray.get(model), options)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:

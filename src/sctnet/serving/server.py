@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from sctnet.errors import SctnetError
 from sctnet.serving.application import create_application
 from sctnet.serving.limits import Limits
+from sctnet.serving.memory import keep_freed_memory
 from sctnet.serving.metrics import LOGGER, Metrics, log
 from sctnet.serving.served_model import ModelChoice, ServedModel
 
@@ -41,6 +42,7 @@ def serve(
     ):
         raise SctnetError("the API key is empty or not plain ASCII: choose another one")
     with _bound(host, port) as listening:
+        keep_freed_memory()
         cv2.setNumThreads(1)  # several requests at a time keep the cores busy
         metrics = Metrics()
         models = [ServedModel(choice, limits, metrics) for choice in choices]

@@ -70,27 +70,8 @@ def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Any = None) -> Nee
     """
     processes = launched_processes()
     fabric = launch_fabric(recipe, processes)
-    drawn = recipe.data.source is None and isinstance(recipe, SegmentationRecipe)
-    task: Task[Any]
-    if drawn:
-        assert isinstance(recipe, SegmentationRecipe)
-        if recipe.alignment is not None and teacher is None:
-            teacher = load_teacher(recipe.alignment.teacher)
-        task = _drawn_task(recipe, drawn_classes, teacher, processes)
-    else:
-        task = open_task(recipe, processes)
-    learner = Learner(task, fabric, teacher)
-    step, batch_seconds = _measure(task, learner, fabric, processes)
-    slower = step if drawn else max(step, batch_seconds)
-    size = recipe.run.batch_size
-    needs = Needs(
-        _words(task, drawn),
-        str(fabric.device),
-        max(processes.gather(_peak_gigabytes(fabric))),
-        size / step,
-        None if drawn else size / batch_seconds,
-        slower * task.schedule.iterations,
-    )
+    # In a function of its own, so that nothing of the run is left when the processes part.
+    needs = _needs(recipe, drawn_classes, teacher, fabric, processes)
     processes.disconnect()
     return needs
 
@@ -104,6 +85,32 @@ def seconds_per_step(learner: Learner, batch: Any, steps: int) -> float:
         float(losses["loss"])  # waits for the device
         seconds.append(time.perf_counter() - began)
     return sorted(seconds[1:])[steps // 2]
+
+
+def _needs(
+    recipe: Recipe, drawn_classes: int, teacher: Any, fabric: Fabric, processes: Processes
+) -> Needs:
+    drawn = recipe.data.source is None and isinstance(recipe, SegmentationRecipe)
+    task: Task[Any]
+    if drawn:
+        assert isinstance(recipe, SegmentationRecipe)
+        if recipe.alignment is not None and teacher is None:
+            teacher = load_teacher(recipe.alignment.teacher)
+        task = _drawn_task(recipe, drawn_classes, teacher, processes)
+    else:
+        task = open_task(recipe, processes)
+    learner = Learner(task, fabric, teacher)
+    step, batch_seconds = _measure(task, learner, fabric, processes)
+    slower = step if drawn else max(step, batch_seconds)
+    size = recipe.run.batch_size
+    return Needs(
+        _words(task, drawn),
+        str(fabric.device),
+        max(processes.gather(_peak_gigabytes(fabric))),
+        size / step,
+        None if drawn else size / batch_seconds,
+        slower * task.schedule.iterations,
+    )
 
 
 def _measure(

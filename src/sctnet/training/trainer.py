@@ -53,16 +53,28 @@ def train(
     fabric = launch_fabric(recipe, processes)
     fabric.barrier()  # every process has looked at the folder before the first changes it
     with _one_sentence_for_lost_processes(processes):
-        run = _Run(recipe, folder, observe or (lambda _: None), continues, teacher, fabric)
-        checkpoint = folder.begin(recipe) if processes.is_first else None
-        checkpoint = fabric.broadcast(checkpoint)
-        if checkpoint is not None:
-            run.restore(checkpoint)
-        run.loop()
-        run.finish()
+        # In a function of its own, so that nothing of the run is left when the processes part.
+        _carry_out(recipe, folder, observe or (lambda _: None), continues, teacher, fabric)
     if processes.count > 1:
         processes.disconnect()
     return folder
+
+
+def _carry_out(
+    recipe: Recipe,
+    folder: RunFolder,
+    observe: Observer,
+    continues: bool,
+    teacher: Any,
+    fabric: Fabric,
+) -> None:
+    """Do a run, from its first iteration or its last checkpoint to its summary."""
+    run = _Run(recipe, folder, observe, continues, teacher, fabric)
+    checkpoint = fabric.broadcast(folder.begin(recipe) if run.processes.is_first else None)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    run.loop()
+    run.finish()
 
 
 class _Run:
