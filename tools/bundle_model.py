@@ -31,16 +31,22 @@ def bundle(run: Path, results: Path, name: str) -> Path:
     """Write the bundled folder of a run and return it."""
     config = load_config(run)
     network = config.network.model_copy(update={"auxiliary_head": False})
-    tensors = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in read_tensors(run / WEIGHTS_FILE).items()
-        if not key.startswith("auxiliary_head.")
-    }
-    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    tensors = halved(run / WEIGHTS_FILE)
     config = config.model_copy(update={"network": network, "terms": TERMS})
     summary = json.loads((run / "summary.json").read_text())
     scores = json.loads((results / "scores.json").read_text())
     return write_folder(BUNDLED / name, config, tensors, card(name, config, summary, scores))
+
+
+def halved(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model in float16, but for those of its auxiliary head."""
+    tensors = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in read_tensors(file).items()
+        if not key.startswith("auxiliary_head.")
+    }
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    return tensors
 
 
 def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[str, Any]) -> str:
@@ -50,8 +56,9 @@ def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[s
         f"- Trained by `sctnet train {summary['recipe']} --data CAMVID --out RUN` on "
         f"{summary['train_pictures']} pictures (train + val) of 360x480: "
         f"{summary['iterations']:,} iterations, seed {summary['seed']}, "
-        f"{summary['seconds'] / 60:.0f} minutes on {summary['device']}, from random weights, "
-        f"without a teacher; last weights (moving average); code at commit {summary['commit']}."
+        f"{summary['seconds'] / 60:.0f} minutes on {summary['device']} "
+        f"(processes: {summary['processes']}), from {_start(summary)}, without a teacher; "
+        f"last weights (moving average); code at commit {summary['commit']}."
     )
     measured = (
         f"- Measured on the {scores['images']} test pictures ({scores['protocol']}): "
@@ -89,6 +96,12 @@ Limits: one city, daylight, a forward-looking camera of 2007. Rare and thin thin
 bicyclists, fences) are often missed; other continents' streets and other views are strange to it.
 Not for driving, nor for any decision about people.
 """
+
+
+def _start(summary: dict[str, Any]) -> str:
+    if summary["started_from"] is None:
+        return "random weights"
+    return f"a backbone ({Path(summary['started_from']).name}, sha256 {summary['start_sha256']})"
 
 
 def _wrapped(text: str) -> str:
