@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import sctnet
 from sctnet.data.camvid import CLASSES, open_camvid
+from sctnet.errors import SctnetError
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
-from sctnet.weights import BUNDLED, WEIGHTS_FILE, bundled_models, load_config
+from sctnet.training.starts import start
+from sctnet.weights import BUNDLED, WEIGHTS_FILE, bundled_models, bundled_names, load_config
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -25,6 +28,18 @@ def test_the_camvid_model_is_there_and_says_its_terms() -> None:
     assert "Research, non-commercial".lower() in card.lower()
     assert (BUNDLED / "sctnet-s-camvid" / WEIGHTS_FILE).stat().st_size < 10e6
     assert not sctnet.load_model("sctnet-s-camvid").training
+
+
+def test_the_backbone_is_a_start_for_recipes_and_no_model() -> None:
+    assert "sctnet-s-tiny-imagenet" in {*bundled_names()} - {*bundled_models()}
+    assert load_config("sctnet-s-tiny-imagenet").terms == "research, non-commercial (ImageNet)"
+    assert (BUNDLED / "sctnet-s-tiny-imagenet" / WEIGHTS_FILE).stat().st_size < 10e6
+    model = sctnet.create_model("sctnet-s", 11)
+    began = start(model, "sctnet-s-tiny-imagenet", CLASSES)
+    assert {key.split(".")[0] for key in began.new} == {"dappm", "head", "auxiliary_head"}
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    with pytest.raises(SctnetError, match="a backbone to start training from"):
+        Segmenter("sctnet-s-tiny-imagenet")
 
 
 def test_a_folder_comes_before_a_bundled_name(

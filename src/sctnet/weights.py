@@ -202,7 +202,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     holds no config.json: an empty folder left by a run hides nothing.
     """
     path, text = Path(name), str(name)
-    bundled, is_hub_id, exists = text in bundled_models(), _looks_like_hub_id(text), _exists(path)
+    bundled, is_hub_id, exists = text in bundled_names(), _looks_like_hub_id(text), _exists(path)
     is_folder = exists and path.is_dir()
     if is_folder and (_exists(path / CONFIG_FILE) or not (bundled or is_hub_id)):
         return _checked_folder(path)
@@ -212,14 +212,19 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         what = "is not a folder" if exists else "does not exist"
         raise SctnetError(
             f"{text}: {what}; give a model folder, a hub id such as "
-            f"owner/name, or a bundled name ({', '.join(bundled_models()) or 'there is none'})"
+            f"owner/name, or a bundled name ({', '.join(bundled_names()) or 'there is none'})"
         )
     return _download(text)
 
 
-def bundled_models() -> list[str]:
-    """Return the names of the models that come with the package."""
+def bundled_names() -> list[str]:
+    """Return the names of the models and backbones that come with the package."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_FILE}"))
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that come with the package, without those of backbones."""
+    return [name for name in bundled_names() if not load_config(BUNDLED / name).backbone_only]
 
 
 def load_strictly(model: SegmentationNetwork, tensors: Mapping[str, Tensor], origin: str) -> None:

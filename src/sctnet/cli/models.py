@@ -11,7 +11,7 @@ def models() -> None:
     from sctnet.models.building import FAMILIES, abstract_network
     from sctnet.models.counting import count_multiply_adds, count_parameters
     from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
-    from sctnet.weights import bundled_models, load_config
+    from sctnet.weights import bundled_names, load_config
 
     table = Table(title="19 classes; multiply-adds at 1024x2048; stride of the logits")
     for column in ("variant", "parameters", "multiply-adds", "stride"):
@@ -36,10 +36,11 @@ def models() -> None:
     further = f"With transformers (sctnet[teachers]), as teachers: {', '.join(named)}."
     Console().print(table, *map(escape, [*missing, further]), sep="\n")
     bundled = Table("bundled model", "network", "classes", "working size", "terms")
-    for name in bundled_models():
+    for name in bundled_names():
         config = load_config(name)
-        rule = str(config.preparation.working_size)
-        terms = config.terms or ""
-        bundled.add_row(name, config.network.variant, str(len(config.classes)), rule, terms)
+        is_start = config.backbone_only
+        rule = "" if is_start else str(config.preparation.working_size)
+        classes = "a start" if is_start else str(len(config.classes))
+        bundled.add_row(name, config.network.variant, classes, rule, config.terms or "")
     if bundled.row_count:
         Console().print(bundled)

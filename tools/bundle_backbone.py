@@ -1,9 +1,9 @@
-"""Put a pre-trained backbone into weights/, in float16, for recipes to start from.
+"""Put a pre-trained backbone into the package, in float16, for recipes to start from.
 
     sctnet eval RUN --data TINY_IMAGENET --out RESULTS
-    python tools/keep_backbone.py RUN RESULTS sctnet-s-tiny-imagenet
+    python tools/bundle_backbone.py RUN RESULTS sctnet-s-tiny-imagenet
 
-Recipes start from it by model.init=weights/sctnet-s-tiny-imagenet.
+Recipes start from it by model.init=sctnet-s-tiny-imagenet.
 """
 
 import argparse
@@ -14,13 +14,12 @@ from typing import Any
 
 from bundle_model import halved
 
-from sctnet.weights import WEIGHTS_FILE, load_config, write_folder
+from sctnet.weights import BUNDLED, WEIGHTS_FILE, load_config, write_folder
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 TERMS = "research, non-commercial (ImageNet)"
 
 
-def keep(run: Path, results: Path, name: str) -> Path:
+def bundle(run: Path, results: Path, name: str) -> Path:
     """Write the backbone of a run and return its folder."""
     config = load_config(run)
     network = config.network.model_copy(update={"auxiliary_head": False})
@@ -28,7 +27,7 @@ def keep(run: Path, results: Path, name: str) -> Path:
     summary = json.loads((run / "summary.json").read_text())
     scores = json.loads((results / "scores.json").read_text())
     text = card(name, config.network.variant, summary, scores)
-    return write_folder(WEIGHTS / name, config, halved(run / WEIGHTS_FILE), text)
+    return write_folder(BUNDLED / name, config, halved(run / WEIGHTS_FILE), text)
 
 
 def card(name: str, variant: str, summary: dict[str, Any], scores: dict[str, Any]) -> str:
@@ -42,16 +41,18 @@ def card(name: str, variant: str, summary: dict[str, Any], scores: dict[str, Any
         f"top-1 {100 * scores['top1']:.1f} %, top-5 {100 * scores['top5']:.1f} %. "
         "Stored in float16."
     )
-    return f"""# {name}
-
-**Terms: {TERMS}.** The pictures are ImageNet's, whose terms these weights carry; the MIT licence of
-the code does not cover them.
-
-{textwrap.fill(trained, 100, break_on_hyphens=False)}
-
-A start for recipes (`model.init=weights/{name}`), not a model: it has no head. What it is worth on
-CamVid stands in `results/camvid_starts`.
-"""
+    terms = (
+        f"**Terms: {TERMS}.** The pictures are ImageNet's, whose terms these weights carry; the "
+        "MIT licence of the code does not cover them."
+    )
+    use = (
+        f"A start for recipes (`model.init={name}`), not a model: it has no head. What it is worth "
+        "on CamVid stands in `results/camvid_starts`."
+    )
+    paragraphs = [
+        textwrap.fill(text, 100, break_on_hyphens=False) for text in (terms, trained, use)
+    ]
+    return "\n\n".join([f"# {name}", *paragraphs]) + "\n"
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     )
     parser.add_argument("name")
     arguments = parser.parse_args()
-    folder = keep(arguments.run, arguments.results, arguments.name)
+    folder = bundle(arguments.run, arguments.results, arguments.name)
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
 
