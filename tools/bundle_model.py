@@ -24,7 +24,11 @@ from sctnet.weights import (
     write_folder,
 )
 
-TERMS = "research, non-commercial (CamVid)"
+TERMS = {
+    False: "research, non-commercial (CamVid)",
+    True: "research, non-commercial (CamVid, ImageNet)",
+}
+"""Of a model from scratch, and of one whose backbone has seen ImageNet's pictures."""
 
 
 def bundle(run: Path, results: Path, name: str) -> Path:
@@ -32,8 +36,9 @@ def bundle(run: Path, results: Path, name: str) -> Path:
     config = load_config(run)
     network = config.network.model_copy(update={"auxiliary_head": False})
     tensors = halved(run / WEIGHTS_FILE)
-    config = config.model_copy(update={"network": network, "terms": TERMS})
     summary = json.loads((run / "summary.json").read_text())
+    terms = TERMS[summary["started_from"] is not None]
+    config = config.model_copy(update={"network": network, "terms": terms})
     scores = json.loads((results / "scores.json").read_text())
     return write_folder(BUNDLED / name, config, tensors, card(name, config, summary, scores))
 
@@ -72,11 +77,11 @@ def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[s
     )
     return f"""# {name}
 
-{config.network.variant} for streets seen from a car: {", ".join(config.classes)}.
+{_wrapped(f"{config.network.variant} for streets seen from a car: {', '.join(config.classes)}.")}
 
 **Terms: {config.terms}.** It learned from CamVid (Brostow, Fauqueur and Cipolla; CC BY-NC 4.0 in
-the version of the SegNet authors) and carries its terms. The MIT licence of the code does not
-cover these weights.
+the version of the SegNet authors) and carries the terms of what it learned from. The MIT licence
+of the code does not cover these weights.
 
 ```python
 import sctnet

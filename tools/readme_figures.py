@@ -25,9 +25,10 @@ def figures() -> str:
     fusing = {(row["variant"], tuple(row["size"])): row for row in _read("fusing.json")["rows"]}
     iou = " | ".join(f"{100 * value:.1f}" for value in scores["iou"].values())
     s, b = (fusing[name, (512, 1024)]["ratio"] for name in ("sctnet-s", "sctnet-b"))
+    start = "from scratch" if run.get("started_from") is None else "from the backbone beside it"
     return f"""
 
-SCTNet-S on CamVid (11 classes, 360x480), from scratch, trained on train + val for
+SCTNet-S on CamVid (11 classes, 360x480), {start}, trained on train + val for
 {run["iterations"]:,} iterations of {run["images"] // run["iterations"]} crops
 ({run["seconds"] / 60:.0f} minutes on a shared CPU of two cores, seed {run["seed"]}), last weights,
 on the {scores["images"]} test pictures ({scores["protocol"]}):
@@ -40,7 +41,20 @@ on the {scores["images"]} test pictures ({scores["protocol"]}):
 Speed of that training: the step alone processes {step["step_images_per_second"]:.1f} images/s, the
 loader alone delivers {step["loader_images_per_second"]:.0f}. `fuse()` takes {s:.2f} of SCTNet-S's
 time at 512x1024 and {b:.2f} of SCTNet-B's (PyTorch eager on the same CPU, float32).
-{_of_alignment()}{_of_prediction()}"""
+{_of_starts()}{_of_alignment()}{_of_prediction()}{_of_deployment()}"""
+
+
+def _of_starts() -> str:
+    """Say what the backbone in the package is worth on CamVid."""
+    scratch, backbone = (
+        100 * sum(_read(f"camvid_starts/{start}-{seed}/scores.json")["miou"] for seed in (0, 1)) / 2
+        for start in ("scratch", "backbone")
+    )
+    run = _read("camvid_starts/backbone-0/summary.json")
+    return f"""
+What the pre-trained backbone is worth there, same recipe and {run["iterations"]} iterations, two
+seeds: {scratch:.1f} % mIoU from scratch, {backbone:.1f} % from the backbone.
+"""
 
 
 def _of_alignment() -> str:
@@ -82,6 +96,35 @@ A video of {width}x{height} is labelled, from file to file, at {torch} frames/s 
 (the model alone: {alone:.0f}), {onnx} in ONNX Runtime and {fp32} in OpenVINO, {bf16} there in bf16
 and {int8} in int8, on a CPU of two cores. A picture of {side:,} x {side:,} pixels takes at most
 {most:.1f} GiB.
+"""
+
+
+def _of_deployment() -> str:
+    """Say how fast exported files are, in the best form of each precision."""
+    report = _read("deployment.json")
+    plain = {row["model"]: row for row in report["rows"] if row["how"] == "onnx, plain"}
+
+    def best(model: str, precision: str) -> str:
+        row = min(
+            (row for row in report["rows"] if (row["model"], row["precision"]) == (model, precision)
+             and row["how"] != "onnx, plain"),
+            key=lambda row: row["milliseconds"],
+        )  # fmt: skip
+        return f"{row['milliseconds']:.1f} ms ({row['ratio_to_own_plain']:.2f}x)"
+
+    lines = "\n".join(
+        f"| `{model}` | {plain[model]['milliseconds']:.1f} ms "
+        + "".join(f"| {best(model, precision)} " for precision in ("fp32", "bf16", "int8"))
+        + "|"
+        for model in ("sctnet-s", "sctnet-b", "ddrnet-23-slim")
+    )
+    return f"""
+A picture of 512x1024 on a CPU of two cores, from bytes to label map, beside the model as it is
+usually exported (float image in, full-size logits out, ONNX Runtime):
+
+| | plain, fp32 | fp32 | bf16 | int8 |
+|---|---|---|---|---|
+{lines}
 """
 
 
