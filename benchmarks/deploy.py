@@ -39,6 +39,7 @@ from sctnet.exported import ExportedConfig
 from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.timing import REST
 from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.preparation import WorkingSize
@@ -49,7 +50,6 @@ from sctnet.writing import write_text
 RESULTS = Path(__file__).parents[1] / "results"
 SIZE = 512, 1024
 CALIBRATION = 48  # pictures
-REST = 0.02  # seconds before a turn, until the threads of the one before no longer spin
 
 OURS = [
     ("onnx", "fp32", "labels"),

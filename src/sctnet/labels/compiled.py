@@ -120,10 +120,17 @@ def _helpers(process: int) -> _Helpers:  # noqa: ARG001 - a fork has no threads
 
 def _this_core() -> int:
     """Return the number of the core that runs this, or -1."""
+    ask = _sched_getcpu()
+    return -1 if ask is None else int(ask())
+
+
+@lru_cache(maxsize=1)
+def _sched_getcpu() -> Any:
+    """Return the C library's function, or None where it has none; looked up once."""
     try:
-        return int(ctypes.CDLL(None).sched_getcpu())
-    except (AttributeError, OSError):  # another C library
-        return -1
+        return ctypes.CDLL(None).sched_getcpu
+    except (AttributeError, OSError):
+        return None
 
 
 def _readable(logits: Tensor) -> np.ndarray:
