@@ -396,12 +396,12 @@ def test_ctrl_c_ends_the_file_properly(tmp_path):
 def test_realtime_drops_frames_instead_of_lagging(tmp_path):
     clip = make_video(tmp_path / "clip.mp4", STEADY)  # a second
     began = time.monotonic()
-    report = predict(clip, tmp_path, fake(seconds=0.15), realtime=True)
+    report = predict(clip, tmp_path, fake(seconds=0.4), realtime=True)  # also on a busy machine
     elapsed = time.monotonic() - began
     moments, _ = shown(tmp_path / "overlay" / "clip.mp4")
     assert report.frames + report.dropped == 25
     assert report.dropped >= 10
-    assert elapsed < 25 * 0.15
+    assert elapsed < 25 * 0.4
     assert moments[-1] == pytest.approx(0.96, abs=1e-3), "the newest frame wins"
     assert set(np.round(moments, 2)) <= {round(pts / 1000, 2) for pts in STEADY}
 
