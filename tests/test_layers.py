@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from sctnet.export.channels_last import ChannelsLastNormalisation, normalise_channels_last
 from sctnet.models import create_model, model_configuration
-from sctnet.models.cfblock import KernelAttention, cfblock, grouped_double_normalisation
+from sctnet.models.cfblock import (
+    GroupedDoubleNormalisation,
+    KernelAttention,
+    cfblock,
+    grouped_double_normalisation,
+)
 from sctnet.models.gfa import GPUFriendlyAttention
 from sctnet.models.layers import BatchNorm, DropPath
 
@@ -200,6 +206,34 @@ def test_normalisation_equals_the_slow_one(n, groups, size, h, w, scale, norm, s
     np.testing.assert_allclose(
         ours.numpy(), slow_normalisation(similarity, groups, norm), rtol=1e-9, atol=1e-300
     )
+
+
+@given(
+    groups=st.integers(1, 3),
+    size=st.integers(1, 3),
+    scale=st.sampled_from([0.1, 10.0, 300.0]),
+    norm=st.sampled_from(["l1", "l2"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_channels_last_normalisation_is_the_same(groups, size, scale, norm, seed):
+    generator = torch.Generator().manual_seed(seed)
+    similarity = scale * torch.randn(2, groups * size, 4, 5, generator=generator)
+    original = GroupedDoubleNormalisation(groups * size, groups, norm)
+    found = ChannelsLastNormalisation(original)(similarity)
+    torch.testing.assert_close(found, original(similarity), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("block", ["cfblock", "gfa"])
+def test_a_network_that_normalises_channels_last_is_the_same(block):
+    student = network(stage3_block=block, stage4_block=block).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = student(images)
+        normalise_channels_last(student)
+        torch.testing.assert_close(student(images), expected, rtol=0, atol=1e-5)
+    assert sum(isinstance(part, ChannelsLastNormalisation) for part in student.modules()) >= 2
+    assert not any("same_group" in key for key in student.state_dict())
 
 
 def test_groups_are_consecutive_maps():

@@ -11,16 +11,21 @@ import openvino
 import pytest
 import torch
 from drawn import street
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openvino import opset13 as operators
 
 import sctnet
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.export import accuracy, caching, quantising
+from sctnet.export import accuracy, byte_convolution, caching, quantising
 from sctnet.export.accuracy import require_accuracy
+from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
 from sctnet.export.onnx_format import without_logits
+from sctnet.export.openvino_format import openvino_model
 from sctnet.export.quantising import (
     CalibrationPictures,
     Node,
@@ -30,7 +35,8 @@ from sctnet.export.quantising import (
 )
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
-from sctnet.weights import load_config
+from sctnet.preparation import WorkingSize
+from sctnet.weights import load_config, load_model
 
 _EXPORT = """
 import sys
@@ -108,15 +114,18 @@ class Scripted:
     """A quantiser whose share of differing labels depends on what is in floats."""
 
     model = None
+    kinds = ("Cast", "Conv", "Softmax", "Conv", "Conv", "Add", "Conv", "ArgMax")
 
     def __init__(self, shares):
         self.shares, self.asked = shares, []
 
+    def name(self, k):
+        return f"part{'.normalisation' if k in (2, 3) else ''}/{k}{self.kinds[k]}"
+
     def nodes(self):
-        kinds = ["Cast", "Conv", "Softmax", "Div", "Conv", "Add", "Conv", "ArgMax"]
         return [
-            Node(f"{k}{kind}", kind, (f"{k - 1}{kinds[k - 1]}",) if k else ())
-            for k, kind in enumerate(kinds)
+            Node(self.name(k), kind, (self.name(k - 1),) if k else ())
+            for k, kind in enumerate(self.kinds)
         ]
 
     def quantised(self, pictures, floats):
@@ -130,12 +139,12 @@ class Scripted:
         return lambda _: logits
 
 
-OUTSIDE = {"0Cast", "7ArgMax"}
-NORMALISATION = {"2Softmax", "3Div"}
+OUTSIDE = {"part/0Cast", "part/7ArgMax"}
+NORMALISATION = {"part.normalisation/2Softmax", "part.normalisation/3Conv"}
 
 
 def test_parts_stay_in_floats_where_labels_gain_by_it():
-    shares = [({"2Softmax", "5Add"}, 0.045), ({"2Softmax"}, 0.046), (set(), 0.2)]
+    shares = [(NORMALISATION | {"part/5Add"}, 0.045), (NORMALISATION, 0.046), (set(), 0.2)]
     scripted, said = Scripted(shares), []
     result = quantise(scripted, PICTURES * 10, said.append)
     assert result == OUTSIDE | NORMALISATION
@@ -200,6 +209,116 @@ def test_a_model_that_lost_too_much_is_refused(tmp_path, monkeypatch, folder):
     dataset.classes = "ab"
     with pytest.raises(SctnetError, match="2 classes and the model 5"):
         require_accuracy(folder, tmp_path, tmp_path / "m.xml", dataset, 1.0)
+
+
+# The first convolution on bytes
+
+
+def stem(weights, mean, deviation):
+    """Return a model that normalises bytes and convolves them."""
+    images = operators.parameter([-1, -1, -1, 3], np.uint8, name="images")
+    centred = operators.subtract(operators.convert(images, "f32"), np.float32(mean))
+    scaled = operators.divide(centred, np.float32(deviation))
+    planes = operators.transpose(scaled, np.array([0, 3, 1, 2]))
+    pads = [side // 2 for side in weights.shape[2:]]
+    convolved = operators.convolution(planes, np.float32(weights), [2, 2], pads, pads, [1, 1])
+    bias = np.linspace(-1, 1, len(weights), dtype=np.float32).reshape(1, -1, 1, 1)
+    shown = operators.add(convolved, bias)
+    return openvino.Model([operators.result(shown)], [images])
+
+
+def computed(model, pictures):
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = shared_core().compile_model(model, "CPU", settings)
+    return [compiled(picture)[0] for picture in pictures]
+
+
+def test_weights_that_are_integers_stay_what_they_are():
+    """Means too: what is left is rounding in float32, and borders are exact."""
+    generator = np.random.default_rng(0)
+    weights = generator.integers(-64, 65, (4, 3, 3, 3))
+    weights[:, 0, 0, 0] = 64  # so that 1 is the scale
+    model = stem(weights, [124, 116, 104], [1, 1, 1])
+    expected = computed(model, PICTURES)
+    convolve_bytes(model, PICTURES)
+    kinds = {op.get_type_name() for op in model.get_ordered_ops()}
+    assert "Divide" not in kinds
+    for found, wanted in zip(computed(model, PICTURES), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=0.1)  # of some 10,000
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(3, 3), (7, 5)]))
+def test_rounded_weights_lose_little_on_pictures(seed, size):
+    generator = np.random.default_rng(seed)
+    weights = generator.standard_normal((8, 3, *size))
+    model = stem(weights, [123.675, 116.28, 103.53], [58.4, 57.1, 57.4])
+    inside = np.s_[..., 4:-4, 4:-4]
+    expected = np.concatenate([part[inside].ravel() for part in computed(model, PICTURES)])
+    convolve_bytes(model, PICTURES)
+    found = np.concatenate([part[inside].ravel() for part in computed(model, PICTURES)])
+    assert np.abs(found - expected).max() < 0.1 * expected.std()
+    assert np.abs((found - expected).mean()) < 0.003 * expected.std()
+
+
+def test_rounding_weighs_errors_by_what_is_seen():
+    """Where neighbours are alike, each weight rounded alone loses several times as much."""
+    generator = np.random.default_rng(1)
+    weights = generator.standard_normal((16, 27))
+    patches = generator.standard_normal((500, 1)) * 50 + generator.standard_normal((500, 27))
+    covariance = np.cov(patches, rowvar=False)
+    scale = np.abs(weights).max(1, keepdims=True) / 64
+    alone = (weights / scale).round() * scale - weights
+    integers, scales = byte_convolution._rounded(weights, covariance)
+    together = integers * scales - weights
+    assert np.abs(integers).max() == 64, "two products of bytes fit into 16 bits"
+    assert np.square(patches @ together.T).mean() < 0.1 * np.square(patches @ alone.T).mean()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 9, 3), (2, 5, 8, 3)])
+def test_pictures_of_one_colour_do_for_rounding(shape):
+    weights = np.random.default_rng(2).standard_normal((4, 3, 3, 3))
+    model = stem(weights, [120, 120, 120], [60, 60, 60])
+    picture = np.full(shape, 77, np.uint8)  # which also stands for its mean: nothing is lost
+    (expected,) = computed(model, [picture])
+    convolve_bytes(model, [picture])
+    (found,) = computed(model, [picture])
+    inside = np.s_[..., 1:-1, 1:-1]
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
+
+
+def test_resized_pictures_are_convolved_as_before(folder):
+    config = described(folder)
+    config = config.model_copy(update={"model": resizing(config.model)})
+    model = openvino_model(load_model(folder), config)
+    assert find_first_convolution(model) is None
+    quantised = OpenVinoQuantiser(model).quantised(PICTURES, [])
+    first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
+    assert first.input_value(0).get_node().get_type_name() == "FakeQuantize"
+
+
+def resizing(config):
+    preparation = config.preparation.model_copy(
+        update={"working_size": WorkingSize(rule="shorter-side", pixels=48)}
+    )
+    return config.model_copy(update={"preparation": preparation})
+
+
+def test_channels_last_models_are_quantised_and_label_bytes(tmp_path, folder):
+    config = described(folder, output="logits8")
+    quantiser = OpenVinoQuantiser(openvino_model(load_model(folder), config))
+    nodes = quantiser.nodes()
+    parts = quantising._parts(nodes)
+    assert len(parts["attention normalisation"]) > 5
+    floats = quantising._outside(nodes) | parts["attention normalisation"]
+    quantised = quantiser.quantised(PICTURES, sorted(floats))
+    first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
+    assert first.input_value(1).get_node().get_type_name() == "Multiply", "int8 and its scale"
+    in_floats = quantiser.quantised(PICTURES, sorted(floats | parts["first convolution"]))
+    first = next(op for op in in_floats.get_ordered_ops() if op.get_type_name() == "Convolution")
+    assert first.input_value(1).get_node().get_type_name() == "Constant"
+    openvino.save_model(quantised, tmp_path / "int8.xml")
+    check_segmenter(tmp_path / "int8.xml", folder)
 
 
 # Exports that are kept

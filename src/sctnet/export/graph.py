@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
+from sctnet.export.channels_last import normalise_channels_last
 from sctnet.export.resizing import resized
 from sctnet.exported import Output, Precision
 from sctnet.models import SegmentationNetwork
@@ -25,9 +26,9 @@ class PictureGraph(nn.Module):
 
     Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
     ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the
-    network's own logits come beside the answer, to be compared. With ``channels_last`` a picture
-    that is not resized is normalised before its channels are put first: a runtime that convolves
-    with channels last then never moves it.
+    network's own logits come beside the answer, to be compared. ``channels_last`` is for a runtime
+    that convolves with channels last, and then moves neither the attention's maps nor a picture
+    that is not resized, which is normalised before its channels are put first.
     """
 
     def __init__(
@@ -41,7 +42,10 @@ class PictureGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.preparation = Preparation(preparation)
-        self.network = network.fuse().to(dtype)
+        self.network = network.fuse()
+        if channels_last:
+            normalise_channels_last(self.network)
+        self.network.to(dtype)
         self.output = output
         self.dtype = dtype
         self.inspected = inspected

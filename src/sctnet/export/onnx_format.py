@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ LOGITS = "inspected_logits"
 """The name of the network's own logits, in a model that shows them to be compared."""
 
 _AXES = {INPUT: ("batch", "height", "width"), "labels": ("batch", "height", "width")}
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where the exporter notes the modules, each in the one before, that a node comes from."""
 _FOLDED = 1 << 24  # bytes; the kernels that an attention uses a second time, turned around
 
 
@@ -99,6 +102,7 @@ def onnx_model(
     _fold_constants(exported.model)
     model: onnx.ModelProto = exported.model_proto
     _cast_first(model)
+    _name_nodes(model)
     _forget_origin(model)
     _name_axes(model, config)
     _describe(model, config)
@@ -147,6 +151,15 @@ def _cast_first(model: onnx.ModelProto) -> None:
     first.CopyFrom(cast)
     nodes.remove(cast)
     nodes.insert(0, first)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Let a node's name begin with that of the part of the network that it belongs to."""
+    for node in model.graph.node:
+        for entry in node.metadata_props:
+            if entry.key == _SCOPES:
+                scopes: list[str] = ["", *ast.literal_eval(entry.value)]
+                node.name = f"{scopes[-2]}/{node.name.removeprefix('node_')}".lstrip("/")
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
+from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
 from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
 from sctnet.exported import ExportedConfig
@@ -39,14 +40,16 @@ HELD_OUT = 8
 """To see what a trial does to labels."""
 ENOUGH = 0.01
 """The share of differing labels below which no further part is tried."""
-WORTH = 0.1
+WORTH = 0.2
 """The share of the differing labels that a part in floats has to make equal, to stay in floats."""
+
+_NORMALISATION = ".normalisation/"
+"""In the names of the nodes of :class:`~sctnet.models.cfblock.GroupedDoubleNormalisation`."""
 
 Run = Callable[[Batch], np.ndarray]
 
 # By OpenVINO's and ONNX's names.
 CONVOLUTIONS = frozenset({"Conv", "Convolution", "GroupConvolution"})
-NORMALISATION = frozenset({"Softmax", "ReduceSum", "Divide", "Div"})
 
 
 class Node(NamedTuple):
@@ -144,9 +147,11 @@ def _labels(quantiser: Quantiser, model: Any, pictures: Sequence[Batch]) -> list
 
 def _parts(nodes: Sequence[Node]) -> dict[str, set[str]]:
     """Return the nodes of what may have to stay in floats, in the order in which it is tried."""
+    normalisation = {node.name for node in nodes if _NORMALISATION in node.name}
     convolutions = [node.name for node in nodes if node.kind in CONVOLUTIONS]
+    convolutions = [name for name in convolutions if name not in normalisation]
     return {
-        "attention normalisation": {node.name for node in nodes if node.kind in NORMALISATION},
+        "attention normalisation": normalisation,
         "all but convolutions": {node.name for node in nodes} - {*convolutions},
         "first convolution": {*convolutions[:1]},
         "classifier": {*convolutions[-1:]},
@@ -192,13 +197,18 @@ class OpenVinoQuantiser:
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
         """Return the model quantised, but for the nodes of these names."""
-        return self._nncf.quantize(
+        first = find_first_convolution(self.model)
+        kept = {*floats} if first is None else {*floats, first.get_friendly_name()}
+        quantised = self._nncf.quantize(
             self.model.clone(),
             self._nncf.Dataset(pictures, lambda picture: {self._input: picture}),
             preset=self._nncf.QuantizationPreset.MIXED,
             subset_size=len(pictures),
-            ignored_scope=self._nncf.IgnoredScope(names=list(floats), validate=False),
+            ignored_scope=self._nncf.IgnoredScope(names=sorted(kept), validate=False),
         )
+        if first is not None and first.get_friendly_name() not in floats:
+            convolve_bytes(quantised, pictures)
+        return quantised
 
     def run(self, model: openvino.Model) -> Run:
         """Return what maps pictures to logits, N x K x h x w."""

@@ -41,6 +41,18 @@ def grouped_double_normalisation(
     return (attention / (total + 1e-6)).view(n, k, h, w).to(similarity.dtype)
 
 
+class GroupedDoubleNormalisation(nn.Module):
+    """:func:`grouped_double_normalisation` of ``kernels`` maps, as a part with a name."""
+
+    def __init__(self, kernels: int, groups: int, norm: str) -> None:
+        super().__init__()
+        self.kernels, self.groups, self.norm = kernels, groups, norm
+
+    def forward(self, similarity: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w"]:
+        """Normalise similarity maps twice."""
+        return grouped_double_normalisation(similarity, self.groups, self.norm)
+
+
 def small_random(*shape: int, std: float) -> nn.Parameter:
     """Return a parameter drawn from a truncated normal distribution; zeros where ``std`` is 0.
 
@@ -66,13 +78,14 @@ class KernelAttention(nn.Module):
             config.attention_kernels, channels, *shape, std=config.attention_init_std
         )
         self.padding = (shape[0] // 2, shape[1] // 2)
-        self.groups = config.attention_groups
-        self.norm = config.attention_norm
+        self.normalisation: nn.Module = GroupedDoubleNormalisation(
+            config.attention_kernels, config.attention_groups, config.attention_norm
+        )
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Attend to the kernels at every pixel."""
         similarity = F.conv2d(x, self.kernels, padding=self.padding)
-        attention = grouped_double_normalisation(similarity, self.groups, self.norm)
+        attention = self.normalisation(similarity)
         return F.conv2d(attention, self.kernels.transpose(0, 1), padding=self.padding)
 
 

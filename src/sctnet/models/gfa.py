@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from sctnet.models.cfblock import (
     FeedForward,
+    GroupedDoubleNormalisation,
     TransformerBlock,
-    grouped_double_normalisation,
     small_random,
 )
 from sctnet.models.configuration import SCTNetConfig
@@ -25,15 +25,14 @@ class GPUFriendlyAttention(nn.Module):
         count, std = config.attention_kernels, config.attention_init_std
         self.keys = small_random(count, channels, 1, 1, std=std)
         self.values = small_random(channels, count, 1, 1, std=std)
-        self.groups = config.attention_groups
-        self.norm = config.attention_norm
+        self.normalisation: nn.Module = GroupedDoubleNormalisation(
+            count, config.attention_groups, config.attention_norm
+        )
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Attend to the learned vectors at every pixel."""
         similarity = F.conv2d(x, self.keys)
-        return F.conv2d(
-            grouped_double_normalisation(similarity, self.groups, self.norm), self.values
-        )
+        return F.conv2d(self.normalisation(similarity), self.values)
 
 
 def gfa_block(channels: int, config: SCTNetConfig) -> TransformerBlock:

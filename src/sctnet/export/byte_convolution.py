@@ -1,0 +1,145 @@
+"""The first convolution in int8, on the bytes of a picture as they are.
+
+A picture that is normalised and then quantised is rounded twice, and written and read as floats.
+But bytes are what int8 is made for. With mean m and deviation s of a channel, and z the byte next
+to m, the first convolution of (p - m) / s by weights w is that of the bytes p - z by w / s, and
+(z - m) / s by w, which is constant: it joins the bias. (Outside of the picture, where there are
+zeros, a z now stands for an m.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int8, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
+
+if TYPE_CHECKING:
+    import openvino
+
+_LARGEST = 64
+"""Of the weights: where a processor multiplies int8 in pairs, as those without VNNI do, two
+products of a byte and a larger one would not fit into 16 bits."""
+_APART = 7
+"""Pixels between the places at which pictures are looked at."""
+_STEPS = ("Transpose", "Divide", "Subtract", "Convert", "Parameter")
+"""From the convolution to the picture."""
+
+
+def find_first_convolution(model: openvino.Model) -> openvino.Node | None:
+    """Return the convolution that reads normalised bytes, None where they are resized before."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convolution":
+            kinds = tuple(step.get_type_name() for step in _steps(node))
+            return node if kinds == _STEPS else None
+    return None
+
+
+def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w i"]]) -> None:
+    """Let the convolution of :func:`find_first_convolution` multiply bytes by int8 weights.
+
+    These are rounded so that little is lost on the ``pictures``.
+    """
+    from openvino import opset13 as operators
+
+    convolution = find_first_convolution(model)
+    assert convolution is not None
+    order, divide, subtract, _, picture = _steps(convolution)
+    deviation, mean = _constant(divide), _constant(subtract)
+    weights = convolution.input_value(1).get_node().data.astype(np.float32)
+    weights = weights / deviation.reshape(1, -1, 1, 1)
+    near = mean.round()
+    seen, covariance = _seen(pictures, *weights.shape[2:])
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    integers, scales = _rounded(flat, covariance)
+    zeros, means = (np.repeat(each.ravel(), weights[0, 0].size) for each in (near, mean))
+    # What the exact weights make of the pictures' mean stays what it was.
+    moved = flat @ (seen - means) - (integers * scales) @ (seen - zeros)
+
+    bytes_ = operators.convert(picture, "f32")
+    # A scale of 1 would be taken out, and with it what tells OpenVINO that these are quantised.
+    scale = np.float32(1 / 64)
+    centred = operators.multiply(operators.subtract(bytes_, near), scale)
+    planes = operators.transpose(centred, order.input_value(1))
+    convolution.input(0).replace_source_output(planes.output(0))
+    held = operators.convert(operators.constant(integers.reshape(weights.shape)), "f32")
+    scales = (scales / scale).astype(np.float32).reshape(-1, 1, 1, 1)
+    convolution.input(1).replace_source_output(operators.multiply(held, scales).output(0))
+    readers = convolution.output(0).get_target_inputs()
+    shifted = operators.add(convolution, moved.reshape(1, -1, 1, 1).astype(np.float32))
+    for reader in readers:
+        reader.replace_source_output(shifted.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _steps(convolution: openvino.Node) -> list[openvino.Node]:
+    """Return what stands before a convolution, the nearest first, as many as there may be."""
+    steps: list[openvino.Node] = []
+    node = convolution
+    while len(steps) < len(_STEPS) and node.get_input_size():
+        node = node.input_value(0).get_node()
+        steps.append(node)
+    return steps
+
+
+def _constant(node: openvino.Node) -> np.ndarray:
+    """Return the constant that an operator has as its second operand."""
+    found: np.ndarray = node.input_value(1).get_node().data
+    return found.astype(np.float32)
+
+
+def _seen(
+    pictures: Iterable[UInt8[np.ndarray, "n h w i"]], height: int, width: int
+) -> tuple[Float[np.ndarray, " taps"], Float[np.ndarray, "taps taps"]]:
+    """Return mean and covariance of what the taps of a convolution see, as its weights lie."""
+    count, total, products = 0, np.zeros(()), np.zeros(())
+    for batch in pictures:
+        # Repeated at their borders: a picture may be smaller than the convolution.
+        padded = np.pad(batch, ((0, 0), (0, height - 1), (0, width - 1), (0, 0)), "edge")
+        windows = sliding_window_view(padded, (height, width), axis=(1, 2))[:, ::_APART, ::_APART]
+        taps = windows.reshape(-1, windows[0, 0, 0].size).astype(np.float64)
+        count, total, products = count + len(taps), total + taps.sum(0), products + taps.T @ taps
+    mean = total / count
+    return mean, products / count - np.outer(mean, mean)
+
+
+def _rounded(
+    weights: Float[np.ndarray, "o taps"], covariance: Float[np.ndarray, "taps taps"]
+) -> tuple[Int8[np.ndarray, "o taps"], Float[np.ndarray, "o 1"]]:
+    """Round weights to integers, and return these and the scale of each output.
+
+    Neighbouring pixels are much alike, so that it is the sum of the errors that matters: that of
+    each weight is made good by those that follow, as far as the pixels' covariance lets them (GPTQ,
+    Frantar et al. 2023). Of several scales the one with the smallest error is taken.
+    """
+    largest = np.abs(weights).max(1, keepdims=True).clip(min=1e-12)
+    # A little noise on every tap: the pictures may be of one colour.
+    noise = (1 + 1e-4 * covariance.trace() / len(covariance)) * np.eye(len(covariance))
+    # What later taps can make good is read from the inverse's Cholesky factor, row after row.
+    factor = np.linalg.cholesky(np.linalg.inv(covariance + noise)).T
+    best = np.full(largest.shape, np.inf)
+    integers, scales = np.zeros(weights.shape, np.int8), largest.copy()
+    for share in np.linspace(0.7, 1, 31):
+        scale = share * largest / _LARGEST
+        tried = _compensated(weights / scale, factor)
+        error = tried * scale - weights
+        loss = np.einsum("ot,tu,ou->o", error, covariance, error)[:, None]
+        better = loss < best
+        best = np.where(better, loss, best)
+        scales = np.where(better, scale, scales)
+        integers = np.where(better, tried, integers).astype(np.int8)
+    return integers, scales
+
+
+def _compensated(
+    weights: Float[np.ndarray, "o taps"], factor: Float[np.ndarray, "taps taps"]
+) -> Float[np.ndarray, "o taps"]:
+    left = weights.copy()
+    for tap in range(left.shape[1]):
+        integer = left[:, tap].round().clip(-_LARGEST, _LARGEST)
+        error = (left[:, tap] - integer) / factor[tap, tap]
+        left[:, tap + 1 :] -= error[:, None] * factor[tap, tap + 1 :]
+        left[:, tap] = integer
+    return left
