@@ -19,8 +19,9 @@ class Side(NamedTuple):
 
     spans: Int32[np.ndarray, "groups levels 2"]
     """Groups of neighbouring pixels that read the same samples: begin and end at every level."""
-    taps: Int32[np.ndarray, "stages 2 longest"]
-    """The two places of the level before that each place reads."""
+    taps: Int32[np.ndarray, "stages 3 longest"]
+    """The two places of the level before that each place reads, and the first place behind it that
+    reads others."""
     shares: Float32[np.ndarray, "stages 2 longest"]
     """Their weights, never negative, which sum to 1."""
 
@@ -34,10 +35,11 @@ def side_of(lengths: tuple[int, ...], begin: int, end: int) -> Side:
     """
     stages = list(pairwise(lengths))
     longest = max(lengths[1:])
-    taps = np.zeros((len(stages), 2, longest), np.int32)
+    taps = np.zeros((len(stages), 3, longest), np.int32)
     shares = np.zeros((len(stages), 2, longest), np.float32)
     for stage, (source, target) in enumerate(stages):
-        taps[stage, :, :target], shares[stage, :, :target] = _bilinear(source, target)
+        taps[stage, :2, :target], shares[stage, :, :target] = _bilinear(source, target)
+        taps[stage, 2, :target] = _ends(taps[stage, :2, :target])
     return Side(_spans(taps, begin, end), taps, shares)
 
 
@@ -66,11 +68,18 @@ def _bilinear(
     return np.stack([near, np.minimum(near + 1, source - 1)]), np.stack([1 - far, far])
 
 
+def _ends(taps: Int32[np.ndarray, "2 target"]) -> Int32[np.ndarray, " target"]:
+    """Return, for each place, the first behind it that reads others."""
+    changes = np.flatnonzero((taps[:, 1:] != taps[:, :-1]).any(axis=0)) + 1
+    ends = np.append(changes, taps.shape[1])
+    return np.repeat(ends, np.diff(ends, prepend=0)).astype(np.int32)
+
+
 def _spans(taps: np.ndarray, begin: int, end: int) -> Int32[np.ndarray, "groups levels 2"]:
     """Group the pixels by the samples that they read."""
     pixels = np.arange(begin, end)
     levels = [np.stack([pixels, pixels + 1], axis=1)]
-    for near, far in taps[::-1]:
+    for near, far, _ in taps[::-1]:
         later = levels[0]
         levels.insert(0, np.stack([near[later[:, 0]], far[later[:, 1] - 1] + 1], axis=1))
     spans = np.stack(levels, axis=1)
