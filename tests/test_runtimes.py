@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
+import jaxtyping
 import numpy as np
 import onnx
 import openvino
@@ -382,7 +383,17 @@ def test_threads_are_pytorchs(folder):
         torch.set_num_threads(before)
 
 
+@pytest.fixture
+def unchecked_shapes():
+    """Only tests check shapes, and PyTorch's compiler cannot follow that."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.slow  # the compiler takes a minute
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # its own, as it is imported
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_compiled_network_gives_the_same(folder, plain):
     segmenter = sctnet.Segmenter(folder, "cpu", compiled=True)
     assert str(segmenter).endswith("fp32 on cpu, compiled")
