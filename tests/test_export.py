@@ -1,9 +1,11 @@
 """Exported files: equal to PyTorch for any picture, described, and never left half right."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -508,19 +510,47 @@ def test_more_classes_than_a_byte_counts(tmp_path):
     np.testing.assert_array_equal(labels, expected_labels(folder, batch))
 
 
+WRONG = """
+np.save("labels.npy", labels)
+moved = image.permute(2, 0, 1).contiguous().permute(1, 2, 0)  # equal, but its channels lie first
+assert torch.equal(image, moved)
+for wrong in (moved, image[:60], image.float()):
+    try:
+        library(wrong[None])
+    except RuntimeError:
+        continue
+    raise SystemExit(f"taken: {wrong.dtype}, {wrong.shape}, {wrong.stride()}")
+"""
+
+
 @pytest.mark.slow
 def test_a_compiled_archive_holds_program_and_library(folder, tmp_path):
-    out = tmp_path / "m.pt2"
+    out = tmp_path / "model.pt2"
     report = export_model(folder, out, format="torch", size=(75, 101), batch=1)
+    # The library takes contiguous bytes alone; these pictures' channels lie first in memory.
     batch = noise(1, 75, 101, seed=3)
+    contiguous = np.ascontiguousarray(batch)
+    assert batch.strides != contiguous.strides
     labels = expected_labels(folder, batch)
     notes = {"sctnet.json": ""}
-    program = torch.export.load(out, extra_files=notes)
+    program = torch.export.load(out, extra_files=notes).module(check_guards=False)
     assert ExportedConfig.from_text(notes["sctnet.json"], out) == report.config
     library = torch._inductor.aoti_load_package(str(out))
-    for run in (program.module(check_guards=False), library):
-        (result,) = run(torch.from_numpy(batch))
+    for run, pictures in ((program, batch), (program, contiguous), (library, contiguous)):
+        (result,) = run(torch.from_numpy(pictures))
         assert (result.numpy() == labels).mean() > 0.999
+
+    # The documentation's example, and what it says that the library refuses when it is asked to.
+    Image.fromarray(contiguous[0]).save(tmp_path / "street.jpg", quality=100)
+    (example,) = re.findall(r"```python\n([^`]*aoti_load_package[^`]*)```", DOCUMENT.read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(example) + WRONG],
+        cwd=tmp_path, env={**os.environ, "AOTI_RUNTIME_CHECK_INPUTS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = np.array(Image.open(tmp_path / "street.jpg"))[None]
+    assert (np.load(tmp_path / "labels.npy") == expected_labels(folder, seen)).mean() > 0.999
 
 
 @pytest.mark.slow
