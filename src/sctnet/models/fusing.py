@@ -36,6 +36,9 @@ def fuse(network: SCTNet) -> SCTNet:
     fused.config = network.config.model_copy(update={"auxiliary_head": False})
     fused.auxiliary_head = None
     fold_head(fused.head)
+    for module in fused.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True  # nobody else reads what it rectifies; a fifth of the memory
     return fused
 
 
