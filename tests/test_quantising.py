@@ -19,12 +19,18 @@ import sctnet
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.export import accuracy, byte_convolution, caching, quantising
+from sctnet.export import (
+    accuracy,
+    byte_convolution,
+    caching,
+    onnx_format,
+    openvino_format,
+    quantising,
+)
 from sctnet.export.accuracy import require_accuracy
-from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
+from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
-from sctnet.export.onnx_format import without_logits
 from sctnet.export.openvino_format import openvino_model
 from sctnet.export.quantising import (
     CalibrationPictures,
@@ -35,7 +41,7 @@ from sctnet.export.quantising import (
 )
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
-from sctnet.preparation import WorkingSize
+from sctnet.preparation import PreparationConfig, WorkingSize
 from sctnet.weights import load_config, load_model
 
 _EXPORT = """
@@ -82,7 +88,7 @@ def test_an_onnx_model_is_quantised_between_its_convolutions(tmp_path, folder, g
     quantiser = OnnxQuantiser(graph)
     floats = quantising._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
-    onnx.save(without_logits(quantised), tmp_path / "int8.onnx")
+    onnx.save(onnx_format.without_logits(quantised), tmp_path / "int8.onnx")
     kinds = [node.op_type for node in quantised.graph.node]
     assert kinds.count("DequantizeLinear") > 2 * kinds.count("Conv")
     check_segmenter(tmp_path / "int8.onnx", folder)
@@ -287,36 +293,49 @@ def test_pictures_of_one_colour_do_for_rounding(shape):
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
 
 
-def test_resized_pictures_are_convolved_as_before(folder):
-    config = described(folder)
-    config = config.model_copy(update={"model": resizing(config.model)})
-    model = openvino_model(load_model(folder), config)
-    assert find_first_convolution(model) is None
-    quantised = OpenVinoQuantiser(model).quantised(PICTURES, [])
-    first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
-    assert first.input_value(0).get_node().get_type_name() == "FakeQuantize"
+def test_resized_pictures_are_rounded_to_bytes(resizing):
+    model = openvino_model(load_model(resizing), described(resizing, output="logits8"))
+    expected = computed(model, PICTURES)
+    convolve_bytes(model, PICTURES)
+    (first,) = (op for op in model.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
+    assert first.get_levels() == 256
+    for found, wanted in zip(computed(model, PICTURES), expected, strict=True):
+        assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.95
 
 
-def resizing(config):
-    preparation = config.preparation.model_copy(
-        update={"working_size": WorkingSize(rule="shorter-side", pixels=48)}
-    )
-    return config.model_copy(update={"preparation": preparation})
+@pytest.fixture(scope="module")
+def resizing(folder, tmp_path_factory):
+    """Return the model in a folder whose pictures are resized."""
+    preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=48))
+    target = tmp_path_factory.mktemp("resizing")
+    return sctnet.save_model(load_model(folder), target, preparation=preparation)
 
 
-def test_channels_last_models_are_quantised_and_label_bytes(tmp_path, folder):
-    config = described(folder, output="logits8")
-    quantiser = OpenVinoQuantiser(openvino_model(load_model(folder), config))
+def test_another_beginning_is_left_to_nncf():
+    images = operators.parameter([1, 3, 8, 8], np.float32, name="images")
+    weights = np.ones((2, 3, 3, 3), np.float32)
+    scaled = operators.divide(images, np.float32(255))
+    for before in (images, operators.relu(images), scaled):
+        convolved = operators.convolution(before, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+        assert find_start(openvino.Model([operators.result(convolved)], [images])) is None
+    assert find_start(openvino.Model([operators.result(images)], [images])) is None
+
+
+@pytest.mark.parametrize("which", ["folder", "resizing"])
+def test_whole_int8_files_label_bytes(tmp_path, request, which):
+    folder = request.getfixturevalue(which)
+    quantiser = OpenVinoQuantiser(openvino_model(load_model(folder), described(folder)))
     nodes = quantiser.nodes()
     parts = quantising._parts(nodes)
     assert len(parts["attention normalisation"]) > 5
     floats = quantising._outside(nodes) | parts["attention normalisation"]
     quantised = quantiser.quantised(PICTURES, sorted(floats))
+    assert find_start(quantised) is None
     first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
     assert first.input_value(1).get_node().get_type_name() == "Multiply", "int8 and its scale"
     in_floats = quantiser.quantised(PICTURES, sorted(floats | parts["first convolution"]))
-    first = next(op for op in in_floats.get_ordered_ops() if op.get_type_name() == "Convolution")
-    assert first.input_value(1).get_node().get_type_name() == "Constant"
+    assert find_start(in_floats) is not None
+    openvino_format.without_logits(quantised)
     openvino.save_model(quantised, tmp_path / "int8.xml")
     check_segmenter(tmp_path / "int8.xml", folder)
 

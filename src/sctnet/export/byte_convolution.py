@@ -1,20 +1,22 @@
 """The first convolution in int8, on the bytes of a picture as they are.
 
-A picture that is normalised and then quantised is rounded twice, and written and read as floats.
-But bytes are what int8 is made for. With mean m and deviation s of a channel, and z the byte next
-to m, the first convolution of (p - m) / s by weights w is that of the bytes p - z by w / s, and
-(z - m) / s by w, which is constant: it joins the bias. (Outside of the picture, where there are
-zeros, a z now stands for an m.)
+A picture that is normalised and then quantised is rounded by steps that are not its own, and
+written and read as floats. But bytes are what int8 is made for. With mean m and deviation s of a
+channel, and z the byte next to m, the first convolution of (p - m) / s by weights w is that of the
+bytes p - z by w / s, and (z - m) / s by w, which is constant: it joins the bias. (Outside of the
+picture, where there are zeros, a z now stands for an m.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
+
+from sctnet.inference.openvino_engine import shared_core
 
 if TYPE_CHECKING:
     import openvino
@@ -24,45 +26,70 @@ _LARGEST = 64
 products of a byte and a larger one would not fit into 16 bits."""
 _APART = 7
 """Pixels between the places at which pictures are looked at."""
-_STEPS = ("Transpose", "Divide", "Subtract", "Convert", "Parameter")
-"""From the convolution to the picture."""
 
 
-def find_first_convolution(model: openvino.Model) -> openvino.Node | None:
-    """Return the convolution that reads normalised bytes, None where they are resized before."""
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Convolution":
-            kinds = tuple(step.get_type_name() for step in _steps(node))
-            return node if kinds == _STEPS else None
-    return None
+class Start(NamedTuple):
+    """What stands between a picture's pixels and the first convolution."""
+
+    pixels: openvino.Output
+    """Bytes as a picture has them, channels last, or, where it is resized before, floats."""
+    mean: np.ndarray
+    deviation: np.ndarray
+    order: openvino.Output | None
+    """Of the axes, where the channels are put first behind the division."""
+    convolution: openvino.Node
 
 
-def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w i"]]) -> None:
-    """Let the convolution of :func:`find_first_convolution` multiply bytes by int8 weights.
+def find_start(model: openvino.Model) -> Start | None:
+    """Return how a model begins that normalises pixels and convolves them, None for another."""
+    nodes = model.get_ordered_ops()
+    first = next((node for node in nodes if node.get_type_name() == "Convolution"), None)
+    if first is None:
+        return None
+    node, order = first.input_value(0).get_node(), None
+    if node.get_type_name() == "Transpose":
+        order, node = node.input_value(1), node.input_value(0).get_node()
+    if node.get_type_name() != "Divide":
+        return None
+    subtract = node.input_value(0).get_node()
+    if subtract.get_type_name() != "Subtract":
+        return None
+    pixels = subtract.input_value(0)
+    if pixels.get_node().get_type_name() == "Convert":
+        pixels = pixels.get_node().input_value(0)
+    return Start(pixels, _constant(subtract), _constant(node), order, first)
 
-    These are rounded so that little is lost on the ``pictures``.
+
+def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]) -> None:
+    """Let the convolution of :func:`find_start` multiply bytes by int8 weights.
+
+    Resized pixels are rounded to bytes before. The weights are rounded so that little is lost on
+    the ``pictures``.
     """
     from openvino import opset13 as operators
 
-    convolution = find_first_convolution(model)
-    assert convolution is not None
-    order, divide, subtract, _, picture = _steps(convolution)
-    deviation, mean = _constant(divide), _constant(subtract)
+    start = find_start(model)
+    assert start is not None
+    convolution = start.convolution
     weights = convolution.input_value(1).get_node().data.astype(np.float32)
-    weights = weights / deviation.reshape(1, -1, 1, 1)
-    near = mean.round()
-    seen, covariance = _seen(pictures, *weights.shape[2:])
+    weights = weights / start.deviation.reshape(1, -1, 1, 1)
+    near = start.mean.round()
+    seen, covariance = _seen(_pixels(start, model, pictures), *weights.shape[2:])
     flat = weights.reshape(len(weights), -1).astype(np.float64)
     integers, scales = _rounded(flat, covariance)
-    zeros, means = (np.repeat(each.ravel(), weights[0, 0].size) for each in (near, mean))
+    zeros, means = (np.repeat(each.ravel(), weights[0, 0].size) for each in (near, start.mean))
     # What the exact weights make of the pictures' mean stays what it was.
     moved = flat @ (seen - means) - (integers * scales) @ (seen - zeros)
 
-    bytes_ = operators.convert(picture, "f32")
+    if start.pixels.get_element_type().is_real():
+        ends = np.float32(0), np.float32(255)
+        bytes_ = operators.fake_quantize(start.pixels, *ends, *ends, 256)
+    else:
+        bytes_ = operators.convert(start.pixels, "f32")
     # A scale of 1 would be taken out, and with it what tells OpenVINO that these are quantised.
     scale = np.float32(1 / 64)
     centred = operators.multiply(operators.subtract(bytes_, near), scale)
-    planes = operators.transpose(centred, order.input_value(1))
+    planes = centred if start.order is None else operators.transpose(centred, start.order)
     convolution.input(0).replace_source_output(planes.output(0))
     held = operators.convert(operators.constant(integers.reshape(weights.shape)), "f32")
     scales = (scales / scale).astype(np.float32).reshape(-1, 1, 1, 1)
@@ -74,14 +101,19 @@ def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "
     model.validate_nodes_and_infer_types()
 
 
-def _steps(convolution: openvino.Node) -> list[openvino.Node]:
-    """Return what stands before a convolution, the nearest first, as many as there may be."""
-    steps: list[openvino.Node] = []
-    node = convolution
-    while len(steps) < len(_STEPS) and node.get_input_size():
-        node = node.input_value(0).get_node()
-        steps.append(node)
-    return steps
+def _pixels(
+    start: Start, model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]
+) -> Iterator[np.ndarray]:
+    """Yield what the convolution will see of the pictures before it is centred, channels last."""
+    if start.order is not None:
+        yield from pictures
+        return
+    import openvino
+
+    resizing = openvino.Model([start.pixels], model.get_parameters())
+    compiled = shared_core().compile_model(resizing, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for picture in pictures:
+        yield compiled(picture)[0].round().transpose(0, 2, 3, 1)
 
 
 def _constant(node: openvino.Node) -> np.ndarray:
@@ -91,7 +123,7 @@ def _constant(node: openvino.Node) -> np.ndarray:
 
 
 def _seen(
-    pictures: Iterable[UInt8[np.ndarray, "n h w i"]], height: int, width: int
+    pictures: Iterable[np.ndarray], height: int, width: int
 ) -> tuple[Float[np.ndarray, " taps"], Float[np.ndarray, "taps taps"]]:
     """Return mean and covariance of what the taps of a convolution see, as its weights lie."""
     count, total, products = 0, np.zeros(()), np.zeros(())

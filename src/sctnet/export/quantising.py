@@ -21,7 +21,7 @@ import numpy as np
 
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
-from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
+from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
 from sctnet.exported import ExportedConfig
@@ -197,16 +197,18 @@ class OpenVinoQuantiser:
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
         """Return the model quantised, but for the nodes of these names."""
-        first = find_first_convolution(self.model)
-        kept = {*floats} if first is None else {*floats, first.get_friendly_name()}
+        start = find_start(self.model)
+        first = {start.convolution.get_friendly_name()} if start is not None else set[str]()
         quantised = self._nncf.quantize(
             self.model.clone(),
             self._nncf.Dataset(pictures, lambda picture: {self._input: picture}),
             preset=self._nncf.QuantizationPreset.MIXED,
             subset_size=len(pictures),
-            ignored_scope=self._nncf.IgnoredScope(names=sorted(kept), validate=False),
+            ignored_scope=self._nncf.IgnoredScope(
+                names=sorted(first.union(floats)), validate=False
+            ),
         )
-        if first is not None and first.get_friendly_name() not in floats:
+        if not first.issubset(floats):
             convolve_bytes(quantised, pictures)
         return quantised
 
