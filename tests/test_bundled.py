@@ -23,7 +23,7 @@ def test_the_camvid_model_is_there_and_says_its_terms() -> None:
     assert "sctnet-s-camvid" in bundled_models()
     config = load_config("sctnet-s-camvid")
     assert config.classes == CLASSES
-    assert config.terms == "research, non-commercial (CamVid)"
+    assert config.terms == "research, non-commercial (CamVid, ImageNet)"
     card = (BUNDLED / "sctnet-s-camvid" / "README.md").read_text()
     assert "Research, non-commercial".lower() in card.lower()
     assert (BUNDLED / "sctnet-s-camvid" / WEIGHTS_FILE).stat().st_size < 10e6

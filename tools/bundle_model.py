@@ -75,13 +75,17 @@ def card(name: str, config: ModelConfig, summary: dict[str, Any], scores: dict[s
         f"- Pictures are brought to the working size ({config.preparation.working_size}) "
         "before the network sees them."
     )
+    backbone = "" if summary["started_from"] is None else ", its backbone from pictures of ImageNet"
+    terms = (
+        f"**Terms: {config.terms}.** It learned from CamVid (Brostow, Fauqueur and Cipolla; "
+        f"CC BY-NC 4.0 in the version of the SegNet authors){backbone}, and carries the terms of "
+        "what it learned from. The MIT licence of the code does not cover these weights."
+    )
     return f"""# {name}
 
 {_wrapped(f"{config.network.variant} for streets seen from a car: {', '.join(config.classes)}.")}
 
-**Terms: {config.terms}.** It learned from CamVid (Brostow, Fauqueur and Cipolla; CC BY-NC 4.0 in
-the version of the SegNet authors) and carries the terms of what it learned from. The MIT licence
-of the code does not cover these weights.
+{textwrap.fill(terms, 100)}
 
 ```python
 import sctnet
