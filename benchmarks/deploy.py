@@ -5,9 +5,11 @@
 SCTNet-S has the weights of the bundled model, so that its label maps are real; SCTNet-B and
 DDRNet-23-slim have random ones. *Plain* is how such a network is usually exported: not fused, a
 float image in, full-size logits out, and nothing else inside the clock. Ours are whole predictions
-(``Segmenter.predict_labels``), bytes in, labels out. All take turns within one run, so that a busy
-machine slows all, and the best of the rounds counts; the figures are the ratios. Further .onnx
-files are run as they are, in ONNX Runtime and in OpenVINO.
+(``Segmenter.predict_labels``), bytes in, labels out. All forms of one model take turns, beside S's
+plain export, so that a busy machine slows all, and the best of the rounds counts; the figures are
+the ratios. Models follow each other: with some thirty files open at once, each is slower than in
+the programs that people write. Further .onnx files are run as they are, in ONNX Runtime and in
+OpenVINO.
 """
 
 import argparse
@@ -221,6 +223,12 @@ def best_of(rows: list[Row], rounds: int) -> list[float]:
     return best
 
 
+def measured(reference: list[Row], rows: list[Row], rounds: int) -> list[dict[str, Any]]:
+    """Return the figures of a model's rows, which take turns with the reference."""
+    together = [*reference, *rows]
+    return table(together, best_of(together, rounds))[len(reference) :]
+
+
 def gemm_peaks(side: int = 2048, runs: int = 12) -> dict[str, float]:
     """Return the tera-operations a second of square matrix products."""
     a, b = torch.randn(side, side), torch.randn(side, side)
@@ -293,18 +301,20 @@ def main() -> None:
     threads = arguments.threads
     torch.set_num_threads(threads)
     pictures = pictures_of(arguments.pictures)
-    rows: list[Row] = []
+    found: list[dict[str, Any]] = []
+    reference: list[Row] = []
     with TemporaryDirectory() as folder:
         for name, network, config in models():
             plain = Path(folder) / f"{name}-plain.onnx"
             plain_export(network, plain)
             images = [picture.transpose(2, 0, 1)[None].astype(np.float32) for picture in pictures]
-            rows.append(Row(name, "onnx, plain", "fp32", onnx_runtime(plain, images[:4], threads)))
-            rows += our_rows(name, network, config, pictures, Path(folder), threads)
+            own = Row(name, "onnx, plain", "fp32", onnx_runtime(plain, images[:4], threads))
+            rows = [own, *our_rows(name, network, config, pictures, Path(folder), threads)]
+            found += measured(reference, rows, arguments.rounds)
+            reference = reference or [own]
         for file in arguments.others:
-            rows += other_rows(file, pictures, threads)
-        best = best_of(rows, arguments.rounds)
-    found = table(rows, best)
+            rows = other_rows(file, pictures, threads)
+            found += measured(reference, rows, arguments.rounds)
     for row in found:
         own = row["ratio_to_own_plain"]
         bar = "" if row["bar"] is None else f"  (bar {row['bar']:.2f}x)"
