@@ -68,16 +68,18 @@ def compiled_label_map(
         return True
 
     threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
-    finite = _share_out(work, list(_shares(number, len(down.spans), threads)), threads)
+    finite = _share_out(work, _shares(number, len(down.spans), threads), threads)
     return (labels, confidence) if finite else None
 
 
-def _shares(images: int, groups: int, threads: int) -> Iterator[tuple[int, int, int]]:
+@lru_cache(maxsize=64)  # videos ask for the same again and again
+def _shares(images: int, groups: int, threads: int) -> list[tuple[int, int, int]]:
+    """Return which groups of which image are drawn in one piece."""
     parts = 1 if threads <= 1 else min(groups, -(-threads * _SHARES_PER_THREAD // images))
     bounds = np.linspace(0, groups, parts + 1).round().astype(int).tolist()
-    for image in range(images):
-        for part in range(parts):
-            yield image, bounds[part], bounds[part + 1]
+    return [
+        (image, bounds[part], bounds[part + 1]) for image in range(images) for part in range(parts)
+    ]
 
 
 def _share_out(work: Any, shares: list[tuple[int, int, int]], threads: int) -> bool:
