@@ -118,7 +118,10 @@ def _fill(
         )  # fmt: skip
         _write(winning, runs, found, begin, end, first_column, labels)
         if confidence.size:
-            _write(1 / total, runs, found, begin, end, first_column, confidence)
+            _write(total, runs, found, begin, end, first_column, confidence)
+    for row in range(confidence.shape[0]):
+        for column in range(confidence.shape[1]):
+            confidence[row, column] = 1 / confidence[row, column]
     return True
 
 
