@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -277,9 +278,16 @@ def test_without_numba_pytorch_makes_the_label_map():
 
 
 FIRST_CALL = """
+import weakref
 import torch
 from sctnet.labels import label_map
-print(label_map(torch.ones(1, 2, 3, 3), (24, 24)).sum().item())
+
+def call():
+    logits = torch.ones(1, 2, 3, 3)
+    print(label_map(logits, (24, 24)).sum().item())
+    return weakref.ref(logits)
+
+assert call()() is None
 """
 
 
@@ -310,6 +318,22 @@ def test_without_a_cache_the_loop_is_compiled_each_time(monkeypatch):
     monkeypatch.setattr(loop, "compiled_loop", no_place)
     assert compiled._compiled_once.__wrapped__(True) == "compiled"
     assert asked == [(True, True), (True, False)]
+
+
+def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
+    """numba keeps an exception when it compiles, and an exception keeps all frames around it."""
+    from sctnet.labels import loop
+
+    kept = []
+    monkeypatch.setattr(loop, "compiled_loop", lambda *_, **__: kept.append(sys._getframe()))
+
+    def call():
+        picture = torch.zeros(1)
+        compiled._compiled_once.__wrapped__(True)
+        return weakref.ref(picture)
+
+    assert call()() is None
+    assert kept
 
 
 # Other forms

@@ -104,6 +104,19 @@ def test_workers_do_not_change_a_run(whole_run: Path, tmp_path: Path) -> None:
     assert_equal_runs(whole_run, tmp_path)
 
 
+def test_a_process_ends_though_something_keeps_a_frame_of_its_run(tmp_path: Path) -> None:
+    """As numba does when it compiles the label map's loop, before its cache is there."""
+    code = f"""
+import sys
+from sctnet.training.recipe import load_recipe
+from sctnet.training.trainer import train
+kept = []
+recipe = load_recipe("synthetic/sctnet-tiny", {[*SETTINGS, "data.workers=1"]})
+train(recipe, {str(tmp_path)!r}, observe=lambda _: kept.append(sys._getframe()))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def _command(out: Path, *more: str) -> list[str]:
     program = "from sctnet.cli import main; main()"
     settings = [*SETTINGS, "schedule.iterations=24", "run.checkpoint_every=3", "data.workers=1"]

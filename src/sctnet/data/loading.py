@@ -6,7 +6,7 @@ worker, the process or how often a run was resumed.
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -146,13 +146,17 @@ def training_loader(
     sampler: StepSampler,
     workers: int,
     on_skip: Callable[[int, str], None] = lambda _number, _reason: None,
-) -> DataLoader[Any]:
+) -> "TrainingLoader":
     """Return a loader of collated batches of samples, one a step: one pass is a whole run.
 
     ``on_skip`` is told the number of each skipped picture, and why, before the batch that it was
     meant for. A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
+
+    Close the iterator of a pass that may stop early. Its workers ignore SIGTERM and leave with it,
+    and where something still holds it when the process ends (a kept exception holds its frames,
+    and numba keeps some), the process waits for them for ever.
     """
-    return _Loader(
+    return TrainingLoader(
         _Items(stream),
         on_skip,
         batch_sampler=sampler,
@@ -210,12 +214,14 @@ class _Items(Dataset[_Item]):
             return error
 
 
-class _Loader(DataLoader[Any]):
+class TrainingLoader(DataLoader[Any]):
+    """Collated batches; see :func:`training_loader`."""
+
     def __init__(self, items: _Items, on_skip: Callable[[int, str], None], **options: Any) -> None:
         super().__init__(items, **options)
         self._on_skip = on_skip
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Generator[Any]:  # type: ignore[override]
         if self.num_workers:
             # A fork copies OpenCV's pool without its threads, and the worker then waits for them
             # for ever: end the pool before.

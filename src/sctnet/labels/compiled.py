@@ -153,6 +153,13 @@ def _loop(wide: bool) -> Any:
 
 @lru_cache(maxsize=2)
 def _compiled_once(wide: bool) -> Any:
+    # In a thread of its own: numba keeps an exception that it met, and with it the frames of all
+    # who called, their pictures and data loaders too, as long as the process lives.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_compile, wide).result()
+
+
+def _compile(wide: bool) -> Any:
     from sctnet.labels.loop import compiled_loop
 
     try:

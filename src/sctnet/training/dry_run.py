@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -123,15 +124,15 @@ def _measure(
     timed = max(_TIMED_STEPS, 2 * workers)
     steps = 1 + 2 * workers + timed
     sampler = StepSampler(recipe.run.batch_size, steps, 0, processes.rank, processes.count)
-    batches = iter(training_loader(task.stream(), sampler, workers))
-    batch = next(batches)
-    batch = type(batch)(*fabric.to_device(tuple(batch)))
-    for _ in range(2 * workers):
-        next(batches)
-    began = time.perf_counter()
-    for _ in batches:
-        pass
-    loading = (time.perf_counter() - began) / timed
+    with closing(iter(training_loader(task.stream(), sampler, workers))) as batches:
+        batch = next(batches)
+        batch = type(batch)(*fabric.to_device(tuple(batch)))
+        for _ in range(2 * workers):
+            next(batches)
+        began = time.perf_counter()
+        for _ in batches:
+            pass
+        loading = (time.perf_counter() - began) / timed
     measured = processes.gather((seconds_per_step(learner, batch, _TIMED_STEPS), loading))
     return max(part[0] for part in measured), max(part[1] for part in measured)
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from sctnet.data.loading import StepSampler, training_loader
+from sctnet.data.loading import StepSampler, TrainingLoader, training_loader
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
@@ -114,8 +114,7 @@ class _Run:
     def loop(self) -> None:
         """Do the iterations that are left."""
         run = self.recipe.run
-        batches = iter(self._batches())
-        with deferred_interrupt() as interrupted:
+        with closing(iter(self._batches())) as batches, deferred_interrupt() as interrupted:
             self.show()
             self.validate_if_due()
             while self.iteration < self.iterations:
@@ -239,7 +238,7 @@ class _Run:
 
     # Small things
 
-    def _batches(self) -> Any:
+    def _batches(self) -> TrainingLoader:
         sampler = StepSampler(
             self.recipe.run.batch_size,
             self.iterations,
