@@ -336,8 +336,18 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     in_floats = quantiser.quantised(PICTURES, sorted(floats | parts["first convolution"]))
     assert find_start(in_floats) is not None
     openvino_format.without_logits(quantised)
+    assert first_convolution_runs_in(quantised) == "I8"
+    assert first_convolution_runs_in(in_floats) != "I8"
     openvino.save_model(quantised, tmp_path / "int8.xml")
     check_segmenter(tmp_path / "int8.xml", folder)
+
+
+def first_convolution_runs_in(model):
+    """Return the arithmetic that OpenVINO chose, such as I8."""
+    compiled = shared_core().compile_model(model, "CPU")
+    facts = (op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops())
+    convolutions = (fact for fact in facts if fact["layerType"].astype(str) == "Convolution")
+    return next(convolutions)["primitiveType"].astype(str).split("_")[-1]
 
 
 # Exports that are kept

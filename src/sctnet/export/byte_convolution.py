@@ -81,16 +81,16 @@ def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "
     # What the exact weights make of the pictures' mean stays what it was.
     moved = flat @ (seen - means) - (integers * scales) @ (seen - zeros)
 
-    if start.pixels.get_element_type().is_real():
-        ends = np.float32(0), np.float32(255)
-        bytes_ = operators.fake_quantize(start.pixels, *ends, *ends, 256)
-    else:
-        bytes_ = operators.convert(start.pixels, "f32")
+    pixels = operators.convert(start.pixels, "f32")  # nothing where they are floats
+    planes = pixels if start.order is None else operators.transpose(pixels, start.order)
+    # Bytes are not changed by it, but OpenVINO takes nothing else for quantised, and that only
+    # with zeros and scale right before the convolution.
+    ends = np.float32(0), np.float32(255)
+    bytes_ = operators.fake_quantize(planes, *ends, *ends, 256)
     # A scale of 1 would be taken out, and with it what tells OpenVINO that these are quantised.
     scale = np.float32(1 / 64)
-    centred = operators.multiply(operators.subtract(bytes_, near), scale)
-    planes = centred if start.order is None else operators.transpose(centred, start.order)
-    convolution.input(0).replace_source_output(planes.output(0))
+    centred = operators.multiply(operators.subtract(bytes_, near.reshape(1, -1, 1, 1)), scale)
+    convolution.input(0).replace_source_output(centred.output(0))
     held = operators.convert(operators.constant(integers.reshape(weights.shape)), "f32")
     scales = (scales / scale).astype(np.float32).reshape(-1, 1, 1, 1)
     convolution.input(1).replace_source_output(operators.multiply(held, scales).output(0))
