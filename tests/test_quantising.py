@@ -108,12 +108,14 @@ def test_an_openvino_model_is_quantised_between_its_convolutions(tmp_path, folde
 
 
 def check_segmenter(file, folder):
-    segmenter = sctnet.Segmenter(file)
+    segmenter = sctnet.Segmenter(file, threads=2)
     assert "int8 in" in str(segmenter)
     image = PICTURES[0][0]
     found, expected = segmenter(image).labels, sctnet.Segmenter(folder, "cpu")(image).labels
     assert len(np.unique(expected)) > 1
     assert 0.8 < (found == expected).mean() < 1, "rounded to 256 steps, but not to noise"
+    beside = segmenter.side_by_side(2)(image).labels
+    assert (found == beside).mean() > 0.99, "computed as exactly, for pictures of this size"
 
 
 class Scripted:

@@ -1,6 +1,7 @@
 """Exported files behind a Segmenter: equal to the model folder, and refused in one sentence."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -221,6 +222,35 @@ def test_windows_of_a_fixed_size_label_larger_pictures(tmp_path, folder, graph):
     image = street(90, 121)
     found = sctnet.Segmenter(file, tile=48)(image).labels
     assert equal_share(found, sctnet.Segmenter(folder, "cpu", tile=48)(image).labels) > 0.995
+
+
+@pytest.mark.parametrize("name", ["labels.onnx", "logits8.xml"])
+def test_side_by_side_callers_get_the_same_labels(files, name):
+    segmenter = sctnet.Segmenter(files / name, threads=2)
+    several = segmenter.side_by_side(2)
+    assert several.runtime is not segmenter.runtime
+    assert segmenter.side_by_side(2).runtime is several.runtime, "opened once"
+    images = [street(40, 60, k) for k in range(8)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(several, images))
+    for found, image in zip(together, images, strict=True):
+        assert equal_share(found.labels, segmenter(image).labels) > 0.999
+
+
+def test_callers_with_less_than_a_thread_each_share_the_engine(files, folder):
+    for name in ("labels.onnx", "logits8.xml"):
+        segmenter = sctnet.Segmenter(files / name, threads=1)
+        assert segmenter.side_by_side(2).runtime is segmenter.runtime
+    segmenter = sctnet.Segmenter(folder, "cpu")
+    assert segmenter.side_by_side(2).runtime is segmenter.runtime
+
+
+def test_a_file_that_was_replaced_is_not_opened_beside_the_old_one(files, tmp_path):
+    shutil.copy(files / "labels.onnx", tmp_path / "model.onnx")
+    segmenter = sctnet.Segmenter(tmp_path / "model.onnx", threads=2)
+    shutil.copy(files / "logits8.onnx", tmp_path / "model.onnx")
+    with pytest.raises(SctnetError, match=r"model\.onnx: is another file now: open it again"):
+        segmenter.side_by_side(2)
 
 
 def test_a_runtime_serves_several_threads(files):

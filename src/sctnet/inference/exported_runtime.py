@@ -44,6 +44,9 @@ class Engine(Protocol):
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
         """Return the graph's output, in memory of its own; may be called from several threads."""
 
+    def side_by_side(self, callers: int) -> "Engine":
+        """Return the same for so many callers at a time; see ``Runtime.side_by_side``."""
+
 
 class ExportedRuntime:
     """Pictures in, logits or labels out, by a file that prepares pictures itself."""
@@ -58,6 +61,7 @@ class ExportedRuntime:
             self.config.size,
         )
         self._file, self._engine = file, engine
+        self._beside: dict[int, ExportedRuntime] = {}  # to open one takes up to half a second
         self._check_ports()
         plain = self.config.model.preparation.model_copy(
             update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -96,6 +100,20 @@ class ExportedRuntime:
                 f"{self._file}: ends in labels, which cannot give {purpose}: export it with "
                 "--output logits8"
             )
+
+    def side_by_side(self, callers: int) -> "ExportedRuntime":
+        """Return the same for so many callers at a time, each in its share of the threads.
+
+        Raises :class:`SctnetError` where the file cannot be opened again.
+        """
+        if callers not in self._beside:
+            engine = self._engine.side_by_side(callers)
+            if engine is self._engine:
+                return self
+            if engine.config != self.config:
+                raise SctnetError(f"{self._file}: is another file now: open it again")
+            self._beside[callers] = ExportedRuntime(self._file, engine)
+        return self._beside[callers]
 
     def _narrowed(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 hw ww"]:
         """Bring a very large picture to its working size here: a graph would hold it as floats.

@@ -32,6 +32,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
+        self._file, self._threads = file, threads
         self._device = str(device or "cpu")
         kind, _, number = self._device.partition(":")
         provider = _PROVIDERS.get(kind)
@@ -66,6 +67,16 @@ class OnnxEngine:
         """Return the graph's output."""
         found: np.ndarray = self._session.run(None, {"images": images})[0]
         return found
+
+    def side_by_side(self, callers: int) -> "OnnxEngine":
+        """Return the same for so many callers at a time, each in its share of the threads.
+
+        A session's own threads help one caller after the other, so that several callers wait.
+        """
+        share = self._threads // callers
+        if callers == 1 or not share or self._device != "cpu":
+            return self
+        return OnnxEngine(self._file, self._device, self.precision, share)
 
 
 def _port(given: Any) -> Port:

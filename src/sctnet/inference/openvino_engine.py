@@ -1,5 +1,6 @@
 """OpenVINO."""
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,6 +56,16 @@ class CompiledModels:
         self._by_shape = quantised and model.is_dynamic()
         self.any = self._core.compile_model(model, *self._target)
 
+    def side_by_side(self, callers: int) -> "CompiledModels":
+        """Return the same for so many callers at a time, each in its share of the threads."""
+        device, settings = self._target
+        other = copy.copy(self)
+        other._target = device, settings | {"NUM_STREAMS": callers}
+        other._lock, other._kept = threading.Lock(), OrderedDict()
+        if not self._by_shape:
+            other.any = self._core.compile_model(self._model, *other._target)
+        return other
+
     def __call__(self, shape: tuple[int, ...]) -> Any:
         """Return the compiled model for pictures of this shape."""
         if not self._by_shape:
@@ -82,7 +93,7 @@ class OpenVinoEngine:
             raise SctnetError(
                 'an .xml file needs OpenVINO: pip install "sctnet[openvino]"'
             ) from error
-        self._device = str(device or "cpu")
+        self._device, self._threads = str(device or "cpu"), threads
         if self._device.upper() not in core.available_devices:
             raise SctnetError(
                 f"device {self._device!r} cannot be used by OpenVINO here: choose one of "
@@ -127,6 +138,18 @@ class OpenVinoEngine:
         assert request is not None
         found: np.ndarray = request.infer([images], share_inputs=True)[0]
         return found
+
+    def side_by_side(self, callers: int) -> "OpenVinoEngine":
+        """Return the same for so many callers at a time, each in its share of the threads.
+
+        Otherwise they would have to wait for each other.
+        """
+        if callers == 1 or callers > self._threads or self._device != "cpu":
+            return self
+        other = copy.copy(self)
+        other._compiled = self._compiled.side_by_side(callers)
+        other._requests = threading.local()
+        return other
 
 
 def _head(file: Path) -> bytes:

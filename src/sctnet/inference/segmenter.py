@@ -1,5 +1,6 @@
 """Prediction: a model, in whatever form, becomes something that is called with pictures."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -231,6 +232,18 @@ class Segmenter:
         ``flip``.
         """
         return self.predictor.probabilities(images)
+
+    def side_by_side(self, callers: int) -> "Segmenter":
+        """Return the same for so many threads that call it at a time.
+
+        Each call is then computed in its share of the threads of an exported file, and in as many
+        as PyTorch is told of a folder.
+        """
+        other = copy.copy(self)
+        other.runtime = self.runtime.side_by_side(callers)
+        other.predictor = copy.copy(self.predictor)
+        other.predictor.runtime = other.runtime
+        return other
 
     @property
     def averages(self) -> bool:

@@ -77,6 +77,10 @@ class TorchRuntime:
     def require_logits(self, purpose: str) -> None:
         """Raise nothing: they are here."""
 
+    def side_by_side(self, callers: int) -> "TorchRuntime":  # noqa: ARG002 - see below
+        """Return the same: each caller has as many threads as PyTorch is told."""
+        return self
+
     def _prepared(
         self, image: UInt8[Tensor, "1 3 h w"], scale: float
     ) -> Float[Tensor, "1 3 hw ww"]:

@@ -139,6 +139,7 @@ class _Run:
             worker_pool() as (pool, workers),
             writer,
         ):
+            self._segmenter = self._segmenter.side_by_side(workers)
             settled = map(self._settle, ordered_map(pool, self._score, ahead, workers))
             for drawn in ordered_map(pool, self._draw, settled, workers):
                 tally.add(float(drawn.pts * video.time_base), drawn.counts)
