@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import sctnet
+from sctnet import compiled_loops
 from sctnet.errors import SctnetError
 from sctnet.labels import (
     compiled,
@@ -316,7 +317,7 @@ def test_without_a_cache_the_loop_is_compiled_each_time(monkeypatch):
         return "compiled"
 
     monkeypatch.setattr(loop, "compiled_loop", no_place)
-    assert compiled._compiled_once.__wrapped__(True) == "compiled"
+    assert compiled_loops._made.__wrapped__(compiled._loop, True) == "compiled"
     assert asked == [(True, True), (True, False)]
 
 
@@ -329,7 +330,7 @@ def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
 
     def call():
         picture = torch.zeros(1)
-        compiled._compiled_once.__wrapped__(True)
+        compiled_loops._made.__wrapped__(compiled._loop, True)
         return weakref.ref(picture)
 
     assert call()() is None
@@ -437,7 +438,7 @@ def test_a_large_picture_needs_little_memory():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux")
 def test_helping_threads_begin_on_other_cores():
-    helpers = compiled._Helpers()
+    helpers = compiled_loops._Helpers()
     assert [future.result() for future in helpers.start(lambda _: True, None, 2)] == [True] * 2
     there = list(helpers._threads)  # one or two; a second call may start another
     assert [future.result() for future in helpers.start(lambda _: True, None, 2)] == [True] * 2

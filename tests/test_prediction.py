@@ -18,7 +18,7 @@ import sctnet
 from sctnet.data import images as image_files
 from sctnet.data import run_lengths
 from sctnet.data.run_lengths import Runs, decode_runs
-from sctnet.inference import planning, torch_runtime
+from sctnet.inference import planning
 from sctnet.inference.batching import batches
 from sctnet.inference.outlines import outlines
 from sctnet.inference.segmentation import Segmentation
@@ -250,8 +250,9 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
     model, image = saved(tmp_path, rule), street(150, 131)
     plain = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     monkeypatch.setattr(planning, "LARGE_PICTURE", 5000)
-    monkeypatch.setattr(torch_runtime, "LARGE_PICTURE", 5000)
     monkeypatch.setattr("sctnet.inference.tiling._BAND_PIXELS", 2000)
+    for name, value in {"LARGE_PICTURE": 5000, "_BAND_PIXELS": 1250, "has_numba": bool}.items():
+        monkeypatch.setattr(f"sctnet.preparation.{name}", value)
     banded = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     assert (banded.labels == plain.labels).mean() > 0.9995  # ties may turn by rounding
     if kind == "probabilities":
@@ -303,16 +304,6 @@ def test_composed_labels_follow_a_network_of_positions():
         labels = composed_labels(ComposedLogits(image, 6, grid, grid.window, window_logits))
         whole = label_map(window_logits(image[None]), (150, 130))[0].numpy()
         np.testing.assert_array_equal(labels, whole)
-
-
-def test_preparing_in_bands_changes_nothing():
-    image = torch.from_numpy(street(230, 170)).permute(2, 0, 1)[None]
-    for antialias in (True, False):
-        rule = WorkingSize(rule="shorter-side", pixels=60)
-        preparation = Preparation(PreparationConfig(working_size=rule, antialias=antialias))
-        torch.testing.assert_close(
-            preparation.narrowed(image, 37), preparation(image), atol=2e-5, rtol=1e-5
-        )
 
 
 def test_large_tiffs_are_read_as_small_ones_are(tmp_path, monkeypatch):

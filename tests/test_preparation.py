@@ -5,9 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from sctnet import compiled_loops, preparation
+from sctnet.compiled_preparation import compiled_preparation
 from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
 
 
@@ -34,20 +38,85 @@ def test_a_mean_may_be_0_or_negative():
     assert PreparationConfig(mean=(0, -1, 0), std=(1, 1, 1)).mean == (0, -1, 0)
 
 
+def fixed(size, antialias):
+    rule = WorkingSize(rule="fixed", height=size[0], width=size[1])
+    return Preparation(PreparationConfig(working_size=rule, antialias=antialias))
+
+
+@pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(37, 51), (90, 150), (60, 80)])
-def test_pictures_are_resized_and_normalised_and_keep_their_layout(size, antialias):
-    rule = WorkingSize(rule="fixed", height=size[0], width=size[1])
-    preparation = Preparation(PreparationConfig(working_size=rule, antialias=antialias))
+def test_pictures_are_resized_and_normalised_and_keep_their_layout(
+    size, antialias, loop, monkeypatch
+):
+    monkeypatch.setattr(preparation, "has_numba", lambda: loop)
+    prepare = fixed(size, antialias)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), np.uint8)
     by_pixel = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     resized = F.interpolate(
-        by_pixel.float(), size, mode="bilinear", align_corners=False, antialias=antialias
+        by_pixel.double(), size, mode="bilinear", align_corners=False, antialias=antialias
     )
-    expected = (resized - preparation.mean) / preparation.std
+    expected = (resized - prepare.mean) / prepare.std
     window = F.pad(by_pixel, (0, 7)).contiguous(memory_format=torch.channels_last)[..., :-7]
     for images in (by_pixel, window, by_pixel.contiguous()):
-        prepared = preparation(images)
-        torch.testing.assert_close(prepared, expected, atol=1e-5, rtol=1e-5)
+        prepared = prepare(images)
+        torch.testing.assert_close(prepared.double(), expected, atol=5e-5, rtol=0)
         order = torch.contiguous_format if images.is_contiguous() else torch.channels_last
         assert prepared.is_contiguous(memory_format=order)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_preparing_in_bands_changes_nothing(antialias, monkeypatch):
+    monkeypatch.setattr(preparation, "has_numba", lambda: False)
+    images = pictures(1, 230, 170, 0)
+    prepare = fixed((81, 60), antialias)
+    at_once = prepare(images)
+    monkeypatch.setattr(preparation, "LARGE_PICTURE", 5000)
+    monkeypatch.setattr(preparation, "_BAND_PIXELS", 37 * 170)
+    torch.testing.assert_close(prepare(images), at_once, atol=2e-5, rtol=1e-5)
+
+
+def pictures(number, height, width, seed):
+    """Return noise, channels last, which no resize is kind to."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (number, height, width, 3), np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+sides = st.integers(1, 300)
+
+
+@given(sides, sides, sides, sides, st.integers(1, 3), st.booleans(), st.integers(1, 3))
+@settings(deadline=None, max_examples=150)
+def test_the_compiled_loop_prepares_as_pytorch_does(
+    height, width, rows, columns, number, antialias, threads
+):
+    """In float64: PyTorch's float32 is rounded at more places."""
+    images = pictures(number, height, width, seed=height * width)
+    mean, std = torch.tensor([124.0, 116, 104]), torch.tensor([58.0, 57, 56])
+    mean, std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = compiled_preparation(images, (rows, columns), antialias, mean, std)
+    finally:
+        torch.set_num_threads(before)
+    resized = F.interpolate(
+        images.double(), (rows, columns), mode="bilinear", align_corners=False, antialias=antialias
+    )
+    torch.testing.assert_close(found.double(), (resized - mean) / std, atol=1e-5, rtol=0)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.integers(1, 2000), st.integers(1, 16), st.integers(1, 40))
+def test_parts_cover_a_length_once(length, threads, times):
+    parts = compiled_loops.parts(length, threads, times)
+    assert [place for first, last in parts for place in range(first, last)] == [*range(length)]
+    assert all(first < last for first, last in parts)
+
+
+def test_pictures_of_the_working_size_are_only_normalised():
+    images = pictures(2, 40, 50, 1)
+    prepare = Preparation(PreparationConfig())
+    expected = (images.float() - prepare.mean) / prepare.std
+    torch.testing.assert_close(prepare(images), expected, atol=0, rtol=0)

@@ -344,6 +344,23 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     check_segmenter(tmp_path / "int8.xml", folder)
 
 
+def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing):
+    config = described(resizing, output="logits8")
+    quantiser = OpenVinoQuantiser(openvino_model(load_model(resizing), config))
+    floats = quantising._outside(quantiser.nodes())
+    quantised = quantiser.quantised(PICTURES, sorted(floats))
+    openvino_format.without_logits(quantised)
+    openvino.save_model(quantised, tmp_path / "int8.xml")
+    segmenter = sctnet.Segmenter(tmp_path / "int8.xml")
+    engine = segmenter.runtime._engine
+    for picture in (PICTURES[0][0], np.repeat(PICTURES[1][0], 2, axis=0).repeat(2, axis=1)):
+        found = segmenter(picture).labels
+        whole = torch.from_numpy(engine(picture[None]))
+        expected = segmenter.predictor.label_map(whole, picture)
+        assert (found == expected).mean() > 0.95, "here bytes, there bfloat16"
+    assert len(engine._compiled._kept) == 3, "two as they are, one of the working size"
+
+
 def first_convolution_runs_in(model):
     """Return the arithmetic that OpenVINO chose, such as I8."""
     compiled = shared_core().compile_model(model, "CPU")

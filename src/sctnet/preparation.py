@@ -13,9 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.compiled_loops import has_numba
+from sctnet.compiled_preparation import compiled_preparation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]
+LARGE_PICTURE = 32_000_000
+"""Pixels; above, one copy as floats would already be too much."""
+_BAND_PIXELS = 8_000_000
+
 Side = Any
 """A number of pixels: an int, or a symbol that stands for one while a graph is exported."""
 
@@ -131,31 +137,27 @@ class Preparation(nn.Module):
         """Map RGB bytes to the network's input at the working size, or ``scale`` times that."""
         height, width = images.shape[-2:]
         size = self.config.working_size.apply_scaled(height, width, scale)
+        layout = _layout(images)
+        if layout == torch.channels_last and self.mean.dtype == torch.float32 and _may_loop(images):
+            antialias = self.config.antialias
+            return compiled_preparation(images, size, antialias, self.mean, self.std)
         if size == (height, width):
             return (images.to(self.mean.dtype) - self.mean) / self.std
-        # Plane by plane the same values take little more than half the time.
-        planes = images.to(self.mean.dtype, memory_format=torch.contiguous_format)
-        prepared = (self._resized(planes, size) - self.mean) / self.std
-        return prepared.contiguous(memory_format=_layout(images))
-
-    def narrowed(self, images: UInt8[Tensor, "n 3 h w"], rows: int) -> Float[Tensor, "n 3 hw ww"]:
-        """Compute what ``forward`` does, up to rounding, without ever holding it all as floats.
-
-        Some ``rows`` at a time are brought to the working width, and the result to its height: a
-        bilinear resize, with or without anti-aliasing, takes one side after the other anyway.
-        """
-        height, width = images.shape[-2:]
-        size = self.config.working_size.apply(height, width)
-        bands = [
-            self._resized(band.to(self.mean.dtype), (band.shape[2], size[1]))
-            for band in torch.split(images, rows, dim=2)
-        ]
-        pixels = self._resized(torch.cat(bands, dim=2), size)
-        return (pixels - self.mean) / self.std
+        if height * width <= LARGE_PICTURE:
+            pixels = self._resized(images, size)
+        else:
+            # In bands that are brought to the working width, and then to its height: a bilinear
+            # resize takes one side after the other anyway.
+            bands = torch.split(images, max(1, _BAND_PIXELS // width), dim=2)
+            narrow = [self._resized(band, (band.shape[2], size[1])) for band in bands]
+            pixels = self._resized(torch.cat(narrow, dim=2), size)
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=layout)
 
     def _resized(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        # Plane by plane the same values take little more than half the time.
+        planes = pixels.to(self.mean.dtype, memory_format=torch.contiguous_format)
         return F.interpolate(
-            pixels, size, mode="bilinear", align_corners=False, antialias=self.config.antialias
+            planes, size, mode="bilinear", align_corners=False, antialias=self.config.antialias
         )
 
     def normalise_crops(
@@ -176,6 +178,10 @@ class Preparation(nn.Module):
         )
         pixels = (crops.to(self.mean.dtype) - self.mean) / self.std
         return pixels * (rows & columns)[:, None]
+
+
+def _may_loop(images: Tensor) -> bool:
+    return images.device.type == "cpu" and not torch.compiler.is_compiling() and has_numba()
 
 
 def _layout(images: Tensor) -> torch.memory_format:

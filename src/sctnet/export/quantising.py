@@ -177,7 +177,8 @@ class OpenVinoQuantiser:
     def __init__(self, model: openvino.Model, inputs: str = INPUT) -> None:
         required("openvino", "openvino")
         self._nncf = required("nncf", "openvino")
-        self._nncf.set_log_level(logging.ERROR)
+        # Not nncf.set_log_level, which sets the handlers' level too, whosesoever they are.
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         self.model, self._input = model, inputs
 
     def nodes(self) -> list[Node]:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.exported import ExportedConfig
-from sctnet.inference.planning import LARGE_PICTURE
-from sctnet.preparation import Preparation
+from sctnet.preparation import LARGE_PICTURE, Preparation
 
 _OUTPUTS = {"logits8": "logits"}  # every other is named as its kind
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -116,15 +115,20 @@ class ExportedRuntime:
         return self._beside[callers]
 
     def _narrowed(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 hw ww"]:
-        """Bring a very large picture to its working size here: a graph would hold it as floats.
+        """Bring a picture to its working size, rounded to bytes, where that loses nothing.
 
-        Rounded to bytes, which the graph then takes as they are.
+        A graph would hold a very large picture as floats; and one in int8 rounds what it resized to
+        bytes as well, but resizes in more time, and is compiled anew for every size that comes.
         """
         height, width = image.shape[2:]
-        if height * width <= LARGE_PICTURE or self.size is not None:
+        rounds = self.precision == "int8" and self.output == "logits8"
+        if self.size is not None or not (rounds or height * width > LARGE_PICTURE):
             return image
-        pixels = self._resizing.narrowed(image, max(1, LARGE_PICTURE // 4 // width))
-        return pixels.round_().clamp_(0, 255).to(torch.uint8)
+        if self._resizing.config.working_size.apply(height, width) == (height, width):
+            return image
+        pixels: np.ndarray = self._resizing(image).numpy()
+        # By numpy: see _as_array. Weighted means of bytes lie between these, but for rounding.
+        return torch.from_numpy(np.rint(pixels, out=pixels).astype(np.uint8))
 
     def _output(self, images: UInt8[np.ndarray, "n h w 3"]) -> Tensor:
         most = self.config.batch or len(images)

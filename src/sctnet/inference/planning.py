@@ -4,11 +4,9 @@ from typing import NamedTuple
 
 from sctnet.errors import SctnetError
 from sctnet.inference.tiling import Grid, window_grid
-from sctnet.preparation import WorkingSize
+from sctnet.preparation import LARGE_PICTURE, WorkingSize
 
 TILE = 1024  # pixels; what the largest crops in training have
-
-LARGE_PICTURE = 32_000_000  # pixels; above, one copy as floats would already be too much
 
 # At the working size, where SCTNet-S needs some 0.1 GB for a million pixels.
 _WHOLE_PIXELS = 16_000_000  # above, a picture is taken in windows if its scale stays the same then

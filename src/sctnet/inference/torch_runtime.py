@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.exported import Output
-from sctnet.inference.planning import LARGE_PICTURE
 from sctnet.labelling import ImageToLabels
 from sctnet.models import SegmentationNetwork
 from sctnet.preparation import PreparationConfig
@@ -65,7 +64,8 @@ class TorchRuntime:
     ) -> list[Tensor]:
         """Return the logits, at the network's stride, of pictures of one working size."""
         # Prepared one after the other: of large pictures only one exists as floats in full.
-        batch = torch.cat([self._prepared(image, scale) for image in images])
+        preparation = self.labeller.preparation
+        batch = torch.cat([preparation(image, scale) for image in images])
         if mirrored:
             batch = batch.flip(3)
         # In the layout of the decoder's bytes, as validation in training has it.
@@ -80,11 +80,3 @@ class TorchRuntime:
     def side_by_side(self, callers: int) -> "TorchRuntime":  # noqa: ARG002 - see below
         """Return the same: each caller has as many threads as PyTorch is told."""
         return self
-
-    def _prepared(
-        self, image: UInt8[Tensor, "1 3 h w"], scale: float
-    ) -> Float[Tensor, "1 3 hw ww"]:
-        height, width = image.shape[2:]
-        if height * width <= LARGE_PICTURE or scale != 1:
-            return self.labeller.preparation(image, scale)  # type: ignore[no-any-return]
-        return self.labeller.preparation.narrowed(image, max(1, LARGE_PICTURE // 4 // width))

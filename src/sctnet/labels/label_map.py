@@ -1,13 +1,12 @@
 """Resize, then argmax, in the fastest of three forms; which one it is, is chosen here."""
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
+from sctnet.compiled_loops import has_numba
 from sctnet.errors import SctnetError
 from sctnet.labels.compiled import compiled_label_map
 from sctnet.labels.gathered import gathered_label_map
@@ -76,20 +75,9 @@ def label_map_method(device: torch.device | str = "cpu") -> Method:
     where numba is missing.
     """
     kind = torch.device(device).type
-    if kind == "cpu" and _has_numba():
+    if kind == "cpu" and has_numba():
         return "compiled"
     return "gathered" if kind == "cuda" else "planar"
-
-
-@cache
-def _has_numba() -> bool:
-    if find_spec("numba") is None:
-        return False
-    try:
-        import sctnet.labels.loop  # noqa: F401 - numba may be there and too old for this Python
-    except ImportError:
-        return False
-    return True
 
 
 def _checked(

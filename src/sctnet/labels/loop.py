@@ -17,11 +17,12 @@ rest between them, and of which each has its own candidates: so the innermost lo
 have no branches, and the compiler makes vectors of them.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import boolean, float32, int32, njit, types, uint8, uint16
+from numba import boolean, float32, int32, types, uint8, uint16
+
+from sctnet.compiled_loops import compile_loop, part_of_loop
 
 # What rounding can do to the difference of two classes, as a share of their size: some ten times
 # the error of two resizes in float32.
@@ -32,26 +33,13 @@ _LANES = 8
 _RUN = 16
 """Groups of pixels of a row that are decided together, at most."""
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    return _numba(function)  # type: ignore[no-any-return]
-
-
-def _numba(function: Callable[..., Any], signatures: Any = None, cache: bool = False) -> Any:
-    # Unlike the rest of fast mathematics, contraction (a product and a sum rounded once) assumes
-    # nothing about the values; PyTorch's kernels are compiled with it.
-    options: Any = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
-    return njit(signatures, cache=cache, **options)(function)
-
 
 def compiled_loop(wide: bool, cached: bool) -> Any:
     """Compile the loop for labels of two bytes, or of one; or take it from the disk's cache."""
     side = types.Tuple((int32[:, :, ::1], int32[:, :, ::1], float32[:, :, ::1]))  # type: ignore[no-untyped-call]
     kind = uint16 if wide else uint8
     signature = boolean(float32[:, :, :], int32, side, side, float32, kind[:, ::1], float32[:, ::1])
-    return _numba(_fill, [signature], cache=cached)
+    return compile_loop(_fill, signature, cached)
 
 
 def _fill(
@@ -125,7 +113,7 @@ def _fill(
     return True
 
 
-@_compiled
+@part_of_loop
 def _most(spans: Any) -> int:
     """Return the length of the longest of these spans."""
     most = 1
@@ -135,7 +123,7 @@ def _most(spans: Any) -> int:
     return most
 
 
-@_compiled
+@part_of_loop
 def _sum(columns: Any) -> int:
     """Return how many places all runs can have together, at the level where they have most.
 
@@ -150,7 +138,7 @@ def _sum(columns: Any) -> int:
     return most
 
 
-@_compiled
+@part_of_loop
 def _load(samples: Any, row: int, reach: Any, line: Any, winners: Any) -> bool:
     """Copy a row of samples, and note the class that is certain at each, else -1.
 
@@ -178,7 +166,7 @@ def _load(samples: Any, row: int, reach: Any, line: Any, winners: Any) -> bool:
     return wrong == 0
 
 
-@_compiled
+@part_of_loop
 def _agree(winners: Any, rows: Any, agreed: Any) -> None:
     """Note the class that is certain in all of these rows of a column, else -1."""
     held = len(winners)
@@ -190,7 +178,7 @@ def _agree(winners: Any, rows: Any, agreed: Any) -> None:
                 agreed[column] = -1
 
 
-@_compiled
+@part_of_loop
 def _winner(agreed: Any, columns: Any) -> int:
     label: int = agreed[columns[0]]
     for column in range(columns[0] + 1, columns[1]):
@@ -199,7 +187,7 @@ def _winner(agreed: Any, columns: Any) -> int:
     return label
 
 
-@_compiled
+@part_of_loop
 def _look_ahead(
     lines: Any, rows: Any, window: int, reach: Any, low: Any, high: Any, floor: Any, ahead: Any
 ) -> None:
@@ -243,7 +231,7 @@ def _look_ahead(
             ahead[index, place] += room - floor[place]
 
 
-@_compiled
+@part_of_loop
 def _add_run(columns: Any, first: int, last: int, number: int, runs: Any) -> None:
     """Note begin and end of neighbouring groups at every level, and where the run is held."""
     for level in range(columns.shape[1]):
@@ -255,7 +243,7 @@ def _add_run(columns: Any, first: int, last: int, number: int, runs: Any) -> Non
             runs[number, level, 2] = runs[number - 1, level, 2] + length + _LANES
 
 
-@_compiled
+@part_of_loop
 def _list(
     ahead: Any, columns: Any, first: int, last: int, window: int, candidates: Any, number: int
 ) -> int:
@@ -271,7 +259,7 @@ def _list(
     return count
 
 
-@_compiled
+@part_of_loop
 def _decide(
     lines: Any,
     candidates: Any,
@@ -323,7 +311,7 @@ def _decide(
         _let_win(last, rows, down, named, largest, winning)
 
 
-@_compiled
+@part_of_loop
 def _bring_shares(across: Any, runs: Any, count: int, shares: Any) -> Any:
     """Bring the shares to where the runs are held; return how long all are at the next levels."""
     lengths = np.empty(len(shares), np.int32)
@@ -338,7 +326,7 @@ def _bring_shares(across: Any, runs: Any, count: int, shares: Any) -> Any:
     return lengths
 
 
-@_compiled
+@part_of_loop
 def _write(
     decided: Any, runs: Any, count: int, begin: int, end: int, first_column: int, target: Any
 ) -> None:
@@ -350,7 +338,7 @@ def _write(
                 target[begin + row, left + column] = decided[row, offset + column]
 
 
-@_compiled
+@part_of_loop
 def _across(
     values: Any, taps: Any, shares: Any, stage: int, row: int, runs: Any, number: int, scratch: Any
 ) -> None:
@@ -386,7 +374,7 @@ def _across(
         first = last
 
 
-@_compiled
+@part_of_loop
 def _down(scratch: Any, rows: Any, down: Any, stage: int, width: int, values: Any) -> None:
     """Resize all runs to the height of the next level."""
     taps, shares, top = down[1], down[2], rows[stage, 0]
@@ -398,7 +386,7 @@ def _down(scratch: Any, rows: Any, down: Any, stage: int, width: int, values: An
             values[place, column] = upper * scratch[above, column] + lower * scratch[below, column]
 
 
-@_compiled
+@part_of_loop
 def _let_win(scratch: Any, rows: Any, down: Any, named: Any, largest: Any, winning: Any) -> None:
     """Resize the candidates of all runs to their last height, and note those that are larger."""
     stage = len(down[1]) - 1
@@ -415,7 +403,7 @@ def _let_win(scratch: Any, rows: Any, down: Any, named: Any, largest: Any, winni
             winning[row, column] = winner + (named[column] - winner) * np.int32(larger)
 
 
-@_compiled
+@part_of_loop
 def _weigh(scratch: Any, rows: Any, down: Any, run: Any, largest: Any, total: Any) -> None:
     """Add a run's candidate to the softmax's denominator, in units of the largest's exponential."""
     stage = len(down[1]) - 1
