@@ -1,0 +1,103 @@
+"""The first step alone: from a picture's bytes to the network's input, compiled and by PyTorch.
+
+    python benchmarks/preparation.py [--rounds 20]
+
+Noise of common sizes is brought to a shorter side of 360, or left at its size. Both forms take
+turns, so that a busy machine slows both, and the best round counts; what the network itself takes
+stands beside them. ``compiled`` is the loop that predictions use where numba is installed.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sctnet import preparation
+from sctnet.inference.segmenter import Segmenter
+from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.provenance import environment
+from sctnet.writing import write_text
+
+RESULTS = Path(__file__).parents[1] / "results"
+CASES = [
+    ((720, 1280), 360),
+    ((1080, 1920), 360),
+    ((3000, 4000), 360),
+    ((512, 1024), None),
+]
+"""The picture's size, and the shorter side to which it is brought."""
+
+
+def fastest(forms: list[Callable[[], Any]], rounds: int) -> list[float]:
+    """Return the fewest milliseconds that each form took, in turns."""
+    best = [float("inf")] * len(forms)
+    for _ in range(rounds):
+        for index, form in enumerate(forms):
+            began = time.perf_counter()
+            form()
+            best[index] = min(best[index], 1000 * (time.perf_counter() - began))
+    return best
+
+
+@torch.inference_mode()
+def measure(
+    segmenter: Segmenter, size: tuple[int, int], side: int | None, rounds: int
+) -> dict[str, Any]:
+    """Return the row of a case."""
+    rule = WorkingSize() if side is None else WorkingSize(rule="shorter-side", pixels=side)
+    prepare = Preparation(PreparationConfig(working_size=rule))
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    compiled = preparation.has_numba
+
+    def planar() -> torch.Tensor:
+        preparation.has_numba = lambda: False
+        prepared: torch.Tensor = prepare(image)
+        preparation.has_numba = compiled
+        return prepared
+
+    prepared = prepare(image)
+    apart = (prepared - planar()).abs() * prepare.std
+    network = segmenter.runtime.labeller.logits
+    by_loop, by_pytorch, beside = fastest(
+        [lambda: prepare(image), planar, lambda: network(prepared)], rounds
+    )
+    return {
+        "picture": size,
+        "working_size": tuple(prepared.shape[2:]),
+        "pytorch_ms": round(by_pytorch, 2),
+        "compiled_ms": round(by_loop, 2),
+        "ratio": round(by_loop / by_pytorch, 3),
+        "network_fp32_ms": round(beside, 2),
+        "largest_difference_grey_levels": round(float(apart.max()), 4),
+    }
+
+
+def main() -> None:
+    """Measure and write results/preparation.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS / "preparation.json")
+    arguments = parser.parse_args()
+    segmenter = Segmenter("sctnet-s-camvid", "cpu")
+    rows = [measure(segmenter, size, side, arguments.rounds) for size, side in CASES]
+    for row in rows:
+        print(row)
+    result = {
+        "what": "bytes, channels last, to floats; SCTNet-S beside it",
+        "rounds": arguments.rounds,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "rows": rows,
+        **environment(),
+    }
+    write_text(arguments.out, json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
