@@ -2,7 +2,7 @@
 
     python benchmarks/preparation.py [--rounds 20]
 
-Noise of common sizes is brought to a shorter side of 360, or left at its size. Both forms take
+Noise of common sizes is brought to a shorter side of 360. Both forms take
 turns, so that a busy machine slows both, and the best round counts; what the network itself takes
 stands beside them. ``compiled`` is the loop that predictions use where numba is installed.
 """
@@ -29,7 +29,6 @@ CASES = [
     ((720, 1280), 360),
     ((1080, 1920), 360),
     ((3000, 4000), 360),
-    ((512, 1024), None),
 ]
 """The picture's size, and the shorter side to which it is brought."""
 
@@ -46,11 +45,9 @@ def fastest(forms: list[Callable[[], Any]], rounds: int) -> list[float]:
 
 
 @torch.inference_mode()
-def measure(
-    segmenter: Segmenter, size: tuple[int, int], side: int | None, rounds: int
-) -> dict[str, Any]:
+def measure(segmenter: Segmenter, size: tuple[int, int], side: int, rounds: int) -> dict[str, Any]:
     """Return the row of a case."""
-    rule = WorkingSize() if side is None else WorkingSize(rule="shorter-side", pixels=side)
+    rule = WorkingSize(rule="shorter-side", pixels=side)
     prepare = Preparation(PreparationConfig(working_size=rule))
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]

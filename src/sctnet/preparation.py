@@ -137,12 +137,12 @@ class Preparation(nn.Module):
         """Map RGB bytes to the network's input at the working size, or ``scale`` times that."""
         height, width = images.shape[-2:]
         size = self.config.working_size.apply_scaled(height, width, scale)
+        if size == (height, width):
+            return (images.to(self.mean.dtype) - self.mean) / self.std
         layout = _layout(images)
         if layout == torch.channels_last and self.mean.dtype == torch.float32 and _may_loop(images):
             antialias = self.config.antialias
             return compiled_preparation(images, size, antialias, self.mean, self.std)
-        if size == (height, width):
-            return (images.to(self.mean.dtype) - self.mean) / self.std
         if height * width <= LARGE_PICTURE:
             pixels = self._resized(images, size)
         else:
