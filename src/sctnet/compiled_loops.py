@@ -82,8 +82,8 @@ def _make(make: Callable[..., Any], *arguments: Any) -> Any:
 def parts(length: int, threads: int, times: int = 1) -> list[tuple[int, int]]:
     """Return where the pieces of a length begin and end that so many threads share.
 
-    There are more of them than threads, but for what is done ``times`` times, each of which is cut
-    alike.
+    Each thread has some four, as some take longer than others; fewer where ``times`` lengths are
+    cut alike.
     """
     count = 1 if threads <= 1 else min(length, -(-threads * _SHARES_PER_THREAD // times))
     bounds = [(length * part + count // 2) // count for part in range(count + 1)]

@@ -77,6 +77,6 @@ class TorchRuntime:
     def require_logits(self, purpose: str) -> None:
         """Raise nothing: they are here."""
 
-    def side_by_side(self, callers: int) -> "TorchRuntime":  # noqa: ARG002 - see below
+    def side_by_side(self, callers: int) -> "TorchRuntime":  # noqa: ARG002 - PyTorch's
         """Return the same: each caller has as many threads as PyTorch is told."""
         return self
