@@ -6,6 +6,7 @@ import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -335,6 +336,17 @@ def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
 
     assert call()() is None
     assert kept
+
+
+def test_the_loops_exponential_is_within_its_bound():
+    from sctnet.labels import loop
+
+    powers = -np.geomspace(1e-8, 80, 5000).astype(np.float32)
+    found = np.array([loop._exponential(power) for power in [np.float32(0), *powers]])
+    expected = np.exp(np.array([0, *powers], np.float64))
+    assert np.abs(found / expected - 1).max() < 80 * 2**-24, "as the power itself is rounded"
+    assert np.abs(found - expected).max() < 2e-7
+    assert loop._exponential(np.float32(-3e38)) < 2e-38
 
 
 # Other forms

@@ -28,6 +28,13 @@ from sctnet.compiled_loops import compile_loop, part_of_loop
 # the error of two resizes in float32.
 _ROUNDING = np.float32(4e-6)
 _LARGEST = np.finfo(np.float32).max
+
+_POWERS = (0.5 ** np.arange(128)).astype(np.float32)
+_ONE, _HALF, _THIRD, _FOURTH, _FIFTH, _SIXTH = (
+    np.float32(1 / factor) for factor in (1, 2, 6, 24, 120, 720)
+)
+_LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+
 _LANES = 8
 """Pixels computed together, and how far apart runs lie: the last of one may reach into that."""
 _RUN = 16
@@ -412,10 +419,31 @@ def _weigh(scratch: Any, rows: Any, down: Any, run: Any, largest: Any, total: An
         above, below = taps[stage, 0, pixel] - top, taps[stage, 1, pixel] - top
         upper, lower = shares[stage, 0, pixel], shares[stage, 1, pixel]
         row = pixel - rows[-1, 0]
-        for column in range(run[2], run[2] + run[1] - run[0]):
+        # Unsigned: a place that may be negative would be looked at, one by one.
+        for column in range(np.uint64(run[2]), np.uint64(run[2] + run[1] - run[0])):
             value = upper * scratch[above, column] + lower * scratch[below, column]
-            before = largest[row, column]
-            if value > before:
-                total[row, column] = total[row, column] * np.exp(before - value) + 1
-            else:
-                total[row, column] += np.exp(value - before)
+            apart = value - largest[row, column]
+            smaller = _exponential(-abs(apart))
+            sofar, larger = total[row, column], apart > 0
+            # Either total * smaller + 1, in units of the new largest, or total + smaller.
+            kept, added = (smaller, _ONE) if larger else (_ONE, smaller)
+            total[row, column] = sofar * kept + added
+
+
+@part_of_loop
+def _exponential(x: Any) -> Any:
+    """Return e to the power of a number that is not positive, within 2e-7; without branches.
+
+    A power of 2 from a table, times the Taylor series of what is left, half a step at most: the
+    compiler makes vectors of that, and calls the exponential of its library one by one.
+    """
+    power = max(x * _LOG2_E, np.float32(-126))
+    whole = np.floor(power + np.float32(0.5))
+    rest = (power - whole) * _LN_2
+    series = _SIXTH * rest + _FIFTH
+    series = series * rest + _FOURTH
+    series = series * rest + _THIRD
+    series = series * rest + _HALF
+    series = series * rest + _ONE
+    series = series * rest + _ONE
+    return series * _POWERS[np.int32(-whole)]
