@@ -94,8 +94,7 @@ def rates(segmenter: Segmenter, clip: Path, frames: list[VideoFrame]) -> list[fl
     for frame in frames:
         segmenter.predict_labels([frame.picture])
     alone = time.perf_counter()
-    with worker_pool() as (pool, workers):
-        several = segmenter.side_by_side(workers)
+    with worker_pool(segmenter) as (pool, _, several):
         several.predict_labels([frames[0].picture])  # compiles it, the first time
         began_beside = time.perf_counter()
         list(pool.map(lambda frame: several.predict_labels([frame.picture]), frames))

@@ -293,6 +293,25 @@ assert call()() is None
 """
 
 
+LAST_THREAD = """
+import threading, time, torch
+from sctnet.labels import label_map
+
+def late():
+    time.sleep(0.5)
+    logits = torch.ones(1, 2, 64, 128)
+    logits[:, 1] = 2
+    print(label_map(logits, (512, 1024)).sum().item())
+
+torch.set_num_threads(2)
+threading.Thread(target=late).start()
+"""
+
+
+def test_the_first_label_map_may_come_when_the_main_thread_has_ended():
+    assert in_a_process(LAST_THREAD) == f"{512 * 1024}\n"
+
+
 @pytest.mark.slow
 def test_two_processes_may_compile_at_once_and_a_cache_be_damaged(tmp_path):
     folder = str(tmp_path)

@@ -251,7 +251,11 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
     plain = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     monkeypatch.setattr(planning, "LARGE_PICTURE", 5000)
     monkeypatch.setattr("sctnet.inference.tiling._BAND_PIXELS", 2000)
-    for name, value in {"LARGE_PICTURE": 5000, "_BAND_PIXELS": 1250, "has_numba": bool}.items():
+    for name, value in {
+        "LARGE_PICTURE": 5000,
+        "_BAND_PIXELS": 1250,
+        "has_numba": lambda: False,
+    }.items():
         monkeypatch.setattr(f"sctnet.preparation.{name}", value)
     banded = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     assert (banded.labels == plain.labels).mean() > 0.9995  # ties may turn by rounding

@@ -1,6 +1,8 @@
 """The configuration of the preparation: what can be divided by and computed with."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +52,12 @@ def test_pictures_are_resized_and_normalised_and_keep_their_layout(
     size, antialias, loop, monkeypatch
 ):
     monkeypatch.setattr(preparation, "has_numba", lambda: loop)
+    by_loop = []
+    monkeypatch.setattr(
+        preparation,
+        "compiled_preparation",
+        lambda *given: by_loop.append(given) or compiled_preparation(*given),
+    )
     prepare = fixed(size, antialias)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), np.uint8)
     by_pixel = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -63,6 +71,33 @@ def test_pictures_are_resized_and_normalised_and_keep_their_layout(
         torch.testing.assert_close(prepared.double(), expected, atol=5e-5, rtol=0)
         order = torch.contiguous_format if images.is_contiguous() else torch.channels_last
         assert prepared.is_contiguous(memory_format=order)
+    assert len(by_loop) == (2 if loop and size != (60, 80) else 0), "not planes"
+
+
+def test_double_precision_is_left_to_pytorch():
+    images, prepare = pictures(1, 60, 80, 2), fixed((37, 51), antialias=True)
+    expected = prepare(images)
+    doubled = prepare.double()(images)
+    assert doubled.dtype == torch.float64
+    torch.testing.assert_close(doubled.float(), expected, atol=1e-4, rtol=0)
+
+
+TRACED = """
+import torch
+from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+
+rule = WorkingSize(rule="fixed", height=37, width=51)
+prepare = Preparation(PreparationConfig(working_size=rule))
+black, white = (torch.full((1, 60, 80, 3), grey, dtype=torch.uint8) for grey in (0, 255))
+traced = torch.jit.trace(prepare, (black.permute(0, 3, 1, 2),))
+found, expected = (make(white.permute(0, 3, 1, 2)) for make in (traced, prepare))
+torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+"""
+
+
+def test_a_trace_sees_what_it_is_given_later():
+    """Elsewhere: while it is traced a size is no int, which tests check here."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", TRACED], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("antialias", [True, False])

@@ -23,6 +23,7 @@ from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference import exported_runtime
+from sctnet.inference.onnx_engine import OnnxEngine
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.smoothing import Stillness
@@ -203,6 +204,8 @@ def test_a_fixed_size_is_said_and_a_fixed_batch_is_filled(tmp_path, folder, grap
     passed, engine = [], segmenter.runtime._engine
 
     class Counted:
+        rounds_pixels = False
+
         def __call__(self, images):
             passed.append(len(images))
             return engine(images)
@@ -225,11 +228,12 @@ def test_windows_of_a_fixed_size_label_larger_pictures(tmp_path, folder, graph):
 
 
 @pytest.mark.parametrize("name", ["labels.onnx", "logits8.xml"])
-def test_side_by_side_callers_get_the_same_labels(files, name):
+@pytest.mark.parametrize("callers", [2, 5])
+def test_side_by_side_callers_share_the_threads_and_get_the_same_labels(files, name, callers):
     segmenter = sctnet.Segmenter(files / name, threads=2)
-    several = segmenter.side_by_side(2)
-    assert several.runtime is not segmenter.runtime
-    assert segmenter.side_by_side(2).runtime is several.runtime, "opened once"
+    several = segmenter.side_by_side(callers)
+    assert segmenter.side_by_side(callers).runtime is several.runtime, "opened once"
+    assert (threads_of(segmenter), threads_of(several)) == (2, 1)
     images = [street(40, 60, k) for k in range(8)]
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(several, images))
@@ -237,20 +241,34 @@ def test_side_by_side_callers_get_the_same_labels(files, name):
         assert equal_share(found.labels, segmenter(image).labels) > 0.999
 
 
-def test_callers_with_less_than_a_thread_each_share_the_engine(files, folder):
+def threads_of(segmenter):
+    """Return how many threads a call of an exported file is computed in."""
+    engine = segmenter.runtime._engine
+    if isinstance(engine, OnnxEngine):
+        return engine._session.get_session_options().intra_op_num_threads
+    compiled = engine._compiled.any
+    return compiled.get_property("INFERENCE_NUM_THREADS") // compiled.get_property("NUM_STREAMS")
+
+
+def test_callers_without_a_thread_each_share_the_engine(files, folder):
     for name in ("labels.onnx", "logits8.xml"):
         segmenter = sctnet.Segmenter(files / name, threads=1)
         assert segmenter.side_by_side(2).runtime is segmenter.runtime
+        segmenter = sctnet.Segmenter(files / name, threads=2)
+        assert segmenter.side_by_side(1).runtime is segmenter.runtime
     segmenter = sctnet.Segmenter(folder, "cpu")
     assert segmenter.side_by_side(2).runtime is segmenter.runtime
 
 
-def test_a_file_that_was_replaced_is_not_opened_beside_the_old_one(files, tmp_path):
-    shutil.copy(files / "labels.onnx", tmp_path / "model.onnx")
-    segmenter = sctnet.Segmenter(tmp_path / "model.onnx", threads=2)
-    shutil.copy(files / "logits8.onnx", tmp_path / "model.onnx")
-    with pytest.raises(SctnetError, match=r"model\.onnx: is another file now: open it again"):
-        segmenter.side_by_side(2)
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_callers_share_the_engine_of_a_file_that_cannot_be_opened_again(files, tmp_path, change):
+    file = tmp_path / "model.onnx"
+    shutil.copy(files / "labels.onnx", file)
+    segmenter = sctnet.Segmenter(file, threads=2)
+    file.unlink()
+    if change == "replaced":
+        shutil.copy(files / "logits8.onnx", file)
+    assert segmenter.side_by_side(2).runtime is segmenter.runtime
 
 
 def test_a_runtime_serves_several_threads(files):

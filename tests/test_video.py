@@ -416,7 +416,13 @@ def test_smoothing_calms_a_noisy_network(tmp_path, monkeypatch):
     assert smoothed.flicker_smoothed < 0.5 * smoothed.flicker
 
 
-def test_any_number_of_threads_gives_the_same_labels(tmp_path):
+def test_any_number_of_threads_gives_the_same_labels(tmp_path, monkeypatch):
+    asked, side_by_side = [], Segmenter.side_by_side
+    monkeypatch.setattr(
+        Segmenter,
+        "side_by_side",
+        lambda segmenter, callers: asked.append(callers) or side_by_side(segmenter, callers),
+    )
     torch.manual_seed(0)
     network = sctnet.create_model("sctnet-tiny", num_classes=2)
     nn.init.normal_(network.head.classifier.weight, std=1)
@@ -434,6 +440,7 @@ def test_any_number_of_threads_gives_the_same_labels(tmp_path):
         files = sorted((tmp_path / "labels" / "clip.video").iterdir())
         results.append([file.read_bytes() for file in files])
     assert results[0] == results[1]
+    assert asked == [1, 2]
     with open_video(clip) as video:
         first = segmenter(next(video.frames()).picture).labels
     saved = np.array(Image.open(tmp_path / "labels" / "clip.video" / "000000.png"))

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 # Unlike the rest of fast mathematics, contraction (a product and a sum rounded once) assumes
 # nothing about the values; PyTorch's kernels are compiled with it.
+# What numba has on the disk does not tell these: empty its cache after a change.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,15 +69,21 @@ def compiled(make: Callable[..., Any], *arguments: Any) -> Any:
 def _made(make: Callable[..., Any], *arguments: Any) -> Any:
     # In a thread of its own: numba keeps an exception that it met, and with it the frames of all
     # who called, their pictures and data loaders too, as long as the process lives.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_make, make, *arguments).result()
+    future: Future[Any] = Future()
+    thread = threading.Thread(target=_make, args=(future, make, *arguments))
+    thread.start()
+    thread.join()
+    return future.result()
 
 
-def _make(make: Callable[..., Any], *arguments: Any) -> Any:
+def _make(future: Future[Any], make: Callable[..., Any], *arguments: Any) -> None:
     try:
-        return make(*arguments, cached=True)
-    except Exception:  # no folder can be written, the disk is full, a file is damaged
-        return make(*arguments, cached=False)
+        try:
+            future.set_result(make(*arguments, cached=True))
+        except Exception:  # no folder can be written, the disk is full, a file is damaged
+            future.set_result(make(*arguments, cached=False))
+    except Exception as error:
+        future.set_exception(error)
 
 
 def parts(length: int, threads: int, times: int = 1) -> list[tuple[int, int]]:
@@ -119,7 +126,10 @@ class _Helpers:
             others = os.sched_getaffinity(0) - {_this_core()}
             for thread in self._threads if others else ():
                 os.sched_setaffinity(thread, others)
-        return [self._pool.submit(work, shares) for _ in range(number)]
+        try:
+            return [self._pool.submit(work, shares) for _ in range(number)]
+        except RuntimeError:  # the program's main thread has ended, and with it all pools
+            return []
 
 
 @lru_cache(maxsize=1)

@@ -181,7 +181,9 @@ class Preparation(nn.Module):
 
 
 def _may_loop(images: Tensor) -> bool:
-    return images.device.type == "cpu" and not torch.compiler.is_compiling() and has_numba()
+    real = type(images) is Tensor and images.device.type == "cpu"
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return real and not traced and has_numba()
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -1,8 +1,8 @@
 """The loop that resizes and normalises a picture, as numba compiles it; importing this imports it.
 
 A bilinear resize takes one side after the other. Each row of the result is made of some rows of
-the picture, read as the bytes that they are, and then narrowed: the picture is read once or twice,
-and nothing but one row of it is ever held as floats.
+the picture, read as the bytes that they are, and then brought to the width: nothing but one row is
+ever held as floats.
 """
 
 from typing import Any

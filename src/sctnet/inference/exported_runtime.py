@@ -36,6 +36,8 @@ class Engine(Protocol):
     precision: str
     inputs: list[Port]
     outputs: list[Port]
+    rounds_pixels: bool
+    """Whether the graph rounds what it resized to bytes."""
 
     def __str__(self) -> str:
         """Name it, and its device."""
@@ -44,7 +46,7 @@ class Engine(Protocol):
         """Return the graph's output, in memory of its own; may be called from several threads."""
 
     def side_by_side(self, callers: int) -> "Engine":
-        """Return the same for so many callers at a time; see ``Runtime.side_by_side``."""
+        """Return the same for so many callers at a time, or itself; see ``Runtime``."""
 
 
 class ExportedRuntime:
@@ -103,25 +105,23 @@ class ExportedRuntime:
     def side_by_side(self, callers: int) -> "ExportedRuntime":
         """Return the same for so many callers at a time, each in its share of the threads.
 
-        Raises :class:`SctnetError` where the file cannot be opened again.
+        This one, where there is less than a thread for each, or no second engine can be had.
         """
         if callers not in self._beside:
             engine = self._engine.side_by_side(callers)
             if engine is self._engine:
                 return self
-            if engine.config != self.config:
-                raise SctnetError(f"{self._file}: is another file now: open it again")
             self._beside[callers] = ExportedRuntime(self._file, engine)
         return self._beside[callers]
 
     def _narrowed(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 hw ww"]:
-        """Bring a picture to its working size, rounded to bytes, where that loses nothing.
+        """Bring a picture to its working size here, rounded to bytes, where that is better.
 
-        A graph would hold a very large picture as floats; and one in int8 rounds what it resized to
-        bytes as well, but resizes in more time, and is compiled anew for every size that comes.
+        A graph would hold a very large picture as floats. And one that rounds what it resized to
+        bytes itself takes more time for it, and is compiled anew for every size that comes.
         """
         height, width = image.shape[2:]
-        rounds = self.precision == "int8" and self.output == "logits8"
+        rounds = self._engine.rounds_pixels and self.output == "logits8"
         if self.size is not None or not (rounds or height * width > LARGE_PICTURE):
             return image
         if self._resizing.config.working_size.apply(height, width) == (height, width):

@@ -19,6 +19,8 @@ _SILENT = 4  # it would print what we raise
 class OnnxEngine:
     """A session of ONNX Runtime; the precision is the file's."""
 
+    rounds_pixels = False
+
     def __init__(
         self, file: Path, device: str | torch.device | None, precision: str, threads: int
     ) -> None:
@@ -32,7 +34,8 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
-        self._file, self._threads = file, threads
+        self._file, self._threads = file.absolute(), threads
+        self._stamp = _stamp(self._file)
         self._device = str(device or "cpu")
         kind, _, number = self._device.partition(":")
         provider = _PROVIDERS.get(kind)
@@ -71,12 +74,26 @@ class OnnxEngine:
     def side_by_side(self, callers: int) -> "OnnxEngine":
         """Return the same for so many callers at a time, each in its share of the threads.
 
-        A session's own threads help one caller after the other, so that several callers wait.
+        A session's own threads help one caller after the other, so that several callers wait. The
+        file is opened again: where it is gone or another, they have to.
         """
-        share = self._threads // callers
-        if callers == 1 or not share or self._device != "cpu":
+        share = self._threads // min(callers, self._threads)
+        if share == self._threads or self._session.get_providers() != [_PROVIDERS["cpu"]]:
             return self
-        return OnnxEngine(self._file, self._device, self.precision, share)
+        try:
+            beside = OnnxEngine(self._file, self._device, self.precision, share)
+        except SctnetError:
+            return self
+        return beside if beside._stamp == self._stamp else self
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what changes where a file is replaced or written anew."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return ()
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def _port(given: Any) -> Port:

@@ -122,6 +122,7 @@ class OpenVinoEngine:
             raise SctnetError(f"{file}: cannot be compiled ({first_line(error)})") from error
         self.inputs = [_port(given) for given in self._compiled.any.inputs]
         self.outputs = [_port(given) for given in self._compiled.any.outputs]
+        self.rounds_pixels = any(map(_rounds_to_bytes, model.get_ops()))
         self._requests = threading.local()  # one request serves one thread at a time
 
     def __str__(self) -> str:
@@ -144,12 +145,26 @@ class OpenVinoEngine:
 
         Otherwise they would have to wait for each other.
         """
-        if callers == 1 or callers > self._threads or self._device != "cpu":
+        streams = min(callers, self._threads)
+        if streams == 1 or self._device.lower() != "cpu":
             return self
         other = copy.copy(self)
-        other._compiled = self._compiled.side_by_side(callers)
+        try:
+            other._compiled = self._compiled.side_by_side(streams)
+        except Exception:  # memory, say: the other goes on
+            return self
         other._requests = threading.local()
         return other
+
+
+def _rounds_to_bytes(operator: Any) -> bool:
+    """Say whether an operator rounds to the whole numbers from 0 to 255."""
+    if operator.get_type_name() != "FakeQuantize" or operator.get_levels() != 256:
+        return False
+    ends = [operator.input_value(place).get_node() for place in range(1, 5)]
+    if any(end.get_type_name() != "Constant" for end in ends):
+        return False
+    return [end.data.ravel().tolist() for end in ends] == [[0], [255], [0], [255]]
 
 
 def _head(file: Path) -> bytes:

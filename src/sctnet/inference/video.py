@@ -135,11 +135,10 @@ class _Run:
             frames = paced(frames, video.time_base)
         writer = VideoWriter(self._overlay, video) if "overlay" in options.kinds else nullcontext()
         with (
+            worker_pool(self._segmenter) as (pool, workers, self._segmenter),
             ReadAhead(until(frames, stop), newest_only=options.realtime) as ahead,
-            worker_pool() as (pool, workers),
             writer,
         ):
-            self._segmenter = self._segmenter.side_by_side(workers)
             settled = map(self._settle, ordered_map(pool, self._score, ahead, workers))
             for drawn in ordered_map(pool, self._draw, settled, workers):
                 tally.add(float(drawn.pts * video.time_base), drawn.counts)
@@ -228,8 +227,8 @@ def _pixels_of_each(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 @contextmanager
-def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Yield a pool that keeps all of PyTorch's threads busy, and its size.
+def worker_pool(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int, Segmenter]]:
+    """Yield a pool that keeps all of PyTorch's threads busy, its size, and what it shall call.
 
     Several frames at a time, each in few threads, pass faster than one frame in all threads: these
     would wait for each other in every layer, and for those that decode and encode. OpenCV is
@@ -241,7 +240,7 @@ def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(workers, "sctnet-frames")
     try:
-        yield pool, workers
+        yield pool, workers, segmenter.side_by_side(workers)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

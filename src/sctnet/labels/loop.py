@@ -30,7 +30,7 @@ _ROUNDING = np.float32(4e-6)
 _LARGEST = np.finfo(np.float32).max
 
 _POWERS = (0.5 ** np.arange(128)).astype(np.float32)
-_ONE, _HALF, _THIRD, _FOURTH, _FIFTH, _SIXTH = (
+_ONE, _OVER_2, _OVER_6, _OVER_24, _OVER_120, _OVER_720 = (
     np.float32(1 / factor) for factor in (1, 2, 6, 24, 120, 720)
 )
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
@@ -440,10 +440,10 @@ def _exponential(x: Any) -> Any:
     power = max(x * _LOG2_E, np.float32(-126))
     whole = np.floor(power + np.float32(0.5))
     rest = (power - whole) * _LN_2
-    series = _SIXTH * rest + _FIFTH
-    series = series * rest + _FOURTH
-    series = series * rest + _THIRD
-    series = series * rest + _HALF
+    series = _OVER_720 * rest + _OVER_120
+    series = series * rest + _OVER_24
+    series = series * rest + _OVER_6
+    series = series * rest + _OVER_2
     series = series * rest + _ONE
     series = series * rest + _ONE
     return series * _POWERS[np.int32(-whole)]
