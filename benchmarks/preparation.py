@@ -10,13 +10,12 @@ stands beside them. ``compiled`` is the loop that predictions use where numba is
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from label_maps import fastest
 
 from sctnet import preparation
 from sctnet.inference.segmenter import Segmenter
@@ -31,17 +30,6 @@ CASES = [
     ((3000, 4000), 360),
 ]
 """The picture's size, and the shorter side to which it is brought."""
-
-
-def fastest(forms: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Return the fewest milliseconds that each form took, in turns."""
-    best = [float("inf")] * len(forms)
-    for _ in range(rounds):
-        for index, form in enumerate(forms):
-            began = time.perf_counter()
-            form()
-            best[index] = min(best[index], 1000 * (time.perf_counter() - began))
-    return best
 
 
 @torch.inference_mode()

@@ -105,7 +105,7 @@ def test_workers_do_not_change_a_run(whole_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_ends_though_something_keeps_a_frame_of_its_run(tmp_path: Path) -> None:
-    """As numba does when it compiles the label map's loop, before its cache is there."""
+    """As an exception does that some library keeps."""
     code = f"""
 import sys
 from sctnet.training.recipe import load_recipe

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -126,10 +127,10 @@ class _Helpers:
             others = os.sched_getaffinity(0) - {_this_core()}
             for thread in self._threads if others else ():
                 os.sched_setaffinity(thread, others)
-        try:
-            return [self._pool.submit(work, shares) for _ in range(number)]
-        except RuntimeError:  # the program's main thread has ended, and with it all pools
-            return []
+        helping: list[Future[bool]] = []
+        with suppress(RuntimeError):  # the program's main thread has ended, and with it all pools
+            helping += (self._pool.submit(work, shares) for _ in range(number))
+        return helping
 
 
 @lru_cache(maxsize=1)

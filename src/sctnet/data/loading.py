@@ -153,8 +153,8 @@ def training_loader(
     meant for. A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
 
     Close the iterator of a pass that may stop early. Its workers ignore SIGTERM and leave with it,
-    and where something still holds it when the process ends (a kept exception holds its frames,
-    and numba keeps some), the process waits for them for ever.
+    and where something still holds it when the process ends, as an exception that a library keeps
+    holds its frames, the process waits for them for ever.
     """
     return TrainingLoader(
         _Items(stream),
