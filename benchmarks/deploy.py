@@ -5,11 +5,11 @@
 SCTNet-S has the weights of the bundled model, so that its label maps are real; SCTNet-B and
 DDRNet-23-slim have random ones. *Plain* is how such a network is usually exported: not fused, a
 float image in, full-size logits out, and nothing else inside the clock. Ours are whole predictions
-(``Segmenter.predict_labels``), bytes in, labels out. All forms of one model take turns, beside S's
-plain export, so that a busy machine slows all, and the best of the rounds counts; the figures are
-the ratios. Models follow each other: with some thirty files open at once, each is slower than in
-the programs that people write. Further .onnx files are run as they are, in ONNX Runtime and in
-OpenVINO.
+(``Segmenter.predict_labels``), bytes in, labels out: of a model folder as it is, and of exported
+files. All forms of one model take turns, beside S's plain export, so that a busy machine slows all,
+and the best of the rounds counts; the figures are the ratios. Models follow each other: with some
+thirty files open at once, each is slower than in the programs that people write. Further .onnx
+files are run as they are, in ONNX Runtime and in OpenVINO.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from sctnet.export.exporting import KINDS
 from sctnet.export.programs import quiet_exporters
 from sctnet.export.quantising import OpenVinoQuantiser, quantise
 from sctnet.exported import ExportedConfig
+from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
@@ -46,7 +47,7 @@ from sctnet.labels import label_map
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.preparation import WorkingSize
 from sctnet.provenance import environment
-from sctnet.weights import ModelConfig, load_config, load_model
+from sctnet.weights import ModelConfig, load_config, load_model, save_model
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -157,8 +158,13 @@ def our_rows(
     name: str, network: SegmentationNetwork, config: ModelConfig, pictures: list[np.ndarray],
     folder: Path, threads: int,
 ) -> list[Row]:  # fmt: skip
-    """Export a model in all our ways."""
+    """Save and export a model in all our ways."""
+    saved = save_model(network, folder / name, config.classes, preparation=config.preparation)
     rows = []
+    for precision in ("fp32", "bf16"):
+        segmenter = Segmenter(saved, "cpu", precision)
+        how = "folder" if isinstance(segmenter.runtime, CpuRuntime) else "folder, PyTorch"
+        rows.append(Row(name, how, precision, partial(_labels, segmenter, pictures)))
     for kind, precision, output in OURS:
         file = folder / f"{name}-{precision}-{output}{KINDS[kind].suffixes[0]}"
         exported = ExportedConfig(

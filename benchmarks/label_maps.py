@@ -47,9 +47,9 @@ def logits_of(segmenter: Segmenter, picture: np.ndarray, working: Size) -> Tenso
     """Return the network's logits of a picture at this working size."""
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, working, mode="bilinear", antialias=True)
-    preparation = segmenter.runtime.labeller.preparation
+    preparation = segmenter.runtime.preparation
     prepared = (pixels - preparation.mean) / preparation.std
-    return segmenter.runtime.labeller.logits(prepared.contiguous(memory_format=torch.channels_last))
+    return segmenter.runtime.network(prepared)
 
 
 def uniform_share(logits: Tensor) -> float:

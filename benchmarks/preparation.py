@@ -49,7 +49,7 @@ def measure(segmenter: Segmenter, size: tuple[int, int], side: int, rounds: int)
 
     prepared = prepare(image)
     apart = (prepared - planar()).abs() * prepare.std
-    network = segmenter.runtime.labeller.logits
+    network = segmenter.runtime.network
     by_loop, by_pytorch, beside = fastest(
         [lambda: prepare(image), planar, lambda: network(prepared)], rounds
     )

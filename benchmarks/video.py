@@ -128,7 +128,7 @@ def one_thread() -> Iterator[None]:
 
 
 def inference(segmenter: Segmenter, frames: list[VideoFrame]) -> dict[str, float]:
-    """Return the core-milliseconds of labelling; an exported file prepares pictures itself."""
+    """Return the core-milliseconds of labelling; all but PyTorch prepare pictures themselves."""
     count = len(frames)
     if not hasattr(segmenter.runtime, "labeller"):
         pictures = [[frame.picture] for frame in frames]

@@ -357,15 +357,15 @@ def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
     assert kept
 
 
-def test_the_loops_exponential_is_within_its_bound():
-    from sctnet.labels import loop
+def test_the_exponential_of_loops_is_within_its_bound():
+    from sctnet.exponential import exponential
 
     powers = -np.geomspace(1e-8, 80, 5000).astype(np.float32)
-    found = np.array([loop._exponential(power) for power in [np.float32(0), *powers]])
+    found = np.array([exponential(power) for power in [np.float32(0), *powers]])
     expected = np.exp(np.array([0, *powers], np.float64))
     assert np.abs(found / expected - 1).max() < 80 * 2**-24, "as the power itself is rounded"
     assert np.abs(found - expected).max() < 2e-7
-    assert loop._exponential(np.float32(-3e38)) < 2e-38
+    assert exponential(np.float32(-3e38)) < 2e-38
 
 
 # Other forms
@@ -463,7 +463,7 @@ print((kilobytes("VmHWM") - before) // 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
 def test_a_large_picture_needs_little_memory():
-    label_map(torch.zeros(1, 2, 3, 3))  # compiled, should nobody have done so yet
+    in_a_process(MEMORY)  # where the loops are compiled, should nobody have done so yet
     assert int(in_a_process(MEMORY)) < 400, "megabytes beside the loaded model"
 
 

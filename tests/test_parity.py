@@ -9,6 +9,7 @@ from released import REFERENCE, released_checkpoint
 from torch import Tensor
 
 import sctnet
+from sctnet.compiled_network import CompiledNetwork
 from sctnet.models import SCTNet
 from sctnet.models.layers import resize
 
@@ -53,6 +54,14 @@ def test_features_equal_the_released_ones(
     }
     deviations = {name: deviation(ours, reference[name]) for name, ours in pairs.items()}
     assert max(deviations.values()) < limit, deviations
+
+
+def test_loops_of_our_own_equal_the_released_code(
+    model: SCTNet, reference: dict[str, Tensor]
+) -> None:
+    """What predicts on a CPU, at the network's own limit."""
+    logits = CompiledNetwork(model.float().fuse(), (0.0,) * 3, (1.0,) * 3)(reference["input"])
+    assert deviation(logits, reference["logits"]) < 1e-4
 
 
 def test_forward_resizes_the_logits(model: SCTNet, reference: dict[str, Tensor]) -> None:

@@ -257,7 +257,9 @@ def test_callers_without_a_thread_each_share_the_engine(files, folder):
         segmenter = sctnet.Segmenter(files / name, threads=2)
         assert segmenter.side_by_side(1).runtime is segmenter.runtime
     segmenter = sctnet.Segmenter(folder, "cpu")
-    assert segmenter.side_by_side(2).runtime is segmenter.runtime
+    assert segmenter.side_by_side(1).runtime is segmenter.runtime
+    in_pytorch = sctnet.Segmenter(folder, "cpu", "fp16")
+    assert in_pytorch.side_by_side(2).runtime is in_pytorch.runtime
 
 
 @pytest.mark.parametrize("change", ["replaced", "gone"])

@@ -256,7 +256,8 @@ def test_validation_scores_what_eval_scores(tmp_path: Path) -> None:
     assert len(scored) == 2
     data = open_dataset("synthetic", ["val"])
     best = score(Segmenter(tmp_path / "best"), data, tmp_path / "evaluation")
-    assert best.scores.miou == pytest.approx(max(scored), abs=1e-12)
+    # Training validates in PyTorch, what is saved predicts in loops of our own: they round apart.
+    assert best.scores.miou == pytest.approx(max(scored), rel=1e-4)
 
 
 def test_a_start_is_loaded(whole_run: Path, tmp_path: Path) -> None:

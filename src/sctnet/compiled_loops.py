@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache
+from hashlib import sha256
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 # Unlike the rest of fast mathematics, contraction (a product and a sum rounded once) assumes
 # nothing about the values; PyTorch's kernels are compiled with it.
-# What numba has on the disk does not tell these: empty its cache after a change.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,10 +52,20 @@ def part_of_loop(function: Function) -> Function:
     return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
-def compile_loop(function: Callable[..., Any], signature: Any, cached: bool) -> Any:
-    """Compile a loop for arguments of these types, or take it from numba's cache on the disk."""
+def compile_loop(
+    function: Callable[..., Any], signature: Any, cached: bool, *parts: ModuleType
+) -> Any:
+    """Compile a loop for arguments of these types, or take it from numba's cache on the disk.
+
+    ``parts`` are the modules beside its own that it is made of: numba looks at no other file than
+    the loop's, but at its name.
+    """
     from numba import njit
 
+    digest = sha256(repr(_OPTIONS).encode())
+    for module in (sys.modules[function.__module__], *parts):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    function.__qualname__ = f"{function.__name__}_{digest.hexdigest()[:12]}"
     return njit([signature], cache=cached, **_OPTIONS)(function)
 
 

@@ -1,4 +1,4 @@
-"""Where a network is computed: in PyTorch, ONNX Runtime or OpenVINO, all behind one protocol."""
+"""Where a network is computed: here, in PyTorch, ONNX Runtime or OpenVINO, behind one protocol."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sctnet.compiled_network import can_be_compiled
 from sctnet.errors import SctnetError
 from sctnet.exported import Output
+from sctnet.inference.cpu_runtime import CpuRuntime
+from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.models import SCTNet, SegmentationNetwork
+from sctnet.preparation import PreparationConfig
 
 if TYPE_CHECKING:
     from sctnet.inference.exported_runtime import ExportedRuntime
@@ -75,6 +80,26 @@ def exported_file(model: str | Path) -> Path | None:
         f"{path}: such a file runs code when it is read, so it is not taken here: give a model "
         "folder, an .onnx or an OpenVINO .xml file"
     )
+
+
+def open_network(
+    network: SegmentationNetwork,
+    preparation: PreparationConfig,
+    device: str | torch.device | None,
+    precision: str = "auto",
+    compiled: bool = False,
+) -> Runtime:
+    """Return the runtime of a network in memory, of which it keeps a fused copy.
+
+    On a CPU an SCTNet in fp32 or bf16 is computed in loops of our own, all else in PyTorch: what is
+    ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
+    """
+    runtime = TorchRuntime(network, preparation, device, precision, compiled)
+    fused = runtime.labeller.network
+    ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
+    if ours and isinstance(fused, SCTNet) and can_be_compiled(fused, runtime.precision == "bf16"):
+        return CpuRuntime(fused, preparation, runtime.precision)
+    return runtime
 
 
 def open_exported(

@@ -12,10 +12,9 @@ from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
 from sctnet.inference.planning import Plan
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
-from sctnet.inference.runtime import Runtime, exported_file, open_exported
+from sctnet.inference.runtime import Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
-from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.weights import ModelConfig, find_model, load_config, load_model
@@ -87,7 +86,7 @@ class Segmenter:
         else:
             folder = find_model(model)  # once: a hub id may be a download
             config = load_config(folder)
-            runtime = TorchRuntime(
+            runtime = open_network(
                 load_model(folder), config.preparation, device, precision, compiled
             )
             if threads is not None:
@@ -109,7 +108,7 @@ class Segmenter:
     ) -> "Segmenter":
         """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
         segmenter = cls.__new__(cls)
-        runtime = TorchRuntime(model, config.preparation, device, precision)
+        runtime = open_network(model, config.preparation, device, precision)
         segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
         return segmenter
 

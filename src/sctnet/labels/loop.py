@@ -22,18 +22,16 @@ from typing import Any
 import numpy as np
 from numba import boolean, float32, int32, types, uint8, uint16
 
+import sctnet.exponential as exponentials
 from sctnet.compiled_loops import compile_loop, part_of_loop
+from sctnet.exponential import exponential
 
 # What rounding can do to the difference of two classes, as a share of their size: some ten times
 # the error of two resizes in float32.
 _ROUNDING = np.float32(4e-6)
 _LARGEST = np.finfo(np.float32).max
 
-_POWERS = (0.5 ** np.arange(128)).astype(np.float32)
-_ONE, _OVER_2, _OVER_6, _OVER_24, _OVER_120, _OVER_720 = (
-    np.float32(1 / factor) for factor in (1, 2, 6, 24, 120, 720)
-)
-_LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_ONE = np.float32(1)
 
 _LANES = 8
 """Pixels computed together, and how far apart runs lie: the last of one may reach into that."""
@@ -46,7 +44,7 @@ def compiled_loop(wide: bool, cached: bool) -> Any:
     side = types.Tuple((int32[:, :, ::1], int32[:, :, ::1], float32[:, :, ::1]))  # type: ignore[no-untyped-call]
     kind = uint16 if wide else uint8
     signature = boolean(float32[:, :, :], int32, side, side, float32, kind[:, ::1], float32[:, ::1])
-    return compile_loop(_fill, signature, cached)
+    return compile_loop(_fill, signature, cached, exponentials)
 
 
 def _fill(
@@ -423,27 +421,8 @@ def _weigh(scratch: Any, rows: Any, down: Any, run: Any, largest: Any, total: An
         for column in range(np.uint64(run[2]), np.uint64(run[2] + run[1] - run[0])):
             value = upper * scratch[above, column] + lower * scratch[below, column]
             apart = value - largest[row, column]
-            smaller = _exponential(-abs(apart))
+            smaller = exponential(-abs(apart))
             sofar, larger = total[row, column], apart > 0
             # Either total * smaller + 1, in units of the new largest, or total + smaller.
             kept, added = (smaller, _ONE) if larger else (_ONE, smaller)
             total[row, column] = sofar * kept + added
-
-
-@part_of_loop
-def _exponential(x: Any) -> Any:
-    """Return e to the power of a number that is not positive, within 2e-7; without branches.
-
-    A power of 2 from a table, times the Taylor series of what is left, half a step at most: the
-    compiler makes vectors of that, and calls the exponential of its library one by one.
-    """
-    power = max(x * _LOG2_E, np.float32(-126))
-    whole = np.floor(power + np.float32(0.5))
-    rest = (power - whole) * _LN_2
-    series = _OVER_720 * rest + _OVER_120
-    series = series * rest + _OVER_24
-    series = series * rest + _OVER_6
-    series = series * rest + _OVER_2
-    series = series * rest + _ONE
-    series = series * rest + _ONE
-    return series * _POWERS[np.int32(-whole)]

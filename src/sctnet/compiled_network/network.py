@@ -1,0 +1,157 @@
+"""A network computed on the CPU by one loop, which is compiled for this very processor."""
+
+import copy
+import os
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+from sctnet.compiled_loops import compiled, has_numba, share_out
+from sctnet.models.sctnet import SCTNet
+
+if TYPE_CHECKING:
+    from sctnet.compiled_network.planes import Plane
+    from sctnet.compiled_network.writer import Program
+
+_KEPT_VALUES = 100_000_000
+"""Larger memories are given back after each picture."""
+
+
+def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
+    """Say whether :class:`CompiledNetwork` computes such a network on this machine.
+
+    SCTNet with the paper's block or residual ones, in float32, and of finite weights: what is not
+    finite is left to PyTorch, whose logits then are not either. With ``short`` the processor has
+    to multiply pairs of short floats, and the network to be wide enough for them.
+    """
+    if not isinstance(network, SCTNet) or not has_numba():
+        return False
+    from sctnet.compiled_network.vectors import LANES, multiplies_pairs
+
+    config = network.config
+    if not {config.stage3_block, config.stage4_block} <= {"cfblock", "residual"}:
+        return False
+    narrowest = min(config.base_channels, config.dappm_channels)
+    odd = (config.dappm_channels | config.attention_kernels) % 2
+    if short and (not multiplies_pairs() or narrowest < LANES or odd):
+        return False
+    values = [value for value in network.state_dict().values() if value.is_floating_point()]
+    return config.norm_position == "pre" and all(
+        value.dtype == torch.float32 and value.device.type == "cpu" and bool(value.isfinite().all())
+        for value in values
+    )
+
+
+class CompiledNetwork:
+    """The logits of a fused network, at stride 8, without PyTorch.
+
+    3x3 convolutions are computed in tiles with a quarter of the products (Winograd's F(4x4, 3x3));
+    rounding errors are as large as those of PyTorch. For every size of pictures a list of steps is
+    written once. May be called from several threads at a time.
+    """
+
+    def __init__(
+        self,
+        network: SCTNet,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        short: bool = False,
+    ) -> None:
+        from sctnet.compiled_network.packing import Weights
+        from sctnet.compiled_network.program import write_program
+
+        weights, self._statistics = Weights(short), (mean, std)
+        self._program = lru_cache(maxsize=16)(partial(write_program, network, weights))
+        # Whatever the picture, its steps then find the place of their weights.
+        self._program(64, 64, self._statistics, 1)
+        self._weights = weights.arrays()
+        self._callers = 1
+        self._idle: list[_Workspace] = []
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: Float32[Tensor, "n 3 h w"] | UInt8[Tensor, "n 3 h w"]
+    ) -> Float32[Tensor, "n k h8 w8"]:
+        """Return the logits, channels last, of prepared pictures, or of bytes as they are."""
+        pictures = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        number, height, width, _ = pictures.shape
+        threads = _threads(self._callers)
+        statistics = self._statistics if pictures.dtype == np.uint8 else None
+        program = self._program(height, width, statistics, threads)
+        try:
+            workspace = self._idle.pop()
+        except IndexError:  # all are at work
+            workspace = _Workspace()
+        workspace.fit(program, threads)
+        logits = np.empty((number, *program.logits.shape), np.float32)
+        for index in range(number):
+            workspace.compute(program, pictures[index].reshape(-1), self._weights)
+            logits[index] = workspace.read(program.logits)
+        if program.memory <= _KEPT_VALUES:
+            self._idle.append(workspace)
+        return torch.from_numpy(logits).permute(0, 3, 1, 2)
+
+    def side_by_side(self, callers: int) -> "CompiledNetwork":
+        """Return the same for so many callers at a time, each in its share of the threads."""
+        other = copy.copy(self)
+        other._callers, other._idle = callers, []
+        return other
+
+
+def _threads(callers: int) -> int:
+    """Return a caller's share; threads that wait for each other need a core each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(torch.get_num_threads(), cores or 1) // callers)
+
+
+class _Workspace:
+    """The memory in which one picture at a time is computed."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+        self._scratch: list[np.ndarray] = []
+
+    def fit(self, program: "Program", threads: int) -> None:
+        """Make room for a program."""
+        from sctnet.compiled_network.packing import aligned
+
+        if len(self._memory) < program.memory:
+            self._memory = aligned(program.memory)
+        if len(self._scratch) != threads or len(self._scratch[0]) < program.scratch:
+            self._scratch = [aligned(program.scratch) for _ in range(threads)]
+
+    def compute(
+        self, program: "Program", picture: np.ndarray, weights: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Compute all steps."""
+        kind = weights[1].dtype
+        loop = compiled(_loop, kind == np.uint16)
+        counters = np.zeros((2, len(program.steps)), np.int64)
+        memory = self._memory, self._memory.view(kind)
+        nothing = np.empty(0, np.float32 if picture.dtype == np.uint8 else np.uint8)
+        pictures = (picture, nothing) if picture.dtype == np.uint8 else (nothing, picture)
+
+        def work(scratches: Iterator[np.ndarray]) -> bool:
+            for scratch in scratches:
+                both = scratch, scratch.view(kind)
+                loop(program.steps, counters, pictures, memory, program.offsets, weights, both)
+            return True
+
+        share_out(work, self._scratch, len(self._scratch))
+
+    def read(self, plane: "Plane") -> np.ndarray:
+        """Return a plane without its frame."""
+        rows = self._memory[plane.begin :][: plane.height * plane.row].reshape(plane.height, -1)
+        pixels = rows[:, : plane.width * plane.pixel]
+        return pixels.reshape(plane.height, plane.width, plane.pixel)
+
+
+def _loop(short: bool, cached: bool) -> Any:
+    from sctnet.compiled_network.loop import network_loop
+
+    return network_loop(short, cached)

@@ -1,0 +1,119 @@
+"""A network's weights in the order in which the steps read them."""
+
+import mmap
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from sctnet.compiled_network.steps import POINTS
+from sctnet.compiled_network.vectors import FAR, NEAR, PANEL
+
+LINE = 64
+"""Bytes of a line of the cache."""
+_LARGE_PAGE = 2 << 20
+
+
+class Weights:
+    """What is added, and what is multiplied, each brought into its order once."""
+
+    def __init__(self, short: bool = False) -> None:
+        self.short = short
+        """Whether factors are short floats, of which pairs are multiplied."""
+        self._terms, self._factors = _Row(np.float32), _Row(np.uint16 if short else np.float32)
+        self.terms("nothing", lambda: np.zeros(PANEL))
+
+    def terms(self, name: str, make: Callable[[], np.ndarray]) -> int:
+        """Return where the array of a name lies; it is made where the name is new."""
+        return self._terms.place(name, lambda: make().astype(np.float32))
+
+    def factors(self, name: str, make: Callable[[], np.ndarray]) -> int:
+        """Return where panels lie that are multiplied."""
+        return self._factors.place(name, lambda: self._as_factors(make()))
+
+    def _as_factors(self, panels: Float[np.ndarray, "*before depth panel"]) -> np.ndarray:
+        values = np.ascontiguousarray(panels, np.float32)
+        if not self.short:
+            return values
+        *before, depth, columns = values.shape
+        pairs = torch.from_numpy(values).view(*before, depth // 2, 2, columns).transpose(-1, -2)
+        rounded: np.ndarray = pairs.bfloat16().contiguous().view(torch.uint16).numpy()
+        return rounded
+
+    def arrays(self) -> tuple[Float32[np.ndarray, " terms"], np.ndarray]:
+        """Return all terms and all factors."""
+        return self._terms.array(), self._factors.array()
+
+
+class _Row:
+    """Arrays, one behind the other."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind, self._length, self._joined = kind, 0, False
+        self._places: dict[str, int] = {}
+        self._arrays: list[np.ndarray] = []
+
+    def place(self, name: str, make: Callable[[], np.ndarray]) -> int:
+        if name not in self._places:
+            assert not self._joined, name
+            self._places[name] = self._length
+            self._arrays.append(make().ravel())
+            self._length += self._arrays[-1].size
+        return self._places[name]
+
+    def array(self) -> np.ndarray:
+        """Return them as one, which begins where a line of the cache does."""
+        joined = aligned(self._length, self._kind)
+        np.concatenate(self._arrays, out=joined)
+        self._arrays, self._joined = [], True
+        return joined
+
+
+def aligned(length: int, kind: type = np.float32) -> np.ndarray:
+    """Return memory that begins where a line of the cache does, in large pages where there are.
+
+    Small ones lie anywhere: some thousand that are read again and again displace each other from
+    the caches, in one process more than in another (measured: up to twice the time).
+    """
+    size = length * np.dtype(kind).itemsize
+    if sys.platform == "linux":
+        region = mmap.mmap(-1, size + _LARGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel may be built without them
+            region.madvise(mmap.MADV_HUGEPAGE)
+    else:
+        region = mmap.mmap(-1, size + _LARGE_PAGE)
+    memory = np.frombuffer(region, np.uint8)
+    return memory[-memory.ctypes.data % _LARGE_PAGE :][:size].view(kind)
+
+
+def as_panels(matrix: Float[np.ndarray, "*before depth columns"]) -> np.ndarray:
+    """Return a matrix as panels x depth x ``PANEL``, zeros beyond its last column."""
+    *before, depth, columns = matrix.shape
+    panels = -(-columns // PANEL)
+    wide = np.zeros((*before, depth, panels * PANEL), matrix.dtype)
+    wide[..., :columns] = matrix
+    return np.moveaxis(wide.reshape(*before, depth, panels, PANEL), -2, -3)
+
+
+def by_taps(kernels: Float[Tensor, "out depth h w"]) -> np.ndarray:
+    """Return kernels as panels x (h x w x depth) x ``PANEL``."""
+    return as_panels(kernels.detach().permute(2, 3, 1, 0).flatten(0, 2).numpy())
+
+
+def at_points(kernels: Float[Tensor, "out depth 3 3"]) -> np.ndarray:
+    """Return kernels, as polynomials, at the 36 pairs of points: x panels x depth x ``PANEL``.
+
+    G of F(4 x 4, 3 x 3), computed in float64.
+    """
+    points = np.array([0, NEAR, -NEAR, FAR, -FAR])
+    distances = points[:, None] - points
+    np.fill_diagonal(distances, 1)
+    powers = points[:, None] ** np.arange(3) / distances.prod(1, keepdims=True)
+    evaluate = np.vstack([powers, [0, 0, 1]])
+    values = kernels.detach().double().numpy()
+    found = np.einsum("ij,ocjk,lk->ilco", evaluate, values, evaluate, optimize=True)
+    return as_panels(found.reshape(POINTS, *found.shape[2:]))

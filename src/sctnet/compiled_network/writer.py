@@ -1,0 +1,329 @@
+"""Writes steps, and cuts them into pieces."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sctnet.compiled_network import steps as kinds
+from sctnet.compiled_network.packing import Weights, at_points, by_taps
+from sctnet.compiled_network.planes import Memory, Plane
+from sctnet.compiled_network.vectors import LANES, PANEL, ROWS
+
+_CACHE_VALUES = 150_000
+"""Of one side of a product, which should stay in a core's own cache."""
+_TILES = 64
+"""Of a piece, at most."""
+_PIECES = 16
+"""Of a step, at least, where it can be cut so; the same for any number of threads."""
+
+
+_MAKE_FACTORS = kinds.FLOATS, kinds.BYTES, kinds.POOL, kinds.NORMALISE
+"""What these make is always multiplied next."""
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and deviation of red, green and blue."""
+
+
+class Norm(NamedTuple):
+    """A batch norm, or a part of its channels."""
+
+    name: str
+    module: nn.Module
+    """Where it is no batch norm, nothing is changed."""
+    first: int = 0
+
+    def scale_and_shift(self, channels: int) -> Float[np.ndarray, "2 channels"]:
+        """Return what it multiplies with, and what it adds."""
+        norm = self.module
+        if not isinstance(norm, nn.BatchNorm2d):
+            return np.stack([np.ones(channels), np.zeros(channels)])
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        given = norm.weight, norm.bias, norm.running_mean, norm.running_var
+        part = slice(self.first, self.first + channels)
+        weight, bias, mean, variance = (each.detach().double().numpy()[part] for each in given)
+        scale = weight / np.sqrt(variance + norm.eps)
+        return np.stack([scale, bias - mean * scale])
+
+
+class Program(NamedTuple):
+    """Steps for pictures of one size, and what they need."""
+
+    steps: np.ndarray
+    offsets: Int64[np.ndarray, " offsets"]
+    memory: int
+    """Values."""
+    scratch: int
+    """Values for each thread."""
+    logits: Plane
+
+
+class Writer:
+    """Writes steps; planes that are no longer read make room for others."""
+
+    def __init__(self, weights: Weights, threads: int) -> None:
+        self._weights, self._threads = weights, threads
+        self._steps: list[dict[str, int]] = []
+        self._offsets = [0]
+        self._scratch = 0
+        self._memory = Memory()
+        self._spans: dict[Plane, tuple[int, int]] = {}
+
+    def plane(
+        self, height: int, width: int, channels: int, *, frame: int = 1, short: bool = False
+    ) -> Plane:
+        """Return a place for maps; its frame is wider below and to the right, as far as tiles go.
+
+        Only the step that clears the frame writes there, at the same time as the next one makes
+        the maps. What is only multiplied may be ``short``, and then is where the factors are.
+        """
+        short = short and self._weights.short
+        row = (width + 2 * frame + kinds.TILE - 1) * channels
+        length = (height + 2 * frame + kinds.TILE - 1) * row
+        span = self._memory.take(-(-length // 2) if short else length)
+        begin = (2 if short else 1) * span[0] + frame * (row + channels)
+        plane = Plane(begin, row, channels, height, width, channels, short)
+        self._spans[plane] = span
+        self._rows(kinds.CLEAR, None, plane, {"taps": frame, "joins": False})
+        return plane
+
+    def strided(self, convolution: nn.Conv2d, x: Plane, short: bool = False) -> Plane:
+        """Return a place for what a convolution makes that pads with half of its size."""
+        stride = int(convolution.stride[0])
+        height, width = ((side - 1) // stride + 1 for side in (x.height, x.width))
+        return self.plane(height, width, convolution.out_channels, short=short)
+
+    def release(self, *planes: Plane) -> None:
+        """Let what comes now write over planes."""
+        for plane in planes:
+            self._memory.give_back(self._spans.pop(plane))
+
+    def picture(self, height: int, width: int, statistics: Statistics | None) -> Plane:
+        """Write the step that reads the picture; return where it is then.
+
+        With ``statistics`` it is one of bytes, else prepared. Pairs of short floats are multiplied:
+        there it has a fourth channel.
+        """
+        target = self.plane(height, width, 4 if self._weights.short else 3, short=True)
+        if statistics is None:
+            self._rows(kinds.FLOATS, None, target, {})
+        else:
+            begin = self._weights.terms("statistics", lambda: _repeated(statistics))
+            self._rows(kinds.BYTES, None, target, {"weights": begin})
+            self._scratch = max(self._scratch, 3 * width)
+        return target
+
+    def affine(self, source: Plane, norm: Norm, target: Plane, rectify: bool = True) -> None:
+        """Write a batch norm of running statistics, and a ReLU."""
+        self._rows(kinds.AFFINE, source, target, self._affine(norm, target, rectify))
+
+    def pool(self, source: Plane, size: int, stride: int, norm: Norm, target: Plane) -> None:
+        """Write an average of size x size pixels, 0: of all, a batch norm and a ReLU."""
+        pieces = target.height * target.width
+        values = self._affine(norm, target, True) | {"taps": size, "stride": stride}
+        self._step(kinds.POOL, source, target, pieces, values)
+
+    def resize(self, source: Plane, norm: Norm, target: Plane, plus: Plane | None = None) -> None:
+        """Write a bilinear resize, a sum, a batch norm and a ReLU."""
+        self._rows(kinds.RESIZE, source, target, self._affine(norm, target, True), plus)
+
+    def normalise(self, maps: Plane, group: int, squared: bool, target: Plane) -> None:
+        """Write a grouped double normalisation; each group has so many maps, which are lost."""
+        pieces = _rows_at_once(maps)[1]
+        parts = [self.plane(1, pieces, maps.channels, frame=0) for _ in range(2)]
+        values = {"largest": parts[0].begin, "totals": parts[1].begin}
+        values |= {"taps": group, "stride": 1 + squared}
+        for kind in (kinds.LARGEST, kinds.EXPONENTIAL):
+            self._rows(kind, maps, maps, values)
+        self._rows(kinds.NORMALISE, maps, target, values)
+        self.release(*parts)
+
+    def convolution(
+        self,
+        name: str,
+        module: nn.Conv2d,
+        source: Plane,
+        target: Plane,
+        activation: int = kinds.LINEAR,
+        plus: Plane | None = None,
+    ) -> None:
+        """Write a module, a sum and an activation."""
+        stride, weight = int(module.stride[0]), module.weight
+        self.convolve(name, weight, module.bias, source, target, stride, activation, plus)
+
+    def convolve(
+        self,
+        name: str,
+        kernels: Float[Tensor, "out depth h w"],
+        bias: Float[Tensor, " out"] | None,
+        source: Plane,
+        target: Plane,
+        stride: int = 1,
+        activation: int = kinds.LINEAR,
+        plus: Plane | None = None,
+    ) -> None:
+        """Write a convolution that pads with half of its kernels' size, a sum, an activation."""
+        if kernels.shape[1] < source.channels:  # a picture's fourth channel
+            kernels = F.pad(kernels, (0, 0, 0, 0, 0, source.channels - kernels.shape[1]))
+        panels = -(-len(kernels) // PANEL)
+        values = {"panels": panels, "stride": stride, "activation": activation}
+        given = np.zeros(0) if bias is None else bias.detach().numpy()
+        values["bias"] = self._weights.terms(
+            f"{name}.bias", lambda: np.pad(given, (0, panels * PANEL - len(given)))
+        )
+        cut = self._winograd if stride == 1 and _in_tiles(kernels) else self._taps
+        cut(name, kernels, source, target, values, plus)
+
+    def program(self, logits: Plane) -> Program:
+        """Return what was written."""
+        steps = np.zeros(len(self._steps), kinds.STEP)
+        for index, step in enumerate(self._steps):
+            for name, value in step.items():
+                steps[index][name] = value
+        # Vectors, and the last rows of a product, reach beyond what is meant.
+        slack = 2 * ROWS * int(steps["source_pixel"].max()) + PANEL
+        memory, scratch = self._memory.length + slack, self._scratch + slack
+        return Program(steps, np.array(self._offsets, np.int64), memory, scratch, logits)
+
+    def _step(
+        self,
+        kind: int,
+        source: Plane | None,
+        target: Plane,
+        pieces: int,
+        values: Mapping[str, int],
+        residual: Plane | None = None,
+    ) -> None:
+        height, width, channels = target.shape
+        if kind in _MAKE_FACTORS or kind == kinds.RESIZE:
+            assert target.short == (self._weights.short and kind != kinds.RESIZE)
+        step = {"kind": kind, "pieces": pieces, "height": height, "width": width}
+        step |= {"channels": channels, "short": target.short, "residual": -1, "joins": True}
+        for name, plane in (("source", source), ("target", target), ("residual", residual)):
+            if plane is not None:
+                step |= {name: plane.begin, f"{name}_row": plane.row, f"{name}_pixel": plane.pixel}
+        if source is not None:
+            step |= {"source_height": source.height, "source_width": source.width}
+        self._steps.append({**step, **values})
+
+    def _rows(
+        self,
+        kind: int,
+        source: Plane | None,
+        target: Plane,
+        values: Mapping[str, int],
+        residual: Plane | None = None,
+    ) -> None:
+        """Write a step of which a piece is some rows."""
+        rows, pieces = _rows_at_once(target)
+        self._step(kind, source, target, pieces, {**values, "group": rows}, residual)
+        self._scratch = max(self._scratch, 2 * target.channels)
+
+    def _affine(self, norm: Norm, target: Plane, rectify: bool) -> dict[str, int]:
+        channels = target.channels
+        begin = self._weights.terms(
+            f"{norm.name}[{norm.first}:{norm.first + channels}]",
+            lambda: norm.scale_and_shift(channels),
+        )
+        activation = kinds.RELU if rectify else kinds.LINEAR
+        return {"weights": begin, "bias": begin + channels, "activation": activation}
+
+    def _winograd(
+        self,
+        name: str,
+        kernels: Tensor,
+        source: Plane,
+        target: Plane,
+        values: Mapping[str, int],
+        plus: Plane | None,
+    ) -> None:
+        """Write a step whose pieces are some tiles, and of these some panels."""
+        tiles = -(-target.height // kinds.TILE) * -(-target.width // kinds.TILE)
+        depth, panels = kernels.shape[1], values["panels"]
+        wide = -(-depth // LANES) * LANES
+        held = _CACHE_VALUES // kinds.POINTS
+        group = held * (2 if self._weights.short else 1) // wide // ROWS * ROWS
+        group = min(max(group, ROWS), _TILES // ROWS * ROWS, -(-tiles // ROWS) * ROWS)
+        groups = -(-tiles // group)
+        of_piece = self._panels_of_piece(groups, panels)
+        at_once = max(1, min(held // (group * PANEL), of_piece))
+        columns = at_once * PANEL
+        scratch = kinds.POINTS * (group * (wide + columns) + 2 * LANES) + kinds.TILE**2 * columns
+        self._scratch = max(self._scratch, scratch)
+        how = {
+            "weights": self._weights.factors(f"{name}.winograd", lambda: at_points(kernels)),
+            "depth": depth,
+            "panels_at_once": at_once,
+        }
+        self._products(kinds.WINOGRAD, source, target, (group, groups, of_piece), values, how, plus)
+
+    def _taps(
+        self,
+        name: str,
+        kernels: Tensor,
+        source: Plane,
+        target: Plane,
+        values: Mapping[str, int],
+        plus: Plane | None,
+    ) -> None:
+        """Write a step whose pieces are some rows, and of these some panels."""
+        _, depth, down, across = kernels.shape
+        rows = [(y - down // 2) * source.row for y in range(down)]
+        columns = [(x - across // 2) * source.pixel for x in range(across)]
+        if source.pixel == depth:  # neighbours in a row lie side by side: they are one tap
+            columns, depth = columns[:1], depth * across
+        offsets = [row + column for row in rows for column in columns]
+        wide, panels = -(-target.width // ROWS) * ROWS, values["panels"]
+        group = min(2 * _CACHE_VALUES // (wide * panels * PANEL), target.height // _PIECES)
+        group = max(group, 1)
+        groups = -(-target.height // group)
+        of_piece = self._panels_of_piece(groups, panels)
+        self._scratch = max(self._scratch, group * wide * of_piece * PANEL)
+        how = {
+            "weights": self._weights.factors(f"{name}.taps", lambda: by_taps(kernels)),
+            "offsets": len(self._offsets),
+            "taps": len(offsets),
+            "depth": depth,
+        }
+        self._offsets += offsets
+        self._products(kinds.CONVOLVE, source, target, (group, groups, of_piece), values, how, plus)
+
+    def _products(
+        self,
+        kind: int,
+        source: Plane,
+        target: Plane,
+        cut: tuple[int, int, int],
+        values: Mapping[str, int],
+        how: Mapping[str, int],
+        plus: Plane | None,
+    ) -> None:
+        group, groups, of_piece = cut
+        shares = -(-values["panels"] // of_piece)
+        pieces = {"group": group, "shares": shares, "panels_of_piece": of_piece}
+        self._step(kind, source, target, groups * shares, {**values, **how, **pieces}, plus)
+
+    def _panels_of_piece(self, groups: int, panels: int) -> int:
+        """Return how many panels a piece takes, so that there are pieces enough for all threads."""
+        of_piece = panels
+        while of_piece > 1 and groups * -(-panels // of_piece) < 2 * self._threads:
+            of_piece = -(-of_piece // 2)
+        return of_piece
+
+
+def _repeated(statistics: Statistics) -> Float[np.ndarray, " values"]:
+    return np.tile(statistics, kinds.PERIOD // 3).ravel()
+
+
+def _in_tiles(kernels: Tensor) -> bool:
+    return kernels.shape[2:] == (3, 3) and kernels.shape[1] >= LANES
+
+
+def _rows_at_once(plane: Plane) -> tuple[int, int]:
+    """Return how many rows a piece has, and how many pieces there are."""
+    rows = max(1, plane.height // _PIECES)
+    return rows, -(-plane.height // rows)
