@@ -30,7 +30,6 @@ from sctnet.inference.video import VideoOptions, predict_video, worker_pool
 from sctnet.inference.video_source import VideoFrame, open_video
 from sctnet.inference.video_tinting import tinted
 from sctnet.inference.video_writer import VideoWriter
-from sctnet.labels import label_map
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 
@@ -38,7 +37,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 SAMPLE = 80  # frames in memory, for the stages and the bare model
 CALIBRATION = 24  # frames
 RUNTIMES = [
-    ("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("openvino", "fp32"),
+    ("folder", "fp32"), ("folder", "bf16"), ("onnx", "fp32"), ("openvino", "fp32"),
     ("openvino", "bf16"), ("openvino", "int8"),
 ]  # fmt: skip
 
@@ -75,7 +74,7 @@ class Models:
 
     def open(self, runtime: str, precision: str, threads: int) -> Segmenter:
         """Return the model in this runtime; ends in logits, which are resized outside the graph."""
-        if runtime == "torch":
+        if runtime == "folder":
             return Segmenter(self._model, "cpu", precision, threads=threads)
         stored = "int8" if precision == "int8" else "fp32"
         file = self._folder / f"{stored}{'.onnx' if runtime == 'onnx' else '.xml'}"
@@ -127,31 +126,9 @@ def one_thread() -> Iterator[None]:
     cv2.setNumThreads(opencv_threads)
 
 
-def inference(segmenter: Segmenter, frames: list[VideoFrame]) -> dict[str, float]:
-    """Return the core-milliseconds of labelling; all but PyTorch prepare pictures themselves."""
-    count = len(frames)
-    if not hasattr(segmenter.runtime, "labeller"):
-        pictures = [[frame.picture] for frame in frames]
-        return {
-            "infer": core_milliseconds(
-                lambda: [segmenter.predict_labels(picture) for picture in pictures], count
-            )
-        }
-    labeller = segmenter.runtime.labeller
-    pixels = [segmenter.predictor.pixels(frame.picture) for frame in frames]
-    prepared = [labeller.preparation(image) for image in pixels]
-    size, working = tuple(pixels[0].shape[2:]), tuple(prepared[0].shape[2:])
-    return {
-        "prepare": core_milliseconds(lambda: [labeller.preparation(x) for x in pixels], count),
-        "infer": core_milliseconds(
-            lambda: [label_map(labeller.logits(x), working, size) for x in prepared], count
-        ),
-    }
-
-
 @torch.inference_mode()
 def stages(segmenter: Segmenter, clip: Path, frames: list[VideoFrame]) -> dict[str, float]:
-    """Return the core-milliseconds of each stage; infer includes the label map at full size."""
+    """Return the core-milliseconds of each stage; infer is all from picture to label map."""
     count, labels = len(frames), segmenter.predict_labels([frame.picture for frame in frames])
     seen = np.ones(len(segmenter.classes), np.int64)
     look = segmenter.colours, segmenter.classes, VideoOptions.alpha
@@ -184,7 +161,9 @@ def stages(segmenter: Segmenter, clip: Path, frames: list[VideoFrame]) -> dict[s
 
     return {
         "decode": core_milliseconds(decode, count),
-        **inference(segmenter, frames),
+        "infer": core_milliseconds(
+            lambda: [segmenter.predict_labels([frame.picture]) for frame in frames], count
+        ),
         "overlay": core_milliseconds(draw, count),
         "encode": core_milliseconds(encode, count),
     }

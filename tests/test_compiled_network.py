@@ -1,5 +1,8 @@
 """The network in loops of our own: the same as PyTorch's, whatever the size and the processor."""
 
+import copy
+import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -23,7 +26,7 @@ from sctnet.compiled_network.writer import Norm, Writer
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import create_model
-from sctnet.models.cfblock import grouped_double_normalisation
+from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 from sctnet.preparation import Preparation, PreparationConfig
 from sctnet.weights import ModelConfig
@@ -167,7 +170,7 @@ def norm_of(channels: int) -> nn.BatchNorm2d:
     channels=st.sampled_from([1, 16, 37]),
 )
 def test_pools_are_those_of_pytorch(size, height, width, channels):
-    x, norm, stride = torch.randn(channels, height, width), norm_of(channels), size // 4 or 1
+    x, norm = torch.randn(channels, height, width), norm_of(channels)
     stride = {5: 2, 9: 4, 17: 8, 0: 1}[size]
     pool = nn.AvgPool2d(size, stride, size // 2) if size else nn.AdaptiveAvgPool2d(1)
     expected = F.relu(norm(pool(x[None])))[0]
@@ -243,8 +246,10 @@ def test_no_two_planes_share_a_place(requests):
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """Return the model with running statistics as training leaves them."""
+    """Return the model as training leaves it: with statistics, and kernels that can tell apart."""
     for module in model.modules():
+        if isinstance(module, KernelAttention):
+            module.kernels.data *= 200
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
@@ -264,34 +269,99 @@ VARIANTS = [
     ("sctnet-tiny", {"attention_kernel": "1x9+9x1", "stage4_depth": 1, "stage3_depth": 2}),
     ("sctnet-tiny", {"attention_kernel": "1x1", "base_channels": 12, "dappm_channels": 7}),
     ("sctnet-tiny", {"stage3_block": "residual", "stage4_block": "residual"}),
+    ("sctnet-tiny", {"num_classes": 300, "attention_kernels": 6, "attention_groups": 3}),
 ]
 
 
 @pytest.mark.parametrize(("variant", "options"), VARIANTS)
-@pytest.mark.parametrize("size", [(1, 1), (33, 31), (64, 160), (97, 50)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 31), (64, 160), (97, 50), (1, 500), (500, 2)])
 def test_logits_are_those_of_the_network(variant, options, size):
     torch.manual_seed(0)
-    model = with_statistics(create_model(variant, 19, **options))
+    model = with_statistics(create_model(variant, **{"num_classes": 19} | options))
     fused = model.fuse()
     assert can_be_compiled(fused)
     images = torch.randn(2, 3, *size)
     found = CompiledNetwork(fused, *STATISTICS)(images)
     with torch.inference_mode():
+        in_pytorch = fused.features(images).logits
         expected = model.double().features(images.double()).logits
     assert found.shape == expected.shape
-    assert deviation(found, expected) < 1e-5
+    assert deviation(found, expected) < 1e-6 + 5 * deviation(in_pytorch, expected)
 
 
 @needs_pairs
-@pytest.mark.parametrize("size", [(1, 1), (33, 31), (96, 160)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 31), (96, 160), (500, 2)])
 def test_short_factors_cost_little(size):
     torch.manual_seed(0)
     model = with_statistics(create_model("sctnet-s", 19)).fuse()
     images = torch.randn(1, 3, *size)
     exact = CompiledNetwork(model, *STATISTICS)(images)
     short = CompiledNetwork(model, *STATISTICS, short=True)(images)
-    assert (short - exact).std() < 0.03 * exact.std()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        in_pytorch = model.features(images).logits.float()
+    assert (short - exact).std() < 4 * (in_pytorch - exact).std()
     assert not torch.equal(short, exact)
+
+
+def test_norms_of_several_gpus_are_norms():
+    model = with_statistics(create_model("sctnet-tiny", 5))
+    images = torch.randn(1, 3, 50, 70)
+    expected = CompiledNetwork(model.fuse(), *STATISTICS)(images)
+    several = nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+    assert torch.equal(CompiledNetwork(several.fuse(), *STATISTICS)(images), expected)
+
+
+def test_what_overflows_is_refused():
+    """Finite weights, whose similarities to the kernels are not."""
+    model = create_model("sctnet-tiny", 5).eval()
+    block = model.stage4[3]
+    block.attention_norm.weight.data *= 1e25
+    block.attention.stripes[0].kernels.data *= 1e18
+    segmenter = segmenter_of(model)
+    assert isinstance(segmenter.runtime, CpuRuntime)
+    with pytest.raises(sctnet.SctnetError, match="not finite"):
+        segmenter(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+
+
+def test_a_copy_in_another_process_finds_the_same():
+    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    images = torch.randn(1, 3, 41, 67)
+    expected = model(images)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), expected)
+    assert torch.equal(copy.deepcopy(model)(images), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_has_its_own_memory(platform, monkeypatch):
+    monkeypatch.setattr(packing.sys, "platform", platform)
+    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    images = torch.randn(8, 3, 80, 80)
+    expected = model(images)
+    child = os.fork()
+    if not child:
+        os._exit(0 if all(torch.equal(model(images), expected) for _ in range(20)) else 1)
+    assert all(torch.equal(model(images), expected) for _ in range(20))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_idle_memory_is_bounded(monkeypatch):
+    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    model(torch.randn(1, 3, 64, 64))
+    assert len(model._idle) == 1
+    monkeypatch.setattr(network, "_KEPT_VALUES", model._idle[0].size)
+    model(torch.randn(1, 3, 128, 128))
+    assert not model._idle
+
+
+def test_a_lack_of_memory_is_named_as_such(monkeypatch):
+    def refused(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(packing.mmap, "mmap", refused)
+    with pytest.raises(MemoryError):
+        packing.aligned(1000)
 
 
 def test_bytes_are_normalised_as_the_preparation_does():
@@ -373,16 +443,18 @@ def test_a_segmenter_labels_as_pytorch_does(precision):
         (found,), (expected,) = segmenter.runtime(images, **options), plain(images, **options)
         assert found.shape == expected.shape
         same = (found.argmax(1) == expected.argmax(1)).float().mean()
-        assert same >= (1 if precision == "fp32" else 0.95)
+        assert same >= (1 if precision == "fp32" else 0.9)
 
 
 OTHER_VECTORS = """
 import sys
-import llvmlite.binding
-ask = llvmlite.binding.get_host_cpu_features
-llvmlite.binding.get_host_cpu_features = lambda: {"avx": sys.argv[1] == "8"}
+from types import SimpleNamespace
+from numba.core.registry import cpu_target
+features = {"8": "+avx,+fma", "4": "+sse2"}[sys.argv[1]]
+target = SimpleNamespace(magic_tuple=lambda: ("", "", features))
+cpu_target.target_context.codegen = lambda: target
 import sctnet.compiled_network.vectors
-llvmlite.binding.get_host_cpu_features = ask
+del cpu_target.target_context.codegen
 import torch, sctnet
 from sctnet.compiled_network import CompiledNetwork, can_be_compiled, network, vectors
 from sctnet.compiled_network.loop import network_loop
@@ -390,6 +462,7 @@ assert vectors.LANES == int(sys.argv[1])
 loop = network_loop(False, cached=False)  # what is on the disk is for this processor's vectors
 network._loop = lambda short, cached: loop
 model = sctnet.create_model("sctnet-s", num_classes=5).eval()
+assert can_be_compiled(model) == (vectors.LANES > 4)
 assert not can_be_compiled(model, short=True)
 images = torch.randn(1, 3, 70, 45)
 found = CompiledNetwork(model.fuse(), (0.0,) * 3, (1.0,) * 3)(images)
@@ -399,7 +472,8 @@ print(float((found - expected).abs().max() / expected.abs().max()))
 """
 
 
-@pytest.mark.parametrize("lanes", ["8", pytest.param("4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", ["8", "4"])
 def test_processors_with_shorter_vectors_find_the_same(lanes):
     """Of 256 bits, as most computers have, and of 128."""
     command = [sys.executable, "-c", OTHER_VECTORS, lanes]

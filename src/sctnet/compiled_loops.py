@@ -62,10 +62,11 @@ def compile_loop(
     """
     from numba import njit
 
-    digest = sha256(repr(_OPTIONS).encode())
-    for module in (sys.modules[function.__module__], *parts):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    function.__qualname__ = f"{function.__name__}_{digest.hexdigest()[:12]}"
+    if cached:
+        digest = sha256(repr(_OPTIONS).encode())
+        for module in (sys.modules[function.__module__], *parts):
+            digest.update(Path(str(module.__file__)).read_bytes())
+        function.__qualname__ = f"{function.__name__}_{digest.hexdigest()[:12]}"
     return njit([signature], cache=cached, **_OPTIONS)(function)
 
 

@@ -21,10 +21,11 @@ _LEAST = np.float32(-126)
 def exponential(x: Any) -> Any:
     """Return e to the power of a number that is not positive, within 2e-7; without branches.
 
-    A power of 2 from a table, times the Taylor series of what is left, half a step at most.
+    A power of 2 from a table, times the Taylor series of what is left, half a step at most. What is
+    not a number gives the smallest: it would be an index.
     """
     power = x * _LOG2_E
-    power = power if power > _LEAST else _LEAST  # what is not a number too: it is an index below
+    power = power if power > _LEAST else _LEAST
     whole = np.floor(power + np.float32(0.5))
     rest = (power - whole) * _LN_2
     series = _OVER_720 * rest + _OVER_120

@@ -453,6 +453,7 @@ def _exponentials(step: Any, piece: int, memory: Any, scratch: Any) -> None:
         for x in range(step.width):
             values = memory[step.source + y * step.source_row + x * step.source_pixel :][:channels]
             for c in range(channels):
+                total[c] += _ZERO * values[c]  # what is not finite stays so: see ``exponential``
                 values[c] = exponential(values[c] - largest[c])
                 total[c] += values[c]
     memory[step.totals + piece * channels :][:channels] = total

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Iterator
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from sctnet.compiled_network.writer import Program
 
 _KEPT_VALUES = 100_000_000
-"""Larger memories are given back after each picture."""
+"""Of all memories that are idle; what is more is given back after a picture."""
+_KEPT_PROGRAMS = 16
 
 
 def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
@@ -31,8 +31,12 @@ def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
     """
     if not isinstance(network, SCTNet) or not has_numba():
         return False
-    from sctnet.compiled_network.vectors import LANES, multiplies_pairs
+    from numba.core import config as numba_config
 
+    from sctnet.compiled_network.vectors import LANES, multiplies_and_adds, multiplies_pairs
+
+    if vars(numba_config)["DISABLE_JIT"] or not multiplies_and_adds():
+        return False
     config = network.config
     if not {config.stage3_block, config.stage4_block} <= {"cfblock", "residual"}:
         return False
@@ -63,15 +67,20 @@ class CompiledNetwork:
         short: bool = False,
     ) -> None:
         from sctnet.compiled_network.packing import Weights
-        from sctnet.compiled_network.program import write_program
 
-        weights, self._statistics = Weights(short), (mean, std)
-        self._program = lru_cache(maxsize=16)(partial(write_program, network, weights))
+        self._network, self._places = network, Weights(short)
+        self._statistics = mean, std
+        self._programs: dict[tuple[Any, ...], Program] = {}
         # Whatever the picture, its steps then find the place of their weights.
         self._program(64, 64, self._statistics, 1)
-        self._weights = weights.arrays()
+        self._weights = self._places.arrays()
+        self._network = copy.deepcopy(network).to("meta")  # its shapes are still asked for
         self._callers = 1
         self._idle: list[_Workspace] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made again."""
+        return self.__dict__ | {"_programs": {}, "_idle": []}
 
     @torch.inference_mode()
     def __call__(
@@ -92,7 +101,7 @@ class CompiledNetwork:
         for index in range(number):
             workspace.compute(program, pictures[index].reshape(-1), self._weights)
             logits[index] = workspace.read(program.logits)
-        if program.memory <= _KEPT_VALUES:
+        if sum(each.size for each in [workspace, *self._idle]) <= _KEPT_VALUES:
             self._idle.append(workspace)
         return torch.from_numpy(logits).permute(0, 3, 1, 2)
 
@@ -101,6 +110,18 @@ class CompiledNetwork:
         other = copy.copy(self)
         other._callers, other._idle = callers, []
         return other
+
+    def _program(self, *key: Any) -> "Program":
+        """Return the steps for a height, a width, statistics or none, and so many threads."""
+        from sctnet.compiled_network.program import write_program
+
+        program = self._programs.get(key)
+        if program is None:
+            program = write_program(self._network, self._places, *key)
+            if len(self._programs) >= _KEPT_PROGRAMS:
+                self._programs.clear()
+            self._programs[key] = program
+        return program
 
 
 def _threads(callers: int) -> int:
@@ -115,6 +136,11 @@ class _Workspace:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.float32)
         self._scratch: list[np.ndarray] = []
+
+    @property
+    def size(self) -> int:
+        """Return its values."""
+        return len(self._memory)
 
     def fit(self, program: "Program", threads: int) -> None:
         """Make room for a program."""

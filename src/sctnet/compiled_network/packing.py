@@ -80,14 +80,23 @@ def aligned(length: int, kind: type = np.float32) -> np.ndarray:
     the caches, in one process more than in another (measured: up to twice the time).
     """
     size = length * np.dtype(kind).itemsize
-    if sys.platform == "linux":
-        region = mmap.mmap(-1, size + _LARGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a kernel may be built without them
-            region.madvise(mmap.MADV_HUGEPAGE)
-    else:
-        region = mmap.mmap(-1, size + _LARGE_PAGE)
+    try:
+        region = _own_memory(size + _LARGE_PAGE)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes cannot be had") from error
     memory = np.frombuffer(region, np.uint8)
     return memory[-memory.ctypes.data % _LARGE_PAGE :][:size].view(kind)
+
+
+def _own_memory(size: int) -> mmap.mmap:
+    """Return memory that a fork gets a copy of."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a kernel may be built without them
+            region.madvise(mmap.MADV_HUGEPAGE)
+    return region
 
 
 def as_panels(matrix: Float[np.ndarray, "*before depth columns"]) -> np.ndarray:
@@ -97,6 +106,12 @@ def as_panels(matrix: Float[np.ndarray, "*before depth columns"]) -> np.ndarray:
     wide = np.zeros((*before, depth, panels * PANEL), matrix.dtype)
     wide[..., :columns] = matrix
     return np.moveaxis(wide.reshape(*before, depth, panels, PANEL), -2, -3)
+
+
+def whole_panels(bias: Float[Tensor, " out"] | None, panels: int) -> np.ndarray:
+    """Return a bias for so many panels, zeros beyond it."""
+    given = np.zeros(0) if bias is None else bias.detach().numpy()
+    return np.pad(given, (0, panels * PANEL - len(given)))
 
 
 def by_taps(kernels: Float[Tensor, "out depth h w"]) -> np.ndarray:

@@ -5,6 +5,7 @@ Importing this imports numba. Every function here is called from within compiled
 lengths and distances are in values, not bytes.
 """
 
+import platform
 from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
@@ -14,6 +15,7 @@ import numba.extending
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 
 _intrinsic: Callable[[Any], Any] = numba.extending.intrinsic
 
@@ -36,17 +38,38 @@ class _ShortFloat(ir.Type):  # type: ignore[misc]
 _FLOAT, _INDEX, _INT, _SHORT = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(16)
 
 
+def _features() -> set[str]:
+    """Return what the processor can do of which numba makes use."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return {each[1:] for each in features.split(",") if each.startswith("+")}
+
+
+_FEATURES = _features()
+_ARM = platform.machine().lower() in {"arm64", "aarch64"}
+
+
 def _shape() -> tuple[int, int, int]:
     """Return the lanes of a vector, and how many rows and vectors a product holds at once.
 
     Their product, and what is loaded beside, has to fit into the registers: 32 or 16.
     """
-    features = llvmlite.binding.get_host_cpu_features()
-    if features.get("avx512f"):
+    if "avx512f" in _FEATURES:
         return 16, 8, 2
-    if features.get("avx"):
+    if "avx" in _FEATURES:
         return 8, 6, 2
-    return (4, 12, 2) if features.get("neon") else (4, 6, 2)
+    return (4, 12, 2) if _ARM else (4, 6, 2)
+
+
+def multiplies_and_adds() -> bool:
+    """Say whether this processor does both in one go; others are better left to PyTorch."""
+    return _ARM or {"avx", "fma"} <= _FEATURES
+
+
+def multiplies_pairs() -> bool:
+    """Say whether it multiplies pairs of short floats (bfloat16) and sums them."""
+    # Before LLVM 16 the instruction was named with other types.
+    known = llvmlite.binding.llvm_version_info >= (16, 0, 0)
+    return known and LANES == 16 and "avx512bf16" in _FEATURES
 
 
 LANES, ROWS, _VECTORS = _shape()
@@ -55,15 +78,11 @@ PANEL = LANES * _VECTORS
 
 NEAR, FAR = sqrt(0.5), sqrt(2)
 """The points, beside 0 and infinity, of which the transforms evaluate polynomials; with each its
-opposite. Sums of rounding errors are half of those of the usual 1 and 2 (measured)."""
+opposite. Rounding errors are half of those of the usual 1 and 2 (measured). Their product is 1, as
+``_at_points`` presumes."""
 
 _VECTOR, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 _SHORTS, _PAIRS = ir.VectorType(_ShortFloat(), LANES), ir.VectorType(_ShortFloat(), 2 * LANES)
-
-
-def multiplies_pairs() -> bool:
-    """Say whether this processor multiplies pairs of short floats (bfloat16) and sums them."""
-    return bool(LANES == 16 and llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
 
 
 class _Code:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.compiled_network import steps as kinds
-from sctnet.compiled_network.packing import Weights, at_points, by_taps
+from sctnet.compiled_network.packing import Weights, at_points, by_taps, whole_panels
 from sctnet.compiled_network.planes import Memory, Plane
 from sctnet.compiled_network.vectors import LANES, PANEL, ROWS
 
@@ -33,14 +33,15 @@ class Norm(NamedTuple):
 
     name: str
     module: nn.Module
-    """Where it is no batch norm, nothing is changed."""
+    """A batch norm, or an identity, which changes nothing."""
     first: int = 0
 
     def scale_and_shift(self, channels: int) -> Float[np.ndarray, "2 channels"]:
         """Return what it multiplies with, and what it adds."""
         norm = self.module
-        if not isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.Identity):
             return np.stack([np.ones(channels), np.zeros(channels)])
+        assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm), norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         given = norm.weight, norm.bias, norm.running_mean, norm.running_var
@@ -171,10 +172,7 @@ class Writer:
             kernels = F.pad(kernels, (0, 0, 0, 0, 0, source.channels - kernels.shape[1]))
         panels = -(-len(kernels) // PANEL)
         values = {"panels": panels, "stride": stride, "activation": activation}
-        given = np.zeros(0) if bias is None else bias.detach().numpy()
-        values["bias"] = self._weights.terms(
-            f"{name}.bias", lambda: np.pad(given, (0, panels * PANEL - len(given)))
-        )
+        values["bias"] = self._weights.terms(f"{name}.bias", lambda: whole_panels(bias, panels))
         cut = self._winograd if stride == 1 and _in_tiles(kernels) else self._taps
         cut(name, kernels, source, target, values, plus)
 

@@ -31,8 +31,8 @@ class Segmenter:
     .onnx (ONNX Runtime) or an OpenVINO .xml. ``device`` is any device of the runtime; by default a
     CUDA GPU where there is one and the model is a folder, else the CPU. ``precision`` is
     ``"fp32"``, ``"bf16"`` or ``"fp16"``, or ``"auto"``: of a folder fp16 on a CUDA GPU and fp32
-    elsewhere, of a file its own. The short ones run the network under autocast, while logits are
-    resized in float32 all the same. An .onnx file keeps its own precision; an .xml file in floats
+    elsewhere, of a file its own. The short ones are for the network alone, logits are resized in
+    float32 all the same. An .onnx file keeps its own precision; an .xml file in floats
     runs in fp32 or bf16.
 
     ``threads`` is how many the CPU's part may use, by default as many as PyTorch does; for a folder
@@ -47,7 +47,7 @@ class Segmenter:
     processed at more than 16 million pixels, in windows of the same scale.
 
     ``probabilities`` asks for those of every class in every result. ``batch_size`` pictures at
-    most, and 4 million pixels at the working size, pass the network together.
+    most, and 4 million pixels at the working size, are given to the network together.
 
     What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`, and by
     :class:`~sctnet.inference.predictor.Predictor` for further ``scales`` and ``flip``.
@@ -235,8 +235,8 @@ class Segmenter:
     def side_by_side(self, callers: int) -> "Segmenter":
         """Return the same for so many threads that call it at a time.
 
-        Each call is then computed in its share of the threads of an exported file, and in as many
-        as PyTorch is told of a folder.
+        Each call is then computed in its share of the threads, where it is not PyTorch that
+        computes: that has as many as it is told.
         """
         other = copy.copy(self)
         other.runtime = self.runtime.side_by_side(callers)
