@@ -59,7 +59,7 @@ def models(folder: Path, calibrate: Path | None) -> dict[str, Path]:
     whole = save_model(
         load_model("sctnet-s-camvid"), folder / "model", config.classes, preparation=preparation
     )
-    found = {"torch, fp32": whole}
+    found = {"folder, fp32": whole}
     for kind, precision, suffix in FILES:
         if precision == "int8" and calibrate is None:
             continue
