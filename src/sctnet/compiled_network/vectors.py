@@ -197,26 +197,15 @@ def multiply(
     """
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _write_multiply(_Code(builder), left.dtype == types.uint16, *arguments)
+        _write_multiply(_Code(builder), left.dtype == types.uint16, arguments)
         return context.get_dummy_value()
 
     given = left, distance, offsets, taps, depth, right, start, product, stride
     return types.void(*given), write
 
 
-def _write_multiply(
-    code: _Code,
-    short: bool,
-    left: Any,
-    distance: Any,
-    offsets: Any,
-    taps: Any,
-    depth: Any,
-    right: Any,
-    start: Any,
-    product: Any,
-    stride: Any,
-) -> None:
+def _write_multiply(code: _Code, short: bool, arguments: Sequence[Any]) -> None:
+    left, distance, offsets, taps, depth, right, start, product, stride = arguments
     builder, columns = code.builder, range(_VECTORS)
     kind, vector, at_once = (_INT, _INTS, 2) if short else (_FLOAT, _VECTOR, 1)
     add_products = code.add_pairs if short else code.scale_add

@@ -18,9 +18,8 @@ _CACHE_VALUES = 150_000
 _TILES = 64
 """Of a piece, at most."""
 _PIECES = 16
-"""Of a step, at least, where it can be cut so; the same for any number of threads."""
-
-
+"""Of a step whose pieces are rows, at least, where there are so many; for any number of threads,
+as sums of pieces are rounded."""
 _MAKE_FACTORS = kinds.FLOATS, kinds.BYTES, kinds.POOL, kinds.NORMALISE
 """What these make is always multiplied next."""
 
@@ -130,6 +129,7 @@ class Writer:
 
     def resize(self, source: Plane, norm: Norm, target: Plane, plus: Plane | None = None) -> None:
         """Write a bilinear resize, a sum, a batch norm and a ReLU."""
+        assert not target.short
         self._rows(kinds.RESIZE, source, target, self._affine(norm, target, True), plus)
 
     def normalise(self, maps: Plane, group: int, squared: bool, target: Plane) -> None:
@@ -197,8 +197,8 @@ class Writer:
         residual: Plane | None = None,
     ) -> None:
         height, width, channels = target.shape
-        if kind in _MAKE_FACTORS or kind == kinds.RESIZE:
-            assert target.short == (self._weights.short and kind != kinds.RESIZE)
+        if kind in _MAKE_FACTORS:
+            assert target.short == self._weights.short
         step = {"kind": kind, "pieces": pieces, "height": height, "width": width}
         step |= {"channels": channels, "short": target.short, "residual": -1, "joins": True}
         for name, plane in (("source", source), ("target", target), ("residual", residual)):
