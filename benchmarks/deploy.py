@@ -43,7 +43,7 @@ from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.timing import REST
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.preparation import WorkingSize
 from sctnet.provenance import environment

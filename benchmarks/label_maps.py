@@ -27,7 +27,7 @@ from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.opening import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.segmenter import Segmenter
-from sctnet.labels import label_map, label_map_and_confidence, label_map_method
+from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
 from sctnet.labels.planes import planar_label_map
 from sctnet.provenance import environment
 from sctnet.writing import write_text

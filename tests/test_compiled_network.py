@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sctnet
-from sctnet.compiled_loops import compiled
-from sctnet.compiled_network import CompiledNetwork, can_be_compiled, network, packing
-from sctnet.compiled_network import steps as kinds
-from sctnet.compiled_network.packing import Weights
-from sctnet.compiled_network.planes import Memory, Plane
-from sctnet.compiled_network.vectors import PANEL, multiplies_pairs
-from sctnet.compiled_network.writer import Norm, Writer
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.kernels.jit import compiled
+from sctnet.kernels.network import CompiledNetwork, can_be_compiled, network, packing
+from sctnet.kernels.network import steps as kinds
+from sctnet.kernels.network.memory import Memory, Plane
+from sctnet.kernels.network.packing import Weights
+from sctnet.kernels.network.vectors import PANEL, multiplies_pairs
+from sctnet.kernels.network.writer import Norm, Writer
 from sctnet.models import create_model
 from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
@@ -453,11 +453,11 @@ from numba.core.registry import cpu_target
 features = {"8": "+avx,+fma", "4": "+sse2"}[sys.argv[1]]
 target = SimpleNamespace(magic_tuple=lambda: ("", "", features))
 cpu_target.target_context.codegen = lambda: target
-import sctnet.compiled_network.vectors
+import sctnet.kernels.network.vectors
 del cpu_target.target_context.codegen
 import torch, sctnet
-from sctnet.compiled_network import CompiledNetwork, can_be_compiled, network, vectors
-from sctnet.compiled_network.loop import network_loop
+from sctnet.kernels.network import CompiledNetwork, can_be_compiled, network, vectors
+from sctnet.kernels.network.loop import network_loop
 assert vectors.LANES == int(sys.argv[1])
 loop = network_loop(False, cached=False)  # what is on the disk is for this processor's vectors
 network._loop = lambda short, cached: loop

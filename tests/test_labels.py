@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import sctnet
-from sctnet import compiled_loops
 from sctnet.errors import SctnetError
-from sctnet.labels import (
-    compiled,
-    gathered,
-    label_map,
-    label_map_and_confidence,
-    label_map_method,
-    planes,
-)
+from sctnet.kernels import argmax as compiled
+from sctnet.kernels import jit as compiled_loops
+from sctnet.labels import gathered, planes
+from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
 from sctnet.labels.planes import planar_label_map, resized
 from sctnet.weights import ModelConfig
 
@@ -232,7 +227,7 @@ def in_a_process(script, **environment):
 
 FORKED = """
 import multiprocessing, torch
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 
 torch.set_num_threads(2)
 logits = torch.randn(1, 5, 60, 60, generator=torch.Generator().manual_seed(0))
@@ -257,7 +252,7 @@ def test_a_forked_process_has_threads_of_its_own():
 
 
 def test_importing_the_package_does_not_import_numba():
-    script = "import sys, sctnet, sctnet.labels, sctnet.labelling; print('numba' in sys.modules)"
+    script = "import sys, sctnet, sctnet.labels.label_map, sctnet.labelling; print('numba' in sys.modules)"
     assert in_a_process(script).strip() == "False"
 
 
@@ -265,7 +260,7 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None  # what import then finds is no numba
 import torch
-from sctnet.labels import label_map, label_map_and_confidence, label_map_method
+from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
 logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
 labels, confidence = label_map_and_confidence(logits, (48, 64))
 assert torch.equal(labels, label_map(logits, (48, 64)))
@@ -282,7 +277,7 @@ def test_without_numba_pytorch_makes_the_label_map():
 FIRST_CALL = """
 import weakref
 import torch
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 
 def call():
     logits = torch.ones(1, 2, 3, 3)
@@ -295,7 +290,7 @@ assert call()() is None
 
 LAST_THREAD = """
 import threading, time, torch
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 
 def late():
     time.sleep(0.5)
@@ -326,7 +321,7 @@ def test_two_processes_may_compile_at_once_and_a_cache_be_damaged(tmp_path):
 
 
 def test_without_a_cache_the_loop_is_compiled_each_time(monkeypatch):
-    from sctnet.labels import loop
+    from sctnet.kernels import argmax_loop as loop
 
     asked = []
 
@@ -343,7 +338,7 @@ def test_without_a_cache_the_loop_is_compiled_each_time(monkeypatch):
 
 def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
     """numba keeps an exception when it compiles, and an exception keeps all frames around it."""
-    from sctnet.labels import loop
+    from sctnet.kernels import argmax_loop as loop
 
     kept = []
     monkeypatch.setattr(loop, "compiled_loop", lambda *_, **__: kept.append(sys._getframe()))
@@ -358,7 +353,7 @@ def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
 
 
 def test_the_exponential_of_loops_is_within_its_bound():
-    from sctnet.exponential import exponential
+    from sctnet.kernels.exponential import exponential
 
     powers = -np.geomspace(1e-8, 80, 5000).astype(np.float32)
     found = np.array([exponential(power) for power in [np.float32(0), *powers]])
@@ -409,7 +404,9 @@ def test_a_gpu_without_a_compiler_takes_class_after_class(monkeypatch):
 
 COMPILED = """
 import torch
-from sctnet.labels import gathered, label_map, planes
+from sctnet.labels import gathered
+from sctnet.labels import planes
+from sctnet.labels.label_map import label_map
 logits = torch.randn(1, 19, 7, 9, generator=torch.Generator().manual_seed(0))
 for sizes in ([(56, 72)], [(56, 72), (70, 61)], [(60, 80)]):
     down = planes.taps_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)

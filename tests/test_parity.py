@@ -9,7 +9,7 @@ from released import REFERENCE, released_checkpoint
 from torch import Tensor
 
 import sctnet
-from sctnet.compiled_network import CompiledNetwork
+from sctnet.kernels.network import CompiledNetwork
 from sctnet.models import SCTNet
 from sctnet.models.layers import resize
 

@@ -29,7 +29,7 @@ from sctnet.inference.tiling import (
     composed_probabilities,
     window_grid,
 )
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.labels.planes import resized_part
 from sctnet.pictures.overlay import overlay
 from sctnet.preparation import Preparation, PreparationConfig, WorkingSize

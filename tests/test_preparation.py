@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from sctnet import compiled_loops, preparation
-from sctnet.compiled_preparation import compiled_preparation
+from sctnet import preparation
+from sctnet.kernels import jit as compiled_loops
+from sctnet.kernels.preprocessing import compiled_preparation
 from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
 
 

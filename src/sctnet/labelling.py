@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor, nn
 
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.preparation import Preparation, PreparationConfig
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.compiled_loops import has_numba
-from sctnet.compiled_preparation import compiled_preparation
+from sctnet.kernels.jit import has_numba
+from sctnet.kernels.preprocessing import compiled_preparation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]

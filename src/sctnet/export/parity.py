@@ -17,7 +17,7 @@ from sctnet.errors import SctnetError
 from sctnet.exported import ExportedConfig, Precision
 from sctnet.inference.files import find_pictures
 from sctnet.labelling import ImageToLabels
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.models import SegmentationNetwork
 
 Batch = UInt8[np.ndarray, "n h w 3"]

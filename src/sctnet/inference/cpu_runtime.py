@@ -7,8 +7,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sctnet.compiled_network import CompiledNetwork
 from sctnet.exported import Output
+from sctnet.kernels.network import CompiledNetwork
 from sctnet.models import SCTNet
 from sctnet.preparation import Preparation, PreparationConfig
 

@@ -17,7 +17,7 @@ from sctnet.inference.tiling import (
     composed_labels,
     composed_probabilities,
 )
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.labels.planes import resized
 from sctnet.weights import ModelConfig
 

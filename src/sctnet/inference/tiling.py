@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from sctnet.labels import label_map
+from sctnet.labels.label_map import label_map
 from sctnet.labels.planes import label_kind, resized_part
 
 _BAND_PIXELS = 4_000_000

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.compiled_loops import has_numba
 from sctnet.errors import SctnetError
-from sctnet.labels.compiled import compiled_label_map
+from sctnet.kernels.argmax import compiled_label_map
+from sctnet.kernels.jit import has_numba
 from sctnet.labels.gathered import gathered_label_map
 from sctnet.labels.planes import Size, planar_label_map, resized
 

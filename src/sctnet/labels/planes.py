@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Int32, UInt8, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
-from sctnet.labels.taps import composed, side_of
+from sctnet.kernels.interpolation import composed, side_of
 
 Size = tuple[int, int]
 Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]

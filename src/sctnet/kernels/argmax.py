@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.compiled_loops import compiled, parts, share_out
+from sctnet.kernels.interpolation import side_of
+from sctnet.kernels.jit import compiled, parts, share_out
 from sctnet.labels.planes import Size, label_kind
-from sctnet.labels.taps import side_of
 
 _SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
 
@@ -80,6 +80,6 @@ def _as_float32(samples: np.ndarray) -> Float32[np.ndarray, "..."]:
 
 
 def _loop(wide: bool, cached: bool) -> Any:
-    from sctnet.labels.loop import compiled_loop  # which imports numba
+    from sctnet.kernels.argmax_loop import compiled_loop  # which imports numba
 
     return compiled_loop(wide, cached)

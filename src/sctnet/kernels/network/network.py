@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from sctnet.compiled_loops import compiled, has_numba, share_out
+from sctnet.kernels.jit import compiled, has_numba, share_out
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
-    from sctnet.compiled_network.planes import Plane
-    from sctnet.compiled_network.writer import Program
+    from sctnet.kernels.network.memory import Plane
+    from sctnet.kernels.network.writer import Program
 
 _KEPT_VALUES = 100_000_000
 """Of all memories that are idle; what is more is given back after a picture."""
@@ -33,7 +33,7 @@ def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
         return False
     from numba.core import config as numba_config
 
-    from sctnet.compiled_network.vectors import LANES, multiplies_and_adds, multiplies_pairs
+    from sctnet.kernels.network.vectors import LANES, multiplies_and_adds, multiplies_pairs
 
     if vars(numba_config)["DISABLE_JIT"] or not multiplies_and_adds():
         return False
@@ -66,7 +66,7 @@ class CompiledNetwork:
         std: tuple[float, float, float],
         short: bool = False,
     ) -> None:
-        from sctnet.compiled_network.packing import Weights
+        from sctnet.kernels.network.packing import Weights
 
         self._network, self._places = network, Weights(short)
         self._statistics = mean, std
@@ -113,7 +113,7 @@ class CompiledNetwork:
 
     def _program(self, *key: Any) -> "Program":
         """Return the steps for a height, a width, statistics or none, and so many threads."""
-        from sctnet.compiled_network.program import write_program
+        from sctnet.kernels.network.program import write_program
 
         program = self._programs.get(key)
         if program is None:
@@ -144,7 +144,7 @@ class _Workspace:
 
     def fit(self, program: "Program", threads: int) -> None:
         """Make room for a program."""
-        from sctnet.compiled_network.packing import aligned
+        from sctnet.kernels.network.packing import aligned
 
         if len(self._memory) < program.memory:
             self._memory = aligned(program.memory)
@@ -178,6 +178,6 @@ class _Workspace:
 
 
 def _loop(short: bool, cached: bool) -> Any:
-    from sctnet.compiled_network.loop import network_loop
+    from sctnet.kernels.network.loop import network_loop
 
     return network_loop(short, cached)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sctnet.compiled_loops import part_of_loop
+from sctnet.kernels.jit import part_of_loop
 
 _POWERS = (0.5 ** np.arange(128)).astype(np.float32)
 _ONE, _OVER_2, _OVER_6, _OVER_24, _OVER_120, _OVER_720 = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import float32, int32, types, uint8
 
-from sctnet.compiled_loops import compile_loop, part_of_loop
+from sctnet.kernels.jit import compile_loop, part_of_loop
 
 _AT_ONCE = 4
 """Rows that are summed before the sum is written."""

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from sctnet.compiled_network.steps import POINTS
-from sctnet.compiled_network.vectors import FAR, NEAR, PANEL
+from sctnet.kernels.network.steps import POINTS
+from sctnet.kernels.network.vectors import FAR, NEAR, PANEL
 
 LINE = 64
 """Bytes of a line of the cache."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sctnet.compiled_network.packing import LINE
+from sctnet.kernels.network.packing import LINE
 
 _VALUES = LINE // 4
 

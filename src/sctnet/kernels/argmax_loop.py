@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numba import boolean, float32, int32, types, uint8, uint16
 
-import sctnet.exponential as exponentials
-from sctnet.compiled_loops import compile_loop, part_of_loop
-from sctnet.exponential import exponential
+import sctnet.kernels.exponential as exponentials
+from sctnet.kernels.exponential import exponential
+from sctnet.kernels.jit import compile_loop, part_of_loop
 
 # What rounding can do to the difference of two classes, as a share of their size: some ten times
 # the error of two resizes in float32.

@@ -1,5 +1,5 @@
 """Networks computed on the CPU by loops of our own."""
 
-from sctnet.compiled_network.network import CompiledNetwork, can_be_compiled
+from sctnet.kernels.network.network import CompiledNetwork, can_be_compiled
 
 __all__ = ["CompiledNetwork", "can_be_compiled"]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numba import float32, from_dtype, int64, types, uint8, uint16
 
-import sctnet.exponential as exponentials
-from sctnet.compiled_loops import compile_loop, part_of_loop
-from sctnet.compiled_network import steps, vectors
-from sctnet.compiled_network.steps import (
+import sctnet.kernels.exponential as exponentials
+from sctnet.kernels.exponential import exponential
+from sctnet.kernels.jit import compile_loop, part_of_loop
+from sctnet.kernels.network import steps, vectors
+from sctnet.kernels.network.steps import (
     AFFINE,
     BYTES,
     CLEAR,
@@ -31,7 +32,7 @@ from sctnet.compiled_network.steps import (
     TILE,
     WINOGRAD,
 )
-from sctnet.compiled_network.vectors import (
+from sctnet.kernels.network.vectors import (
     LANES,
     PANEL,
     ROWS,
@@ -43,7 +44,6 @@ from sctnet.compiled_network.vectors import (
     transform_pixels,
     transform_products,
 )
-from sctnet.exponential import exponential
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _ROOT_HALF = np.float32(0.5**0.5)

@@ -5,10 +5,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sctnet.compiled_network.packing import Weights
-from sctnet.compiled_network.planes import Plane
-from sctnet.compiled_network.steps import GELU, LINEAR, RELU
-from sctnet.compiled_network.writer import Norm, Program, Statistics, Writer
+from sctnet.kernels.network.memory import Plane
+from sctnet.kernels.network.packing import Weights
+from sctnet.kernels.network.steps import GELU, LINEAR, RELU
+from sctnet.kernels.network.writer import Norm, Program, Statistics, Writer
 from sctnet.models.cfblock import TransformerBlock
 from sctnet.models.dappm import DAPPM
 from sctnet.models.layers import ResidualBlock

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.compiled_network import steps as kinds
-from sctnet.compiled_network.packing import Weights, at_points, by_taps, whole_panels
-from sctnet.compiled_network.planes import Memory, Plane
-from sctnet.compiled_network.vectors import LANES, PANEL, ROWS
+from sctnet.kernels.network import steps as kinds
+from sctnet.kernels.network.memory import Memory, Plane
+from sctnet.kernels.network.packing import Weights, at_points, by_taps, whole_panels
+from sctnet.kernels.network.vectors import LANES, PANEL, ROWS
 
 _CACHE_VALUES = 150_000
 """Of one side of a product, which should stay in a core's own cache."""

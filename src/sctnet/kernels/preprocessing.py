@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int32, UInt8
 from torch import Tensor
 
-from sctnet.compiled_loops import compiled, parts, share_out
+from sctnet.kernels.jit import compiled, parts, share_out
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
 
@@ -73,6 +73,6 @@ def side(inputs: int, outputs: int, antialias: bool) -> Side:
 
 
 def _loop(cached: bool) -> Any:
-    from sctnet.preparation_loop import preparation_loop  # which imports numba
+    from sctnet.kernels.preprocessing_loop import preparation_loop  # which imports numba
 
     return preparation_loop(cached)
