@@ -27,7 +27,7 @@ import torch
 from sctnet.data.images import read_image
 from sctnet.data.opening import open_dataset
 from sctnet.inference.segmenter import Segmenter
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
 from sctnet.serving.bulk import BulkOptions, predict_bulk
 from sctnet.weights import find_model, load_config, load_model, save_model

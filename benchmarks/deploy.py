@@ -43,9 +43,9 @@ from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.timing import REST
-from sctnet.labels.label_map import label_map
 from sctnet.models import SegmentationNetwork, create_model
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.label_map import label_map
+from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
 from sctnet.weights import ModelConfig, load_config, load_model, save_model
 from sctnet.writing import write_text

@@ -27,8 +27,8 @@ from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.opening import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.segmenter import Segmenter
-from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
-from sctnet.labels.planes import planar_label_map
+from sctnet.pipeline.argmax_torch import planar_label_map
+from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 
@@ -106,7 +106,7 @@ def evaluation(
     segmenter: Segmenter, data: SegmentationDataset, rounds: int = 2
 ) -> dict[str, dict[str, float]]:
     """Return the images a second, and the mIoU, of a scoring with label maps of either kind."""
-    chosen = sys.modules["sctnet.labels.label_map"]
+    chosen = sys.modules["sctnet.pipeline.label_map"]
     found: dict[str, dict[str, float]] = {}
     own = chosen.label_map_method
     for _ in range(rounds):

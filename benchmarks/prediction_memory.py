@@ -22,7 +22,7 @@ import torch
 from sctnet.data.images import read_image
 from sctnet.export.exporting import export_model
 from sctnet.inference.segmenter import Segmenter
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
 from sctnet.weights import load_config, load_model, save_model
 from sctnet.writing import write_text

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from label_maps import fastest
 
-from sctnet import preparation
 from sctnet.inference.segmenter import Segmenter
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline import preprocessing as preparation
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 

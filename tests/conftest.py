@@ -18,11 +18,11 @@ settings.load_profile("any speed")
 install_import_hook(
     [
         "sctnet.models",
-        "sctnet.preparation",
-        "sctnet.labelling",
-        "sctnet.labels.label_map",
+        "sctnet.pipeline.preprocessing",
+        "sctnet.pipeline.image_to_labels",
+        "sctnet.pipeline.label_map",
         "sctnet.kernels.argmax",
-        "sctnet.labels.planes",
+        "sctnet.pipeline.argmax_torch",
         "sctnet.kernels.interpolation",
         "sctnet.data.random_crops",
         "sctnet.training.batch_augmentation",

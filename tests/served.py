@@ -13,7 +13,7 @@ import torch
 import uvicorn
 
 import sctnet
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.serving.application import create_application
 from sctnet.serving.limits import Limits
 from sctnet.serving.metrics import Metrics

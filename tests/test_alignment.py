@@ -15,7 +15,7 @@ from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.starting import save_backbone
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import (

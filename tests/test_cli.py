@@ -21,7 +21,7 @@ from sctnet.data.camvid import CLASSES, COLOURS
 from sctnet.data.synthetic import SPLITS
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.evaluation.scores import Scores
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.training.recipe import load_recipe
 
 

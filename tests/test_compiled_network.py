@@ -28,7 +28,7 @@ from sctnet.kernels.network.writer import Norm, Writer
 from sctnet.models import create_model
 from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 from sctnet.weights import ModelConfig
 
 STATISTICS = IMAGENET_MEAN, IMAGENET_STD

@@ -18,7 +18,7 @@ from sctnet.data.augmentation import (
     to_sample,
 )
 from sctnet.data.dataset import IGNORE
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 

@@ -31,7 +31,7 @@ from sctnet.export.tensorrt_format import unsupported
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.weights import load_config, load_model
 
 CLASSES = ("road", "car", "tree", "shrub", "sky")

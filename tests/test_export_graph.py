@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from sctnet.export.resizing import BLOCK, resized
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 
 sides = st.integers(1, 70)
 

@@ -17,9 +17,10 @@ import sctnet
 from sctnet.errors import SctnetError
 from sctnet.kernels import argmax as compiled
 from sctnet.kernels import jit as compiled_loops
-from sctnet.labels import gathered, planes
-from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
-from sctnet.labels.planes import planar_label_map, resized
+from sctnet.pipeline import argmax_cuda as gathered
+from sctnet.pipeline import argmax_torch as planes
+from sctnet.pipeline.argmax_torch import planar_label_map, resized
+from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
 from sctnet.weights import ModelConfig
 
 SIDES = st.integers(1, 300)
@@ -158,7 +159,7 @@ def test_logits_that_are_not_finite_are_refused(value, kind, method, monkeypatch
 
 
 def label_maps_module():
-    return sys.modules["sctnet.labels.label_map"]
+    return sys.modules["sctnet.pipeline.label_map"]
 
 
 def test_the_largest_numbers_are_numbers():
@@ -227,7 +228,7 @@ def in_a_process(script, **environment):
 
 FORKED = """
 import multiprocessing, torch
-from sctnet.labels.label_map import label_map
+from sctnet.pipeline.label_map import label_map
 
 torch.set_num_threads(2)
 logits = torch.randn(1, 5, 60, 60, generator=torch.Generator().manual_seed(0))
@@ -252,7 +253,7 @@ def test_a_forked_process_has_threads_of_its_own():
 
 
 def test_importing_the_package_does_not_import_numba():
-    script = "import sys, sctnet, sctnet.labels.label_map, sctnet.labelling; print('numba' in sys.modules)"
+    script = "import sys, sctnet, sctnet.pipeline.label_map, sctnet.pipeline.image_to_labels; print('numba' in sys.modules)"
     assert in_a_process(script).strip() == "False"
 
 
@@ -260,7 +261,7 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None  # what import then finds is no numba
 import torch
-from sctnet.labels.label_map import label_map, label_map_and_confidence, label_map_method
+from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
 logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
 labels, confidence = label_map_and_confidence(logits, (48, 64))
 assert torch.equal(labels, label_map(logits, (48, 64)))
@@ -277,7 +278,7 @@ def test_without_numba_pytorch_makes_the_label_map():
 FIRST_CALL = """
 import weakref
 import torch
-from sctnet.labels.label_map import label_map
+from sctnet.pipeline.label_map import label_map
 
 def call():
     logits = torch.ones(1, 2, 3, 3)
@@ -290,7 +291,7 @@ assert call()() is None
 
 LAST_THREAD = """
 import threading, time, torch
-from sctnet.labels.label_map import label_map
+from sctnet.pipeline.label_map import label_map
 
 def late():
     time.sleep(0.5)
@@ -404,9 +405,9 @@ def test_a_gpu_without_a_compiler_takes_class_after_class(monkeypatch):
 
 COMPILED = """
 import torch
-from sctnet.labels import gathered
-from sctnet.labels import planes
-from sctnet.labels.label_map import label_map
+from sctnet.pipeline import gathered
+from sctnet.pipeline import planes
+from sctnet.pipeline.label_map import label_map
 logits = torch.randn(1, 19, 7, 9, generator=torch.Generator().manual_seed(0))
 for sizes in ([(56, 72)], [(56, 72), (70, 61)], [(60, 80)]):
     down = planes.taps_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)

@@ -12,7 +12,7 @@ import sctnet
 from sctnet.data.augmentation import Sample
 from sctnet.data.balancing import balanced_weights
 from sctnet.models.layers import resize
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
 from sctnet.training.recipe import OHEM, LossRecipe, OptimizerRecipe, ScheduleRecipe
 from sctnet.training.schedule import build_optimizer, learning_rate, set_learning_rate

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 from sctnet.training.batch_augmentation import BatchAugmentation
 from sctnet.training.classification_recipe import ClassificationAugmentation, RandAugmentRecipe
 from sctnet.training.mixing import (

@@ -5,7 +5,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.models import build, create_model, model_configuration
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 from sctnet.training.recipe import OptimizerRecipe, load_recipe, shipped_recipes, shipped_scales
 from sctnet.training.schedule import build_optimizer
 

@@ -29,10 +29,10 @@ from sctnet.inference.tiling import (
     composed_probabilities,
     window_grid,
 )
-from sctnet.labels.label_map import label_map
-from sctnet.labels.planes import resized_part
 from sctnet.pictures.overlay import overlay
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.argmax_torch import resized_part
+from sctnet.pipeline.label_map import label_map
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 
 CLASSES = ("road", "car", "tree", "pole", "sky")
 COLOURS = ((128, 64, 128), (0, 0, 142), (107, 142, 35), (153, 153, 153), (70, 130, 180))
@@ -257,7 +257,7 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
         "_BAND_PIXELS": 1250,
         "has_numba": lambda: False,
     }.items():
-        monkeypatch.setattr(f"sctnet.preparation.{name}", value)
+        monkeypatch.setattr(f"sctnet.pipeline.preprocessing.{name}", value)
     banded = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
     assert (banded.labels == plain.labels).mean() > 0.9995  # ties may turn by rounding
     if kind == "probabilities":

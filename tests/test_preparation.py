@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from sctnet import preparation
 from sctnet.kernels import jit as compiled_loops
 from sctnet.kernels.preprocessing import compiled_preparation
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline import preprocessing as preparation
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_double_precision_is_left_to_pytorch():
 
 TRACED = """
 import torch
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 
 rule = WorkingSize(rule="fixed", height=37, width=51)
 prepare = Preparation(PreparationConfig(working_size=rule))

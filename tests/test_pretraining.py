@@ -22,7 +22,7 @@ from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.inference.classifying import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
-from sctnet.preparation import Preparation
+from sctnet.pipeline.preprocessing import Preparation
 from sctnet.starting import load_start
 from sctnet.training.classification import open_classification
 from sctnet.training.classifier_teachers import ClassifierTeacher

@@ -41,7 +41,7 @@ from sctnet.export.quantising import (
 )
 from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.weights import load_config, load_model
 
 _EXPORT = """

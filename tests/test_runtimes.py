@@ -27,7 +27,7 @@ from sctnet.inference.onnx_engine import OnnxEngine
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.smoothing import Stillness
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.weights import load_config
 
 OUTPUTS = ("labels", "logits", "probabilities", "logits8")

@@ -22,9 +22,9 @@ from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.predictor import Predictor
 from sctnet.inference.torch_runtime import TorchRuntime
-from sctnet.labelling import ImageToLabels
 from sctnet.models import create_model
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.image_to_labels import ImageToLabels
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics

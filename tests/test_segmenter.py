@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import sctnet
-from sctnet.preparation import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
 from sctnet.weights import load_config
 
 CLASSES = ("road", "car", "tree", "pole", "sky")

@@ -16,7 +16,7 @@ from sctnet.models.building import FAMILIES, abstract_network
 from sctnet.models.counting import count_multiply_adds, count_parameters
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.models.segnext import NonNegativeFactorisation
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, LossRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import sctnet
 from sctnet import provenance
 from sctnet.errors import SctnetError
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.starting import load_start, save_backbone
 from sctnet.weights import (
     BUNDLED,

@@ -17,7 +17,7 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.models import build
 from sctnet.models.classifier import Classifier
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.starting import save_backbone
 from sctnet.weights import (
     CLASSIFIER_FILE,

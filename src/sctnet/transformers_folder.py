@@ -17,7 +17,7 @@ from sctnet.models.external_configuration import (
     UPERNET_SIZES,
     TransformersConfig,
 )
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.weights import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,

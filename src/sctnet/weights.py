@@ -26,7 +26,7 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
 from sctnet.models.building import read_configuration
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.writing import write_text
 
 CONFIG_FILE = "config.json"

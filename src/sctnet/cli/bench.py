@@ -44,7 +44,7 @@ def bench(
     from sctnet.inference.runtime import exported_file
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.timing import pictures_to_time, time_predictions
-    from sctnet.labels.label_map import label_map_method
+    from sctnet.pipeline.label_map import label_map_method
 
     pictures = pictures_to_time(height_width("--size", size), images)
     segmenters = [

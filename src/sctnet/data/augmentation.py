@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from sctnet.data.dataset import IGNORE, Labels, Picture
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 
 PictureCrop = UInt8[np.ndarray, "crop_h crop_w 3"]
 LabelsCrop = UInt8[np.ndarray, "crop_h crop_w"]

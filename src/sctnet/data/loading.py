@@ -20,7 +20,7 @@ from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sam
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import Labels, Picture, SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.preparation import WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from sctnet.export.channels_last import normalise_channels_last
 from sctnet.export.resizing import resized
 from sctnet.exported import Output, Precision
 from sctnet.models import SegmentationNetwork
-from sctnet.preparation import Preparation, PreparationConfig, Side
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, Side
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -22,7 +22,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class PictureGraph(nn.Module):
-    """Preparation, network and answer, equal to :class:`sctnet.labelling.ImageToLabels`.
+    """Preparation, network and answer, equal to :class:`sctnet.pipeline.image_to_labels.ImageToLabels`.
 
     Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
     ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the

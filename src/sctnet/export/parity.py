@@ -16,9 +16,9 @@ from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.exported import ExportedConfig, Precision
 from sctnet.inference.files import find_pictures
-from sctnet.labelling import ImageToLabels
-from sctnet.labels.label_map import label_map
 from sctnet.models import SegmentationNetwork
+from sctnet.pipeline.image_to_labels import ImageToLabels
+from sctnet.pipeline.label_map import label_map
 
 Batch = UInt8[np.ndarray, "n h w 3"]
 Run = Callable[[Batch], tuple[np.ndarray, np.ndarray]]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctnet.preparation import Side
+from sctnet.pipeline.preprocessing import Side
 
 BLOCK = 8
 """Outputs computed together. More would multiply by more zeros, fewer would gather more inputs."""

@@ -14,7 +14,7 @@ from sctnet.data.random_crops import resized_side
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import ClassificationScores, evaluate_classifier
 from sctnet.inference.scoring import SCORES_FILE
-from sctnet.preparation import Preparation
+from sctnet.pipeline.preprocessing import Preparation
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.weights import usable_device

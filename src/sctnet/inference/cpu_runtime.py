@@ -10,7 +10,7 @@ from torch import Tensor
 from sctnet.exported import Output
 from sctnet.kernels.network import CompiledNetwork
 from sctnet.models import SCTNet
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 
 
 class CpuRuntime:

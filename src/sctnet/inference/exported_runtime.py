@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.exported import ExportedConfig
-from sctnet.preparation import LARGE_PICTURE, Preparation
+from sctnet.pipeline.preprocessing import LARGE_PICTURE, Preparation
 
 _OUTPUTS = {"logits8": "logits"}  # every other is named as its kind
 _SMALLEST = float(np.finfo(np.float32).tiny)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sctnet.errors import SctnetError
 from sctnet.inference.tiling import Grid, window_grid
-from sctnet.preparation import LARGE_PICTURE, WorkingSize
+from sctnet.pipeline.preprocessing import LARGE_PICTURE, WorkingSize
 
 TILE = 1024  # pixels; what the largest crops in training have
 

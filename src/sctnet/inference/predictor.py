@@ -17,8 +17,8 @@ from sctnet.inference.tiling import (
     composed_labels,
     composed_probabilities,
 )
-from sctnet.labels.label_map import label_map
-from sctnet.labels.planes import resized
+from sctnet.pipeline.argmax_torch import resized
+from sctnet.pipeline.label_map import label_map
 from sctnet.weights import ModelConfig
 
 LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]

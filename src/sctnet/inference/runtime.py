@@ -14,7 +14,7 @@ from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.kernels.network import can_be_compiled
 from sctnet.models import SCTNet, SegmentationNetwork
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.preprocessing import PreparationConfig
 
 if TYPE_CHECKING:
     from sctnet.inference.exported_runtime import ExportedRuntime

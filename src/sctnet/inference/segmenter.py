@@ -49,7 +49,7 @@ class Segmenter:
     ``probabilities`` asks for those of every class in every result. ``batch_size`` pictures at
     most, and 4 million pixels at the working size, are given to the network together.
 
-    What happens to a picture is told by :class:`~sctnet.labelling.ImageToLabels`, and by
+    What happens to a picture is told by :class:`~sctnet.pipeline.image_to_labels.ImageToLabels`, and by
     :class:`~sctnet.inference.predictor.Predictor` for further ``scales`` and ``flip``.
 
     Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and options

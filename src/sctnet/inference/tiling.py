@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from sctnet.labels.label_map import label_map
-from sctnet.labels.planes import label_kind, resized_part
+from sctnet.pipeline.argmax_torch import label_kind, resized_part
+from sctnet.pipeline.label_map import label_map
 
 _BAND_PIXELS = 4_000_000
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.exported import Output
-from sctnet.labelling import ImageToLabels
 from sctnet.models import SegmentationNetwork
-from sctnet.preparation import PreparationConfig
+from sctnet.pipeline.image_to_labels import ImageToLabels
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.weights import usable_device
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sctnet.kernels.interpolation import side_of
 from sctnet.kernels.jit import compiled, parts, share_out
-from sctnet.labels.planes import Size, label_kind
+from sctnet.pipeline.argmax_torch import Size, label_kind
 
 _SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
 

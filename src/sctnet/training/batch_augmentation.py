@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sctnet.preparation import Preparation
+from sctnet.pipeline.preprocessing import Preparation
 from sctnet.training.classification_recipe import ClassificationAugmentation
 from sctnet.training.rand_augment import RandAugment, import_kornia
 

@@ -16,7 +16,7 @@ from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
-from sctnet.preparation import Preparation
+from sctnet.pipeline.preprocessing import Preparation
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification_criterion import ClassificationCriterion
 from sctnet.training.recipe import ClassificationRecipe

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from sctnet.data.classification_loading import ClassifiedSample
 from sctnet.models.classifier import Classifier
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 from sctnet.training.batch_augmentation import BatchAugmentation
 from sctnet.training.classification_recipe import (
     ClassificationAugmentation,

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError
-from sctnet.preparation import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 from sctnet.training.classification_recipe import (
     ClassificationAugmentation,
     ClassificationDataRecipe,

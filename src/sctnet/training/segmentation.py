@@ -16,8 +16,8 @@ from sctnet.data.loading import TrainingStream
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
-from sctnet.labelling import ImageToLabels
 from sctnet.models import SegmentationNetwork, create_model
+from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.processes import ALONE, Processes
 from sctnet.training.alignment import build_alignment
 from sctnet.training.recipe import SegmentationRecipe

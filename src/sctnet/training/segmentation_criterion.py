@@ -9,7 +9,7 @@ from sctnet.data.augmentation import Sample
 from sctnet.data.dataset import IGNORE
 from sctnet.models import SegmentationNetwork
 from sctnet.models.layers import resize
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.criterion import Criterion
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy

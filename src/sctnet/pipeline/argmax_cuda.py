@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.labels.planes import Size, Taps, label_kind, planar_label_map, taps_on
+from sctnet.pipeline.argmax_torch import Size, Taps, label_kind, planar_label_map, taps_on
 
 _compiles = True
 

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor, nn
 
-from sctnet.labels.label_map import label_map
-from sctnet.preparation import Preparation, PreparationConfig
+from sctnet.pipeline.label_map import label_map
+from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 
 
 class ImageToLabels(nn.Module):

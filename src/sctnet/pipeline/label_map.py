@@ -9,8 +9,8 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.kernels.argmax import compiled_label_map
 from sctnet.kernels.jit import has_numba
-from sctnet.labels.gathered import gathered_label_map
-from sctnet.labels.planes import Size, planar_label_map, resized
+from sctnet.pipeline.argmax_cuda import gathered_label_map
+from sctnet.pipeline.argmax_torch import Size, planar_label_map, resized
 
 Method = Literal["compiled", "gathered", "planar"]
 
