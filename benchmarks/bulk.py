@@ -24,13 +24,13 @@ from typing import Any
 import cv2
 import torch
 
+from sctnet.checkpoints.model_folder import find_model, load_config, load_model, save_model
 from sctnet.data.images import read_image
 from sctnet.data.opening import open_dataset
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
 from sctnet.serving.bulk import BulkOptions, predict_bulk
-from sctnet.weights import find_model, load_config, load_model, save_model
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

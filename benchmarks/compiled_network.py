@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sctnet.checkpoints.model_folder import load_model
 from sctnet.data.opening import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.cpu_runtime import CpuRuntime
@@ -21,7 +22,6 @@ from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import SegmentationNetwork
 from sctnet.provenance import environment
-from sctnet.weights import load_model
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

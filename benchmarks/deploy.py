@@ -32,12 +32,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import sctnet
+from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.checkpoints.model_folder import ModelConfig, load_config, load_model, save_model
 from sctnet.data.images import read_image
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.export.exporting import KINDS
 from sctnet.export.programs import quiet_exporters
 from sctnet.export.quantising import OpenVinoQuantiser, quantise
-from sctnet.exported import ExportedConfig
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import shared_core
@@ -47,7 +48,6 @@ from sctnet.models import SegmentationNetwork, create_model
 from sctnet.pipeline.label_map import label_map
 from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
-from sctnet.weights import ModelConfig, load_config, load_model, save_model
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

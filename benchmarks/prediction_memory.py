@@ -19,12 +19,12 @@ from typing import Any
 import cv2
 import torch
 
+from sctnet.checkpoints.model_folder import load_config, load_model, save_model
 from sctnet.data.images import read_image
 from sctnet.export.exporting import export_model
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
-from sctnet.weights import load_config, load_model, save_model
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

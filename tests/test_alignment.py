@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sctnet
+from sctnet.checkpoints.backbone import save_backbone
+from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.augmentation import Sample
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.pipeline.preprocessing import PreparationConfig
-from sctnet.starting import save_backbone
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import (
     AlignmentRecipe,
@@ -30,7 +31,6 @@ from sctnet.training.schedule import build_optimizer
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.teachers import ForeignTeacher, NetworkTeacher, load_teacher
 from sctnet.training.trainer import train
-from sctnet.weights import save_model
 
 CLASSES = open_dataset("synthetic", ["train"]).classes
 TERMS = ("logits", "decoder", "stage4", "stage3")

@@ -9,12 +9,18 @@ import pytest
 import torch
 
 import sctnet
+from sctnet.checkpoints.initialisation import start
+from sctnet.checkpoints.model_folder import (
+    BUNDLED,
+    WEIGHTS_FILE,
+    bundled_models,
+    bundled_names,
+    load_config,
+)
 from sctnet.data.camvid import CLASSES, open_camvid
 from sctnet.errors import SctnetError
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
-from sctnet.training.starts import start
-from sctnet.weights import BUNDLED, WEIGHTS_FILE, bundled_models, bundled_names, load_config
 
 RESULTS = Path(__file__).parents[1] / "results"
 

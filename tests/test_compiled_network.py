@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sctnet
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.kernels.jit import compiled
@@ -29,7 +30,6 @@ from sctnet.models import create_model
 from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
-from sctnet.weights import ModelConfig
 
 STATISTICS = IMAGENET_MEAN, IMAGENET_STD
 needs_pairs = pytest.mark.skipif(

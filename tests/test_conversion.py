@@ -12,11 +12,11 @@ import torch
 from released import REFERENCE, released_checkpoint
 
 import sctnet
-from sctnet.conversion import released_names
+from sctnet.checkpoints.backbone import load_start
+from sctnet.checkpoints.conversion import released_names
+from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.errors import SctnetError
 from sctnet.models.counting import count_parameters
-from sctnet.starting import load_start
-from sctnet.weights import load_config, load_model
 
 DESCRIPTION = json.loads((REFERENCE / "official_checkpoint_shapes.json").read_text())
 CLASSIFIER = "decode_head.conv_seg.weight"

@@ -20,6 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import sctnet
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
 from sctnet.serving import demo_results
@@ -27,7 +28,6 @@ from sctnet.serving.demo_gradio import gradio
 from sctnet.serving.demo_guard import Guard
 from sctnet.serving.demo_labelling import EXAMPLES, Sessions, example_picture
 from sctnet.serving.demo_server import build_application, serve_demo
-from sctnet.weights import ModelConfig
 
 API = "/gradio_api"
 # What gradio calls in pandas is deprecated there.

@@ -18,8 +18,8 @@ from drawn import street
 from PIL import Image
 
 import sctnet
+from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.synthetic import SyntheticStreets
-from sctnet.weights import save_model
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -10,9 +10,9 @@ from efficientnet_lite_pytorch import EfficientNet as Package
 from torch import Tensor
 
 import sctnet
+from sctnet.checkpoints.backbone import load_start
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, create_model
-from sctnet.starting import load_start
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, load_recipe
 from sctnet.training.teachers import load_teacher

@@ -21,6 +21,8 @@ from PIL import Image
 from torch import nn
 
 import sctnet
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
+from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.errors import SctnetError
 from sctnet.export import tensorrt_format
 from sctnet.export.exporting import KINDS, export_model
@@ -28,11 +30,9 @@ from sctnet.export.model_repository import export_model_repository
 from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.weights import load_config, load_model
 
 CLASSES = ("road", "car", "tree", "shrub", "sky")
 TREE, SHRUB = 2, 3  # always equally likely

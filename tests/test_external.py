@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import sctnet
+from sctnet.checkpoints.backbone import load_start, save_backbone
+from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.cli import app
 from sctnet.data.opening import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models.external import TransformersNetwork
 from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
-from sctnet.starting import load_start, save_backbone
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
-from sctnet.training.teacher_conversion import load_encoder
 from sctnet.training.teachers import load_teacher
 from sctnet.training.trainer import train
 

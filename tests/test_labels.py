@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import sctnet
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.kernels import argmax as compiled
 from sctnet.kernels import jit as compiled_loops
@@ -21,7 +22,6 @@ from sctnet.pipeline import argmax_cuda as gathered
 from sctnet.pipeline import argmax_torch as planes
 from sctnet.pipeline.argmax_torch import planar_label_map, resized
 from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
-from sctnet.weights import ModelConfig
 
 SIDES = st.integers(1, 300)
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=0, max_size=3)
@@ -443,7 +443,7 @@ def test_a_network_that_overflows_is_refused():
 
 MEMORY = """
 import numpy as np, sctnet
-from sctnet.weights import ModelConfig
+from sctnet.checkpoints.model_folder import ModelConfig
 
 def kilobytes(key):
     with open("/proc/self/status") as status:

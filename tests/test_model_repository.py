@@ -7,14 +7,14 @@ import jsonschema
 import pytest
 
 import sctnet
+from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.export.model_repository import (
     openvino_configuration,
     triton_configuration,
     write_model_repository,
 )
-from sctnet.exported import ExportedConfig
-from sctnet.weights import ModelConfig
 
 # What model_server's src/schema.cpp demands of a model; nothing else may stand there.
 OPENVINO_SCHEMA = {

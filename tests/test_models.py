@@ -95,7 +95,7 @@ def test_every_parameter_learns(variant):
 
 @each_variant
 def test_save_and_load_bit_for_bit(variant, tmp_path):
-    from sctnet.weights import load_model, save_model
+    from sctnet.checkpoints.model_folder import load_model, save_model
 
     model = trained(variant)
     loaded = load_model(save_model(model, tmp_path / "model"))

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import sctnet
-from sctnet.classifier_folder import load_classifier
+from sctnet.checkpoints.backbone import load_start
+from sctnet.checkpoints.classifier_folder import load_classifier
+from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli import app
 from sctnet.data.classification_opening import open_classified
 from sctnet.errors import SctnetError
@@ -23,7 +25,6 @@ from sctnet.inference.classifying import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation
-from sctnet.starting import load_start
 from sctnet.training.classification import open_classification
 from sctnet.training.classifier_teachers import ClassifierTeacher
 from sctnet.training.dry_run import dry_run
@@ -32,7 +33,6 @@ from sctnet.training.recipe import ClassificationRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.schedule import cosine_schedule, learning_rate, rate_factor
 from sctnet.training.trainer import train
-from sctnet.weights import load_config, load_model
 
 SETTINGS = [
     "model.variant=sctnet-tiny",

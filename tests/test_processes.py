@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from sctnet.checkpoints.model_folder import save_model
 from sctnet.errors import SctnetError
 from sctnet.models import create_model
 from sctnet.models.layers import BatchNorm
 from sctnet.processes import ALONE, Processes, launched_processes
 from sctnet.training.devices import convert_sync_batchnorm
 from sctnet.training.run_folder import read_metrics
-from sctnet.weights import save_model
 
 WORKER = """
 import json, sys, torch

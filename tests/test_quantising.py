@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from openvino import opset13 as operators
 
 import sctnet
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
+from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -39,17 +41,15 @@ from sctnet.export.quantising import (
     OpenVinoQuantiser,
     quantise,
 )
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.weights import load_config, load_model
 
 _EXPORT = """
 import sys
 from pathlib import Path
 from sctnet.export.onnx_format import onnx_model
-from sctnet.exported import ExportedConfig
-from sctnet.weights import load_model
+from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.checkpoints.model_folder import load_model
 
 config = ExportedConfig.from_text(sys.stdin.read(), "stdin")
 model = onnx_model(load_model(sys.argv[1]), config)

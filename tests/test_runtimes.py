@@ -18,17 +18,17 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import sctnet
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
+from sctnet.checkpoints.model_folder import load_config
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference import exported_runtime
 from sctnet.inference.onnx_engine import OnnxEngine
 from sctnet.inference.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.smoothing import Stillness
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.weights import load_config
 
 OUTPUTS = ("labels", "logits", "probabilities", "logits8")
 CLASSES = SyntheticStreets(0, 1).classes
@@ -59,8 +59,8 @@ _EXPORT = """
 import sys
 from pathlib import Path
 from sctnet.export.onnx_format import onnx_model
-from sctnet.exported import ExportedConfig
-from sctnet.weights import load_model
+from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.checkpoints.model_folder import load_model
 
 config = ExportedConfig.from_text(sys.stdin.read(), "stdin")
 model = onnx_model(load_model(sys.argv[1]), config)

@@ -14,6 +14,7 @@ import torch
 from drawn import written
 from torch import nn
 
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.data.augmentation import AugmentationConfig, Sample
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import FileDataset
@@ -29,7 +30,6 @@ from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.trainer import train
-from sctnet.weights import ModelConfig
 
 CONFIG = AugmentationConfig(crop=(32, 40))
 STREETS = SyntheticStreets(0, 7, (48, 64))
@@ -232,7 +232,7 @@ COMPILED = """
 import sys, torch
 from sctnet.training.recipe import load_recipe
 from sctnet.training.trainer import train
-from sctnet.weights import ModelConfig
+from sctnet.checkpoints.model_folder import ModelConfig
 
 calls = []
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 import sctnet
+from sctnet.checkpoints.model_folder import load_config
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
-from sctnet.weights import load_config
 
 CLASSES = ("road", "car", "tree", "pole", "sky")
 

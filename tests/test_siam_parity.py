@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sctnet
-from sctnet.conversion import released_names
+from sctnet.checkpoints.conversion import released_names
+from sctnet.checkpoints.teacher_conversion import convert_teacher
 from sctnet.models import SCTNet, model_configuration
 from sctnet.models.counting import count_parameters
 from sctnet.models.layers import DropPath, resize
@@ -18,7 +19,6 @@ from sctnet.models.segformer import SegFormer
 from sctnet.training.alignment import Alignment
 from sctnet.training.losses import cross_entropy
 from sctnet.training.recipe import AlignmentRecipe
-from sctnet.training.teacher_conversion import convert_teacher
 from sctnet.training.teachers import load_teacher
 
 TERMS = ("logits", "decoder", "stage4", "stage3")

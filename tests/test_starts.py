@@ -9,11 +9,11 @@ import torch
 from released import released_checkpoint
 from torch import Tensor
 
+from sctnet.checkpoints.backbone import save_backbone
+from sctnet.checkpoints.initialisation import start
+from sctnet.checkpoints.model_folder import save_model
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, create_model
-from sctnet.starting import save_backbone
-from sctnet.training.starts import start
-from sctnet.weights import save_model
 
 CLASSES = tuple("abcdefg")
 CONTEXT = "backbone.spp."

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sctnet.checkpoints.model_folder import load_model, save_model
 from sctnet.data.augmentation import Sample
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, create_model
@@ -23,7 +24,6 @@ from sctnet.training.run_folder import read_metrics
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.teachers import NetworkTeacher
 from sctnet.training.trainer import train
-from sctnet.weights import load_model, save_model
 
 CLASSES = ("road", "car", "tree", "sky", "person")
 SMALL = {

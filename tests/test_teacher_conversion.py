@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from sctnet.checkpoints.teacher_conversion import convert_teacher
 from sctnet.cli import app
 from sctnet.errors import SctnetError
-from sctnet.training.teacher_conversion import convert_teacher
 from sctnet.training.teachers import load_teacher
 
 CLASSES = [f"name {index}" for index in range(19)]

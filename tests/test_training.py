@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import sctnet
+from sctnet.checkpoints.model_folder import load_config
 from sctnet.data.opening import open_dataset
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -23,7 +24,6 @@ from sctnet.inference.segmenter import Segmenter
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics
 from sctnet.training.trainer import train
-from sctnet.weights import load_config
 
 SETTINGS = [
     "augmentation.crop=[48, 64]",

@@ -21,6 +21,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import sctnet
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli import app
 from sctnet.errors import SctnetError
 from sctnet.inference import video_source
@@ -34,7 +35,6 @@ from sctnet.inference.video_tinting import tinted
 from sctnet.inference.video_yuv import CODES, from_rgb, standard_of, to_rgb
 from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.pictures.overlay import boundaries_of, overlay
-from sctnet.weights import ModelConfig
 
 CLASSES = ("left", "right")
 MILLISECOND = Fraction(1, 1000)

@@ -14,10 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import sctnet
 from sctnet import provenance
-from sctnet.errors import SctnetError
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.starting import load_start, save_backbone
-from sctnet.weights import (
+from sctnet.checkpoints.backbone import load_start, save_backbone
+from sctnet.checkpoints.model_folder import (
     BUNDLED,
     Source,
     find_model,
@@ -27,6 +25,8 @@ from sctnet.weights import (
     save_model,
     usable_device,
 )
+from sctnet.errors import SctnetError
+from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 
 CLASSES = ("road", "car", "sky")
 KEY = "head.classifier.weight"
@@ -193,7 +193,7 @@ def test_a_run_folder_becomes_a_model_folder(tmp_path):
 
 def test_a_folder_can_be_saved_to_after_every_interruption(tmp_path, monkeypatch):
     """A save that stops at any of its renames leaves what the next one knows to be its own."""
-    renamed = sctnet.weights.Path.replace
+    renamed = sctnet.checkpoints.model_folder.Path.replace
     for stop in range(3):
         calls = iter(range(3))
 
@@ -204,7 +204,7 @@ def test_a_folder_can_be_saved_to_after_every_interruption(tmp_path, monkeypatch
 
         folder = tmp_path / str(stop)
         with monkeypatch.context() as patch:
-            patch.setattr(sctnet.weights.Path, "replace", replace)
+            patch.setattr(sctnet.checkpoints.model_folder.Path, "replace", replace)
             with pytest.raises(KeyboardInterrupt):
                 save_model(network(), folder)
         load_model(save_model(network(), folder))

@@ -14,7 +14,7 @@ from typing import Any
 
 from bundle_model import halved
 
-from sctnet.weights import BUNDLED, WEIGHTS_FILE, load_config, write_folder
+from sctnet.checkpoints.model_folder import BUNDLED, WEIGHTS_FILE, load_config, write_folder
 
 TERMS = "research, non-commercial (ImageNet)"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sctnet.weights import (
+from sctnet.checkpoints.model_folder import (
     BUNDLED,
     WEIGHTS_FILE,
     ModelConfig,

@@ -5,24 +5,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sctnet.conversion import convert_checkpoint as convert_checkpoint
+    from sctnet.checkpoints.conversion import convert_checkpoint as convert_checkpoint
+    from sctnet.checkpoints.model_folder import load_model as load_model
+    from sctnet.checkpoints.model_folder import save_model as save_model
     from sctnet.errors import SctnetError as SctnetError
     from sctnet.export.exporting import export_model as export_model
     from sctnet.inference.segmenter import Segmentation as Segmentation
     from sctnet.inference.segmenter import Segmenter as Segmenter
     from sctnet.models import create_model as create_model
-    from sctnet.weights import load_model as load_model
-    from sctnet.weights import save_model as save_model
 
 _HOMES = {
     "Segmentation": "sctnet.inference.segmenter",
     "Segmenter": "sctnet.inference.segmenter",
     "SctnetError": "sctnet.errors",
-    "convert_checkpoint": "sctnet.conversion",
+    "convert_checkpoint": "sctnet.checkpoints.conversion",
     "create_model": "sctnet.models",
     "export_model": "sctnet.export.exporting",
-    "load_model": "sctnet.weights",
-    "save_model": "sctnet.weights",
+    "load_model": "sctnet.checkpoints.model_folder",
+    "save_model": "sctnet.checkpoints.model_folder",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

@@ -27,7 +27,7 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a released checkpoint into a model folder, strictly."""
-    from sctnet.conversion import convert_checkpoint
+    from sctnet.checkpoints.conversion import convert_checkpoint
     from sctnet.errors import SctnetError
 
     names = [name.strip() for name in classes.split(",")] if classes else None
@@ -49,7 +49,7 @@ def convert(
 
 
 def _convert_teacher(checkpoint: Path, out: Path, names: list[str] | None) -> None:
-    from sctnet.training.teacher_conversion import convert_teacher
+    from sctnet.checkpoints.teacher_conversion import convert_teacher
 
     config = convert_teacher(checkpoint, out, names)
     print(f"{config.variant}, a teacher with {config.num_classes} classes, written to {out}")  # noqa: T201

@@ -30,9 +30,9 @@ def demo(
     """
     import webbrowser
 
+    from sctnet.checkpoints.model_folder import bundled_models
     from sctnet.inference.segmenter import Segmenter
     from sctnet.serving.demo_server import serve_demo
-    from sctnet.weights import bundled_models
 
     def ready(address: str) -> None:
         print(f"Open {address} (Ctrl-C ends it)", flush=True)  # noqa: T201

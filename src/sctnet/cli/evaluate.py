@@ -54,7 +54,7 @@ def evaluate(
 
     The run of a classification is scored by top-1 and top-5 accuracy instead, on centre crops.
     """
-    from sctnet.classifier_folder import is_classifier_folder
+    from sctnet.checkpoints.classifier_folder import is_classifier_folder
 
     if is_classifier_folder(model):
         asked = {"--scales": scales != "1.0", "--flip": flip, "--sheet": sheet > 0}

@@ -20,7 +20,7 @@ def evaluate_classification(
     """Score a classifier: top-1 and top-5 accuracy, speed; ``unsuited`` options are refused."""
     from rich.console import Console
 
-    from sctnet.classifier_folder import load_classifier
+    from sctnet.checkpoints.classifier_folder import load_classifier
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import classification_table
     from sctnet.data.classification_opening import open_classified
@@ -58,7 +58,7 @@ def evaluate_classification(
 
 def default_out(model: str) -> Path:
     """Return the folder of a model's evaluations."""
-    from sctnet.weights import CONFIG_FILE
+    from sctnet.checkpoints.model_folder import CONFIG_FILE
 
     folder = Path(model)
     if (folder / CONFIG_FILE).is_file():

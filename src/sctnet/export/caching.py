@@ -5,10 +5,10 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from sctnet.checkpoints.exported_file import Output, Precision
+from sctnet.checkpoints.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model
 from sctnet.errors import SctnetError
 from sctnet.export.exporting import KINDS, Format, export_model
-from sctnet.exported import Output, Precision
-from sctnet.weights import CONFIG_FILE, WEIGHTS_FILE, find_model
 
 
 def cached_export(

@@ -11,6 +11,15 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
+from sctnet.checkpoints.exported_file import ExportedConfig, Output, Precision
+from sctnet.checkpoints.model_folder import (
+    WEIGHTS_FILE,
+    find_model,
+    first_message,
+    load_config,
+    load_model,
+    save_model,
+)
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.export import onnx_format, openvino_format, tensorrt_format, torch_format
@@ -32,16 +41,7 @@ from sctnet.export.quantising import (
     Quantiser,
     quantise,
 )
-from sctnet.exported import ExportedConfig, Output, Precision
 from sctnet.models import SegmentationNetwork
-from sctnet.weights import (
-    WEIGHTS_FILE,
-    find_model,
-    first_message,
-    load_config,
-    load_model,
-    save_model,
-)
 
 Format = Literal["onnx", "openvino", "torch", "tensorrt"]
 

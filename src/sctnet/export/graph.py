@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
+from sctnet.checkpoints.exported_file import Output, Precision
 from sctnet.export.channels_last import normalise_channels_last
 from sctnet.export.resizing import resized
-from sctnet.exported import Output, Precision
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, Side
 

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.export.exporting import ExportReport, Format, export_model
-from sctnet.exported import ExportedConfig
 from sctnet.models import SegmentationNetwork
 
 Server = Literal["triton", "openvino-model-server"]

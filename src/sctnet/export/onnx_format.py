@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.export.graph import DTYPES, PictureGraph
 from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.export.programs import quiet_exporters, trace
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from sctnet.checkpoints.exported_file import ExportedConfig, Precision
 from sctnet.data.images import read_image
 from sctnet.data.synthetic import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.exported import ExportedConfig, Precision
 from sctnet.inference.files import find_pictures
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.image_to_labels import ImageToLabels

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 import cv2
 import numpy as np
 
+from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
 from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
-from sctnet.exported import ExportedConfig
 from sctnet.inference.files import find_pictures
 from sctnet.inference.openvino_engine import CompiledModels
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import INPUT, onnx_model, run_onnx, without_logits
 from sctnet.export.parity import Run
-from sctnet.exported import ExportedConfig
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:

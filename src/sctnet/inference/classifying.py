@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sctnet.classifier_folder import LoadedClassifier
+from sctnet.checkpoints.classifier_folder import LoadedClassifier
+from sctnet.checkpoints.model_folder import usable_device
 from sctnet.data.classification import ClassificationDataset
 from sctnet.data.random_crops import resized_side
 from sctnet.errors import SctnetError
@@ -17,7 +18,6 @@ from sctnet.inference.scoring import SCORES_FILE
 from sctnet.pipeline.preprocessing import Preparation
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
-from sctnet.weights import usable_device
 from sctnet.writing import write_text
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

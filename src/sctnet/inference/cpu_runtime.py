@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sctnet.exported import Output
+from sctnet.checkpoints.exported_file import Output
 from sctnet.kernels.network import CompiledNetwork
 from sctnet.models import SCTNet
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.exported import ExportedConfig
 from sctnet.pipeline.preprocessing import LARGE_PICTURE, Preparation
 
 _OUTPUTS = {"logits8": "logits"}  # every other is named as its kind

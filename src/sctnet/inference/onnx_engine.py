@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.exported_runtime import Port, first_line
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

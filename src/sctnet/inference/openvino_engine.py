@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.exported import METADATA_KEY, ExportedConfig
 from sctnet.inference.exported_runtime import Port, first_line
 
 # What floats are computed in; where the device has no such arithmetic, float32.

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor
 
+from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.planning import TILE, Plan, plan_picture
 from sctnet.inference.runtime import Runtime
@@ -19,7 +20,6 @@ from sctnet.inference.tiling import (
 )
 from sctnet.pipeline.argmax_torch import resized
 from sctnet.pipeline.label_map import label_map
-from sctnet.weights import ModelConfig
 
 LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 Probabilities = Float32[np.ndarray, "_ _ _"]

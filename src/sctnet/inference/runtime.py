@@ -8,8 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sctnet.checkpoints.exported_file import Output
 from sctnet.errors import SctnetError
-from sctnet.exported import Output
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.kernels.network import can_be_compiled

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 
+from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config, load_model
 from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
 from sctnet.inference.planning import Plan
@@ -17,7 +18,6 @@ from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
-from sctnet.weights import ModelConfig, find_model, load_config, load_model
 
 __all__ = ["Segmentation", "Segmenter"]
 

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sctnet.checkpoints.exported_file import Output
+from sctnet.checkpoints.model_folder import usable_device
 from sctnet.errors import SctnetError
-from sctnet.exported import Output
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.pipeline.preprocessing import PreparationConfig
-from sctnet.weights import usable_device
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from sctnet.checkpoints.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model
 from sctnet.errors import SctnetError
-from sctnet.weights import CONFIG_FILE, WEIGHTS_FILE, find_model
 
 _EXPORTED = {".onnx": (), ".xml": (".bin",)}
 """Of an exported model's file, the endings of those that belong to it."""

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, Field, ValidationError
 
+from sctnet.checkpoints.model_folder import first_message
 from sctnet.serving.limits import Limits, Refusal
-from sctnet.weights import first_message
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"

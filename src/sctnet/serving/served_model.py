@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sctnet.checkpoints.model_folder import first_message
 from sctnet.errors import SctnetError
 from sctnet.inference.predictor import LabelMap
 from sctnet.inference.segmenter import Segmenter
@@ -22,7 +23,6 @@ from sctnet.inference.sources import Picture
 from sctnet.serving.limits import Admission, Limits, Refusal
 from sctnet.serving.metrics import Metrics
 from sctnet.serving.micro_batcher import Closed, Finished, MicroBatcher
-from sctnet.weights import first_message
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _MOST_WORKERS = 16  # by default; every one holds the working memory of a batch

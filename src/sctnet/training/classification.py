@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.classifier_folder import save_classifier
+from sctnet.checkpoints.classifier_folder import save_classifier
+from sctnet.checkpoints.initialisation import Start, start
 from sctnet.data.classification import ClassificationDataset
 from sctnet.data.classification_loading import ClassificationStream
 from sctnet.data.classification_opening import open_classified
@@ -21,7 +22,6 @@ from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification_criterion import ClassificationCriterion
 from sctnet.training.recipe import ClassificationRecipe
 from sctnet.training.schedule import cosine_schedule, rate_factor
-from sctnet.training.starts import Start, start
 from sctnet.training.task import Task, source_of
 from sctnet.training.teaching import CachedAnswers, answers_file, build_teaching
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.classifier_folder import is_classifier_folder, load_classifier
+from sctnet.checkpoints.classifier_folder import is_classifier_folder, load_classifier
+from sctnet.checkpoints.model_folder import find_model
 from sctnet.errors import SctnetError
 from sctnet.models.efficientnet import load_efficientnet_classifier
-from sctnet.weights import find_model
 
 EFFICIENTNET = "efficientnet-lite2"
 

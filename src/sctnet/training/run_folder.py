@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sctnet.checkpoints.model_folder import CARD_FILE, CONFIG_FILE
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import Recipe, load_recipe, to_yaml
 from sctnet.training.task import Task
-from sctnet.weights import CARD_FILE, CONFIG_FILE
 from sctnet.writing import write_text
 
 if TYPE_CHECKING:

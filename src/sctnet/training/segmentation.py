@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sctnet.checkpoints.initialisation import Start, start
+from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import SegmentationDataset
@@ -23,10 +25,8 @@ from sctnet.training.alignment import build_alignment
 from sctnet.training.recipe import SegmentationRecipe
 from sctnet.training.schedule import rate_factor
 from sctnet.training.segmentation_criterion import SegmentationCriterion
-from sctnet.training.starts import Start, start
 from sctnet.training.task import Task, source_of
 from sctnet.training.weighting import class_weights
-from sctnet.weights import save_model
 
 
 class SegmentationTask(Task[SegmentationNetwork]):

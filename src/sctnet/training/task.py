@@ -7,13 +7,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
+from sctnet.checkpoints.initialisation import Start
 from sctnet.data.loading import EpochStream, Pictures
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes
 from sctnet.training.criterion import Criterion
 from sctnet.training.recipe import Recipe
 from sctnet.training.schedule import Schedule
-from sctnet.training.starts import Start
 
 
 class ClassPictures(Pictures, Protocol):

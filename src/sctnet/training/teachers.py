@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sctnet.checkpoints.model_folder import find_model, load_config, load_model
+from sctnet.checkpoints.transformers_folder import is_transformers_folder, load_transformers_model
 from sctnet.errors import SctnetError
 from sctnet.models import Features, SegmentationNetwork, Widths
-from sctnet.transformers_folder import is_transformers_folder, load_transformers_model
-from sctnet.weights import find_model, load_config, load_model
 
 CHECKPOINTS = (".pth", ".pt", ".bin")
 """How files of PyTorch are called."""

@@ -7,10 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sctnet.errors import SctnetError
-from sctnet.models import SegmentationNetwork, build
-from sctnet.transformers_folder import is_transformers_folder, read_transformers_start
-from sctnet.weights import (
+from sctnet.checkpoints.model_folder import (
     WEIGHTS_FILE,
     ModelConfig,
     Source,
@@ -21,6 +18,9 @@ from sctnet.weights import (
     read_tensors,
     write_folder,
 )
+from sctnet.checkpoints.transformers_folder import is_transformers_folder, read_transformers_start
+from sctnet.errors import SctnetError
+from sctnet.models import SegmentationNetwork, build
 
 IMAGENET = "imagenet"
 """The start that asks for the ImageNet weights which come with a network's package."""

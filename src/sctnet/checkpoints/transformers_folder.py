@@ -9,6 +9,15 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
+from sctnet.checkpoints.model_folder import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    check_finite,
+    first_message,
+    load_strictly,
+    read_tensors,
+)
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, build
 from sctnet.models.external import STAGES, Placed, TransformersNetwork, placed
@@ -18,15 +27,6 @@ from sctnet.models.external_configuration import (
     TransformersConfig,
 )
 from sctnet.pipeline.preprocessing import PreparationConfig
-from sctnet.weights import (
-    CONFIG_FILE,
-    PREPROCESSOR_FILE,
-    WEIGHTS_FILE,
-    check_finite,
-    first_message,
-    load_strictly,
-    read_tensors,
-)
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest, UPerNet on Swin-L, is below 1 GiB."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sctnet.conversion import released_start
+from sctnet.checkpoints.backbone import IMAGENET, fill, load_start
+from sctnet.checkpoints.conversion import released_start
+from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model
+from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.models import SCTNet, SegmentationNetwork
-from sctnet.starting import IMAGENET, fill, load_start
-from sctnet.training.teacher_conversion import load_encoder
-from sctnet.weights import WEIGHTS_FILE, find_model
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ CLASSIFIER_FILE = "classifier.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 """Of transformers alone: how it prepares images."""
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 """The models that come with the package, a folder each."""
 
 Channel = Annotated[int, Field(ge=0, le=255)]

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sctnet.checkpoints.model_folder import ModelConfig, first_message
 from sctnet.errors import SctnetError
-from sctnet.weights import ModelConfig, first_message
 
 METADATA_KEY = "sctnet"
 """Of ONNX metadata_props, and of OpenVINO's rt_info."""

@@ -14,12 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sctnet.errors import SctnetError
-from sctnet.models import build
-from sctnet.models.classifier import Classifier
-from sctnet.pipeline.preprocessing import PreparationConfig
-from sctnet.starting import save_backbone
-from sctnet.weights import (
+from sctnet.checkpoints.backbone import save_backbone
+from sctnet.checkpoints.model_folder import (
     CLASSIFIER_FILE,
     WEIGHTS_FILE,
     check_tensors,
@@ -28,6 +24,10 @@ from sctnet.weights import (
     load_config,
     read_tensors,
 )
+from sctnet.errors import SctnetError
+from sctnet.models import build
+from sctnet.models.classifier import Classifier
+from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.writing import write_whole
 
 _KEY = "classifier"

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sctnet.checkpoints.backbone import save_backbone
+from sctnet.checkpoints.model_folder import Colour, Source, check_tensor, save_model
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SCTNetConfig, model_configuration
-from sctnet.starting import save_backbone
-from sctnet.weights import Colour, Source, check_tensor, save_model
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sctnet.conversion import read_checkpoint, state_dict_of
+from sctnet.checkpoints.backbone import fill
+from sctnet.checkpoints.conversion import read_checkpoint, state_dict_of
+from sctnet.checkpoints.model_folder import Source, load_strictly, save_model
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build, model_configuration
 from sctnet.models.segformer import SEGFORMER_VARIANTS
-from sctnet.starting import fill
-from sctnet.weights import Source, load_strictly, save_model
 
 _PREFIXES = (
     # Inside a released SCTNet, as the released conversion tool leaves it, and MMSegmentation's own.

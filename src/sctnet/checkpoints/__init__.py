@@ -1,0 +1,1 @@
+"""Models on disk: folders, exported files' descriptions, released checkpoints and starts."""
