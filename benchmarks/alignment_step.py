@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from sctnet.data.augmentation import Sample
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.models import create_model
 from sctnet.processes import ALONE
 from sctnet.provenance import environment

@@ -26,7 +26,7 @@ import torch
 
 from sctnet.checkpoints.model_folder import find_model, load_config, load_model, save_model
 from sctnet.data.images import read_image
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment

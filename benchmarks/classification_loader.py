@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import torch
 
-from sctnet.data.classification import ClassificationDataset
-from sctnet.data.classification_loading import ClassificationStream
-from sctnet.data.classification_opening import open_classified
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.loading import ClassificationStream
+from sctnet.data.classification.registry import open_classified
 from sctnet.data.loading import StepSampler, training_loader
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.processes import ALONE
 from sctnet.provenance import environment
 from sctnet.training.classification import ClassificationTask

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sctnet.checkpoints.model_folder import load_model
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.segmenter import Segmenter

@@ -35,7 +35,7 @@ import sctnet
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.checkpoints.model_folder import ModelConfig, load_config, load_model, save_model
 from sctnet.data.images import read_image
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.export.exporting import KINDS
 from sctnet.export.programs import quiet_exporters
 from sctnet.export.quantising import OpenVinoQuantiser, quantise

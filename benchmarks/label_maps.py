@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sctnet.data.dataset import SegmentationDataset
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.argmax_torch import planar_label_map

@@ -21,7 +21,7 @@ import torch
 from sctnet.data.dataset import FileDataset
 from sctnet.data.folder import open_folder
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.provenance import environment
 from sctnet.training.recipe import load_recipe
 from sctnet.writing import write_text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sctnet.data.augmentation import Sample
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.processes import ALONE
 from sctnet.provenance import environment
 from sctnet.training.devices import launch_fabric

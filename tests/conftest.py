@@ -24,7 +24,7 @@ install_import_hook(
         "sctnet.kernels.argmax",
         "sctnet.pipeline.argmax_torch",
         "sctnet.kernels.interpolation",
-        "sctnet.data.random_crops",
+        "sctnet.data.classification.random_crops",
         "sctnet.training.batch_augmentation",
         "sctnet.training.classification_criterion",
         "sctnet.training.classifier_teachers",

@@ -13,7 +13,7 @@ import sctnet
 from sctnet.checkpoints.backbone import save_backbone
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.augmentation import Sample
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig

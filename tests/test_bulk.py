@@ -18,7 +18,7 @@ from PIL import Image
 from test_cli import Program
 
 import sctnet
-from sctnet.data.run_lengths import Runs, decode_runs
+from sctnet.data.rle import Runs, decode_runs
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures, predict_files
 from sctnet.serving import bulk, storage

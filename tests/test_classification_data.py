@@ -19,12 +19,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from sctnet.data.classification import ClassificationDataset
-from sctnet.data.classification_loading import ClassificationStream, ClassifiedSample
-from sctnet.data.classification_opening import open_classified
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.loading import ClassificationStream, ClassifiedSample
+from sctnet.data.classification.random_crops import (
+    CropConfig,
+    centre_crop,
+    random_resized_crop,
+    resized_side,
+)
+from sctnet.data.classification.registry import open_classified
 from sctnet.data.images import EncodedImage, decode_image
 from sctnet.data.loading import StepSampler, training_loader
-from sctnet.data.random_crops import CropConfig, centre_crop, random_resized_crop, resized_side
 from sctnet.errors import SctnetError
 
 CONFIG = CropConfig(crop=32)

@@ -18,7 +18,7 @@ import sctnet
 from sctnet.cli import main
 from sctnet.cli.tables import scores_table
 from sctnet.data.camvid import CLASSES, COLOURS
-from sctnet.data.synthetic import SPLITS
+from sctnet.data.synthetic.streets import SPLITS
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.evaluation.scores import Scores
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from sctnet.cli.prepare import prepare
 from sctnet.data import cocostuff
-from sctnet.data.opening import open_dataset
-from sctnet.data.preparing import PreparedLabels, prepare_cocostuff
+from sctnet.data.prepared_labels import PreparedLabels, prepare_cocostuff
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 
 scipy_io = pytest.importorskip("scipy.io")

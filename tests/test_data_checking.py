@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sctnet.cli import main
-from sctnet.data.balancing import count_pixels, refuse_unlearnable
 from sctnet.data.checking import Report, check_dataset, open_splits
+from sctnet.data.class_frequencies import count_pixels, refuse_unlearnable
 from sctnet.data.dataset import IGNORE
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 
 CLASSES = ["sky", "road", "car"]

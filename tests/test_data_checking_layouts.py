@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sctnet.cli import app
-from sctnet.data.description import FolderConfig, read_config
+from sctnet.data.dataset_yaml import FolderConfig, read_config
 
 SIZE = (20, 28)
 

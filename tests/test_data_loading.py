@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sctnet.data.augmentation import AugmentationConfig, Sample
 from sctnet.data.dataset import FileDataset
 from sctnet.data.loading import StepSampler, TrainingStream, read_ahead, training_loader
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 
 CONFIG = AugmentationConfig(crop=(32, 40))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sctnet.data import ade20k, cityscapes, cocostuff, voc
 from sctnet.data.dataset import IGNORE, SegmentationDataset
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

@@ -11,8 +11,8 @@ from PIL import Image
 from sctnet.data.camvid import open_camvid
 from sctnet.data.dataset import IGNORE, JoinedDataset
 from sctnet.data.folder import open_folder
-from sctnet.data.opening import open_dataset
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.registry import open_dataset
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 
 RANDOM = np.random.default_rng(0)

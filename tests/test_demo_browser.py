@@ -19,7 +19,7 @@ from PIL import Image
 
 import sctnet
 from sctnet.checkpoints.model_folder import save_model
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -20,7 +20,7 @@ import sctnet
 from sctnet.checkpoints.backbone import load_start, save_backbone
 from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.cli import app
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models.external import TransformersNetwork
 from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.data.augmentation import Sample
-from sctnet.data.balancing import balanced_weights
+from sctnet.data.class_frequencies import balanced_weights
 from sctnet.models.layers import resize
 from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy

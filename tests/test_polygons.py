@@ -16,8 +16,8 @@ from PIL import Image
 
 from sctnet.data.dataset import IGNORE, SegmentationDataset
 from sctnet.data.folder import open_folder
-from sctnet.data.polygons import Canvas
-from sctnet.data.run_lengths import Runs, decode_counts, decode_runs, encode_counts
+from sctnet.data.labelme import Canvas
+from sctnet.data.rle import Runs, decode_counts, decode_runs, encode_counts
 from sctnet.errors import SctnetError
 
 HEIGHT, WIDTH = 20, 30

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.data import images as image_files
-from sctnet.data import run_lengths
-from sctnet.data.run_lengths import Runs, decode_runs
+from sctnet.data import rle as run_lengths
+from sctnet.data.rle import Runs, decode_runs
 from sctnet.inference import planning
 from sctnet.inference.batching import batches
 from sctnet.inference.outlines import outlines

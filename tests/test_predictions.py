@@ -11,8 +11,8 @@ from test_cli import Program
 import sctnet
 from sctnet.data import ade20k, cityscapes, cocostuff
 from sctnet.data.dataset import FileDataset, Files, SegmentationDataset
-from sctnet.data.opening import open_dataset
-from sctnet.data.synthetic import open_synthetic
+from sctnet.data.registry import open_dataset
+from sctnet.data.synthetic.streets import open_synthetic
 from sctnet.errors import SctnetError
 from sctnet.inference.predictions import save_prediction
 from sctnet.inference.scoring import score

@@ -18,7 +18,7 @@ from sctnet.checkpoints.backbone import load_start
 from sctnet.checkpoints.classifier_folder import load_classifier
 from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli import app
-from sctnet.data.classification_opening import open_classified
+from sctnet.data.classification.registry import open_classified
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.inference.classifying import score_classifier
@@ -507,7 +507,7 @@ def test_efficientnet_lite2_knows_imagenet() -> None:
 WORKER = """
 import json, sys, torch
 from pathlib import Path
-from sctnet.data.classification_loading import ClassificationStream
+from sctnet.data.classification.loading import ClassificationStream
 from sctnet.processes import launched_processes
 from sctnet.training import trainer
 from sctnet.training.recipe import load_recipe

@@ -33,7 +33,7 @@ from sctnet.training import trainer
 from sctnet.training.learner import Learner
 from sctnet.training.recipe import load_recipe
 from sctnet.training.teachers import NetworkTeacher
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 
 torch.set_num_threads(1)
 # Norms that are not synchronised see their own share alone; here they are to see none.

@@ -19,7 +19,7 @@ import sctnet
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli.runtimes import model_for
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.export import (
     accuracy,

@@ -20,7 +20,7 @@ from PIL import Image
 import sctnet
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.checkpoints.model_folder import load_config
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
 from sctnet.inference import exported_runtime

@@ -19,7 +19,7 @@ from sctnet.data.augmentation import AugmentationConfig, Sample
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import FileDataset
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.predictor import Predictor
 from sctnet.inference.torch_runtime import TorchRuntime

@@ -362,7 +362,7 @@ def test_a_student_takes_the_place_of_a_recipes_model(tmp_path):
 @each_student
 @pytest.mark.parametrize("taught", [False, True])
 def test_a_run_of_another_student(variant, taught, tmp_path):
-    from sctnet.data.opening import open_dataset
+    from sctnet.data.registry import open_dataset
 
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import sctnet
 from sctnet.checkpoints.model_folder import load_config
-from sctnet.data.opening import open_dataset
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.registry import open_dataset
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter

@@ -74,7 +74,7 @@ def evaluate(
 
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
-    from sctnet.data.opening import open_dataset
+    from sctnet.data.registry import open_dataset
     from sctnet.inference.runtime import exported_file
     from sctnet.inference.scoring import (
         CONFUSION_FILE,

@@ -57,7 +57,7 @@ def export(
     from PyTorch by more than its precision explains is not written. For Triton or OpenVINO Model
     Server it comes in a folder that the server loads as it is.
     """
-    from sctnet.data.opening import open_dataset
+    from sctnet.data.registry import open_dataset
     from sctnet.export.exporting import export_model
     from sctnet.export.model_repository import SUFFIXES, export_model_repository
 

@@ -15,7 +15,7 @@ def prepare(
     then 1.
     """
     from sctnet.cli.progress import console, progress_bar
-    from sctnet.data.preparing import prepare_cocostuff
+    from sctnet.data.prepared_labels import prepare_cocostuff
 
     with progress_bar() as progress:
         bar = progress.add_task("preparing", total=None, text="")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
-from sctnet.data.official import label_table, read_list, read_values
+from sctnet.data.published_layouts import label_table, read_list, read_values
 from sctnet.errors import SctnetError
 
 _CLASSES = {

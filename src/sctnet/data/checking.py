@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sctnet.data.balancing import balanced_weights
+from sctnet.data.class_frequencies import balanced_weights
 from sctnet.data.dataset import (
     IGNORE,
     Colour,
@@ -17,13 +17,13 @@ from sctnet.data.dataset import (
     NoSuchSplitError,
     SegmentationDataset,
 )
-from sctnet.data.description import read_config
+from sctnet.data.dataset_yaml import read_config
 from sctnet.data.diagnosing import diagnose_splits
 from sctnet.data.diagnosis import Diagnosis
 from sctnet.data.findings import Finding, find_all
 from sctnet.data.folder import folder_dataset
-from sctnet.data.opening import known_splits, open_dataset
 from sctnet.data.pairing import Mismatch, find_files
+from sctnet.data.registry import known_splits, open_dataset
 from sctnet.data.surveying import OpenedSplit, Tally, survey_split
 from sctnet.errors import SctnetError
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError, check_splits
-from sctnet.data.official import (
+from sctnet.data.published_layouts import (
     find_pictures,
     have_labels,
     label_table,

@@ -3,7 +3,7 @@
 ``images/*.jpg``, ``annotations/*.mat``, and ``imageLists/train.txt`` and ``test.txt`` with names
 without endings. The field S of a .mat holds 0 for unlabeled, 1-91 for things and 92-182 for
 stuff; eleven of the things never occur and are no classes. The .mat files are turned once into
-``labels/*.png`` (:mod:`sctnet.data.preparing`), which hold labels, 255 for ignored.
+``labels/*.png`` (:mod:`sctnet.data.prepared_labels`), which hold labels, 255 for ignored.
 https://github.com/nightrome/cocostuff10k
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
-from sctnet.data.official import label_table, read_list, read_values, require_mask
+from sctnet.data.published_layouts import label_table, read_list, read_values, require_mask
 from sctnet.errors import SctnetError
 
 _NAMES = """

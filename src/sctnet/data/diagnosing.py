@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sctnet.data.dataset import IGNORE, Colour
-from sctnet.data.description import FolderConfig
+from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.diagnosis import (
     FEW,
     Diagnosis,
@@ -16,7 +16,7 @@ from sctnet.data.diagnosis import (
     rgb,
 )
 from sctnet.data.folder import label_table
-from sctnet.data.official import UNKNOWN
+from sctnet.data.published_layouts import UNKNOWN
 from sctnet.data.surveying import Tally, joined_values
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sctnet.data.dataset import Colour
-from sctnet.data.description import FolderConfig
+from sctnet.data.dataset_yaml import FolderConfig
 
 FEW = 64
 """More different values or colours than this are no code."""

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from sctnet.data.coco_instances import DrawnPicture, find_instances
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
-from sctnet.data.description import RAW_VALUE_LIMIT, FolderConfig, read_config
+from sctnet.data.dataset_yaml import RAW_VALUE_LIMIT, FolderConfig, read_config
 from sctnet.data.images import read_mask
-from sctnet.data.instances import DrawnPicture, find_instances
-from sctnet.data.official import UNKNOWN
+from sctnet.data.labelme import LabelNames, read_labelme
 from sctnet.data.pairing import SHAPES_SUFFIX, Mismatch, find_files
-from sctnet.data.polygons import LabelNames, read_labelme
+from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sctnet.data.dataset import Files
-from sctnet.data.description import FolderConfig
+from sctnet.data.dataset_yaml import FolderConfig
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # A JPEG changes the values it stores, and so cannot be a mask.

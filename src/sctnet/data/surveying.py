@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
-from sctnet.data.description import FolderConfig
+from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.folder import colour_code, label_table
 from sctnet.data.images import read_mask, read_mask_encoding
 from sctnet.data.loading import in_threads
-from sctnet.data.official import UNKNOWN
 from sctnet.data.pairing import MASK_SUFFIXES, Mismatch
+from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
 EXAMPLES = 6

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from sctnet.data.dataset import Colour, FileDataset, Files, Labels, check_splits
-from sctnet.data.official import (
+from sctnet.data.published_layouts import (
     UNKNOWN,
     LabelOfValue,
     label_table,

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sctnet.data.classification import ClassificationDataset
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.random_crops import centre_crop, to_tensor
 from sctnet.data.loading import in_threads
-from sctnet.data.random_crops import centre_crop, to_tensor
 from sctnet.errors import SctnetError
 from sctnet.processes import ALONE, Processes
 

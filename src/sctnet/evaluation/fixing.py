@@ -9,7 +9,7 @@ import yaml
 
 from sctnet.data.checking import Report
 from sctnet.data.dataset import FileDataset
-from sctnet.data.description import FolderConfig, read_config
+from sctnet.data.dataset_yaml import FolderConfig, read_config
 from sctnet.data.diagnosis import Diagnosis, corrected
 from sctnet.data.folder import folder_dataset
 from sctnet.data.loading import in_threads

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sctnet.checkpoints.exported_file import ExportedConfig, Precision
 from sctnet.data.images import read_image
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures
 from sctnet.models import SegmentationNetwork

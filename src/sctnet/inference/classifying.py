@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sctnet.checkpoints.classifier_folder import LoadedClassifier
 from sctnet.checkpoints.model_folder import usable_device
-from sctnet.data.classification import ClassificationDataset
-from sctnet.data.random_crops import resized_side
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.random_crops import resized_side
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import ClassificationScores, evaluate_classifier
 from sctnet.inference.scoring import SCORES_FILE

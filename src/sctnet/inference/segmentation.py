@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
-from sctnet.data.run_lengths import encode_counts, label_runs
+from sctnet.data.rle import encode_counts, label_runs
 from sctnet.errors import SctnetError
 from sctnet.inference.outlines import outlines
 from sctnet.pictures.overlay import overlay

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from sctnet.data.images import read_image
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter

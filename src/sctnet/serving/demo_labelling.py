@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sctnet.data.balancing import refuse_unlearnable
+from sctnet.data.class_frequencies import refuse_unlearnable
 from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import SegmentationRecipe, merged, settings_fields, validated
 

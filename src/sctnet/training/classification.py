@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from sctnet.checkpoints.classifier_folder import save_classifier
 from sctnet.checkpoints.initialisation import Start, start
-from sctnet.data.classification import ClassificationDataset
-from sctnet.data.classification_loading import ClassificationStream
-from sctnet.data.classification_opening import open_classified
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.loading import ClassificationStream
+from sctnet.data.classification.registry import open_classified
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.models import create_model

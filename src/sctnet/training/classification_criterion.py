@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.data.classification_loading import ClassifiedSample
+from sctnet.data.classification.loading import ClassifiedSample
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
 from sctnet.training.batch_augmentation import BatchAugmentation

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from sctnet.data.random_crops import CropConfig
+from sctnet.data.classification.random_crops import CropConfig
 from sctnet.training.recipe_part import PicturesRecipe, RecipePart
 
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
-from sctnet.data.synthetic import SyntheticStreets
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.devices import launch_fabric
 from sctnet.training.learner import Learner

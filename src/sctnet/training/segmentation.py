@@ -11,11 +11,11 @@ from typing_extensions import override
 
 from sctnet.checkpoints.initialisation import Start, start
 from sctnet.checkpoints.model_folder import save_model
-from sctnet.data.balancing import refuse_unlearnable
 from sctnet.data.caching import CachedDataset
+from sctnet.data.class_frequencies import refuse_unlearnable
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.loading import TrainingStream
-from sctnet.data.opening import open_dataset
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.models import SegmentationNetwork, create_model

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sctnet.data.balancing import balanced_weights, count_pixels
+from sctnet.data.class_frequencies import balanced_weights, count_pixels
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.processes import ALONE, Processes

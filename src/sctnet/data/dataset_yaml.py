@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sctnet.data.dataset import IGNORE
-from sctnet.data.official import UNKNOWN
+from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 from sctnet.yaml_files import load_yaml
 

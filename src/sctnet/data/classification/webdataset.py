@@ -32,9 +32,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
 
-from sctnet.data.classification import ClassificationDataset
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.image_folder import SUFFIXES
 from sctnet.data.dataset import check_splits
-from sctnet.data.image_folder import SUFFIXES
 from sctnet.data.images import EncodedImage
 from sctnet.data.loading import in_threads
 from sctnet.errors import SctnetError

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.classification import ClassificationDataset, ClassifiedFiles
+from sctnet.data.classification.dataset import ClassificationDataset, ClassifiedFiles
 from sctnet.data.dataset import check_splits
 from sctnet.errors import SctnetError
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.classification import ClassificationDataset
-from sctnet.data.image_folder import is_image_folder, open_image_folder
-from sctnet.data.imagenet_devkit import is_imagenet, open_imagenet
-from sctnet.data.shards import open_shards
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.image_folder import is_image_folder, open_image_folder
+from sctnet.data.classification.imagenet import is_imagenet, open_imagenet
+from sctnet.data.classification.webdataset import open_shards
 from sctnet.errors import SctnetError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sctnet.data.dataset import IGNORE
-from sctnet.data.scene import (
+from sctnet.data.synthetic.canvas import (
     BICYCLIST,
     CAR,
     PEDESTRIAN,

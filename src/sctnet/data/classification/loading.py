@@ -8,9 +8,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.data.classification import ClassificationDataset
+from sctnet.data.classification.dataset import ClassificationDataset
+from sctnet.data.classification.random_crops import CropConfig, random_resized_crop, to_tensor
 from sctnet.data.loading import AUGMENTATION, FIXED_CROP, EpochStream
-from sctnet.data.random_crops import CropConfig, random_resized_crop, to_tensor
 
 
 class ClassifiedSample(NamedTuple):

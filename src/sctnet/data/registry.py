@@ -10,7 +10,7 @@ from sctnet.data.cityscapes import is_cityscapes, open_cityscapes
 from sctnet.data.cocostuff import is_cocostuff, open_cocostuff
 from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
 from sctnet.data.folder import open_folder
-from sctnet.data.synthetic import open_synthetic
+from sctnet.data.synthetic.streets import open_synthetic
 from sctnet.data.voc import is_voc, open_voc
 from sctnet.errors import SctnetError
 

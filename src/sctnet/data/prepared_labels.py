@@ -18,7 +18,7 @@ from sctnet.data.cocostuff import (
 )
 from sctnet.data.dataset import Labels
 from sctnet.data.images import MAXIMUM_PIXELS
-from sctnet.data.official import UNKNOWN
+from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 from sctnet.writing import write_whole
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sctnet.data.classification import ClassificationDataset, ClassifiedFiles
+from sctnet.data.classification.dataset import ClassificationDataset, ClassifiedFiles
+from sctnet.data.classification.image_folder import class_folders, files_of_classes, pictures_below
 from sctnet.data.dataset import check_splits
-from sctnet.data.image_folder import class_folders, files_of_classes, pictures_below
 from sctnet.errors import SctnetError
 
 _SPLITS = ("train", "val")

@@ -1,6 +1,6 @@
 """Drawn streets with CamVid's classes: a data set for tests, demos and first steps, without files.
 
-Things are placed in metres (see :mod:`sctnet.data.scene`) and painted from far to near.
+Things are placed in metres (see :mod:`sctnet.data.synthetic.canvas`) and painted from far to near.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from sctnet.data.dataset import (
     SegmentationDataset,
     check_splits,
 )
-from sctnet.data.scene import (
+from sctnet.data.synthetic.canvas import (
     BUILDING,
     FENCE,
     PAVEMENT,
@@ -28,7 +28,7 @@ from sctnet.data.scene import (
     Points,
     Scene,
 )
-from sctnet.data.things import (
+from sctnet.data.synthetic.objects import (
     LEAVES,
     draw_bicyclist,
     draw_bin,

@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from pydantic import BaseModel, Field, TypeAdapter
 
 from sctnet.data.dataset import Files, Labels
-from sctnet.data.polygons import Canvas, Coordinate, LabelNames, read_json, require_size
-from sctnet.data.run_lengths import Runs, decode_runs
+from sctnet.data.labelme import Canvas, Coordinate, LabelNames, read_json, require_size
+from sctnet.data.rle import Runs, decode_runs
 from sctnet.errors import SctnetError
 
 Outline = Annotated[list[Coordinate], Field(min_length=6)]

@@ -1,0 +1,1 @@
+"""Classification data sets: pictures with one class each."""
