@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.cli import main
-from sctnet.data.checking import Report, check_dataset, open_splits
 from sctnet.data.class_frequencies import count_pixels, refuse_unlearnable
 from sctnet.data.dataset import IGNORE
 from sctnet.data.registry import open_dataset

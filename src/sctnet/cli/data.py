@@ -41,11 +41,11 @@ def check(
     """
     from rich.console import Console
 
+    from sctnet.checking.check import check_dataset, open_splits
+    from sctnet.checking.fixes import check_target, write_fix
+    from sctnet.checking.page import save_check_page
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import check_summary
-    from sctnet.data.checking import check_dataset, open_splits
-    from sctnet.evaluation.check_page import save_check_page
-    from sctnet.evaluation.fixing import check_target, write_fix
     from sctnet.writing import write_whole
 
     names = [name.strip() for name in splits.split(",") if name.strip()]

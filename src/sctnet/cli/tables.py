@@ -6,8 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sctnet.data.checking import Report
-from sctnet.data.findings import Finding
+from sctnet.checking.check import Report
+from sctnet.checking.findings import Finding
 from sctnet.evaluation.classification import ClassificationScores
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.inference.files import PredictionSummary

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sctnet.checking.colour_diagnosis import diagnose_splits
+from sctnet.checking.findings import Finding, find_all
+from sctnet.checking.survey import OpenedSplit, Tally, survey_split
+from sctnet.checking.value_diagnosis import Diagnosis
 from sctnet.data.class_frequencies import balanced_weights
 from sctnet.data.dataset import (
     IGNORE,
@@ -18,13 +22,9 @@ from sctnet.data.dataset import (
     SegmentationDataset,
 )
 from sctnet.data.dataset_yaml import read_config
-from sctnet.data.diagnosing import diagnose_splits
-from sctnet.data.diagnosis import Diagnosis
-from sctnet.data.findings import Finding, find_all
 from sctnet.data.folder import folder_dataset
 from sctnet.data.pairing import Mismatch, find_files
 from sctnet.data.registry import known_splits, open_dataset
-from sctnet.data.surveying import OpenedSplit, Tally, survey_split
 from sctnet.errors import SctnetError
 
 _UNEVEN = 4  # between class weights: the commonest class has 16 times the pixels of the rarest

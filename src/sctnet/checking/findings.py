@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sctnet.checking.survey import EXAMPLES, Examples, OpenedSplit, Tally
+from sctnet.checking.value_diagnosis import Diagnosis, histogram
 from sctnet.data.dataset import IGNORE
-from sctnet.data.diagnosis import Diagnosis, histogram
-from sctnet.data.surveying import EXAMPLES, Examples, OpenedSplit, Tally
 
 _MOSTLY = 0.9  # the share of ignored pixels that is worth a word
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sctnet.data.dataset import IGNORE, Colour
-from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.diagnosis import (
+from sctnet.checking.survey import Tally, joined_values
+from sctnet.checking.value_diagnosis import (
     FEW,
     Diagnosis,
     corrected,
@@ -15,9 +14,10 @@ from sctnet.data.diagnosis import (
     mapped_by,
     rgb,
 )
+from sctnet.data.dataset import IGNORE, Colour
+from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.folder import label_table
 from sctnet.data.published_layouts import UNKNOWN
-from sctnet.data.surveying import Tally, joined_values
 
 
 def diagnose_splits(config: FolderConfig, tallies: Mapping[str, Tally]) -> dict[str, Diagnosis]:

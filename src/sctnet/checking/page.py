@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from sctnet.data.checking import Report
+from sctnet.checking.check import Report
+from sctnet.checking.findings import Finding
 from sctnet.data.dataset import FileDataset, SegmentationDataset
-from sctnet.data.findings import Finding
 from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
 from sctnet.pictures.overlay import overlay

@@ -1,0 +1,1 @@
+"""The data checker: survey, diagnosis, findings, fixes and their page."""
