@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sctnet.errors import SctnetError
-from sctnet.training.choosing import choose_recipe
+from sctnet.training.auto_recipe import choose_recipe
 from sctnet.training.recipe import Recipe
 from sctnet.training.trainer import train
 

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
-from sctnet.training.batch_augmentation import BatchAugmentation
-from sctnet.training.classification_recipe import ClassificationAugmentation, RandAugmentRecipe
-from sctnet.training.mixing import (
+from sctnet.training.classification.batch_augmentation import BatchAugmentation
+from sctnet.training.classification.mixup import (
     Mix,
     draw_mix,
     soft_cross_entropy,
     soft_targets,
     softened_divergence,
 )
-from sctnet.training.rand_augment import RandAugment, operations
+from sctnet.training.classification.rand_augment import RandAugment, operations
+from sctnet.training.classification.recipe import ClassificationAugmentation, RandAugmentRecipe
 
 ALPHAS = st.sampled_from((0.0, 0.2, 0.8, 1.0))
 

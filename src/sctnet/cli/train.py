@@ -96,7 +96,7 @@ def _recipe(
     speaks: bool,
 ) -> "Recipe":
     """Return the named recipe, a resumed run's own, or one chosen from the data."""
-    from sctnet.training.choosing import choose_recipe
+    from sctnet.training.auto_recipe import choose_recipe
     from sctnet.training.recipe import load_recipe
 
     if name is not None and "=" in name:

@@ -7,8 +7,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from sctnet.training.averaging import moving_average
 from sctnet.training.devices import convert_sync_batchnorm
+from sctnet.training.ema import moving_average
 from sctnet.training.schedule import build_optimizer, rate_factor, set_learning_rate
 from sctnet.training.task import Task
 

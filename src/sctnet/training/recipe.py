@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.training.classification_recipe import (
+from sctnet.training.classification.recipe import (
     ClassificationAugmentation,
     ClassificationDataRecipe,
     ClassificationLossRecipe,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn, optim
 
 from sctnet.models.cfblock import TransformerBlock
-from sctnet.training.classification_recipe import CosineScheduleRecipe
+from sctnet.training.classification.recipe import CosineScheduleRecipe
 from sctnet.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)

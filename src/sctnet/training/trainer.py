@@ -19,8 +19,8 @@ from sctnet.training.devices import launch_fabric
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.learner import Learner
 from sctnet.training.meter import Meter
-from sctnet.training.opening import open_task
 from sctnet.training.recipe import Recipe
+from sctnet.training.registry import open_task
 from sctnet.training.run_folder import RunFolder, model_card
 
 Observer = Callable[[dict[str, float]], None]

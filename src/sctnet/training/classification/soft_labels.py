@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.training.classification_recipe import ClassifierTeacherRecipe
-from sctnet.training.classifier_teachers import ClassifierTeacher, load_classifier_teacher
+from sctnet.training.classification.recipe import ClassifierTeacherRecipe
+from sctnet.training.classification.teachers import ClassifierTeacher, load_classifier_teacher
 
 
 class Teaching(nn.Module):

@@ -19,11 +19,11 @@ from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation
 from sctnet.processes import Processes, launched_processes
-from sctnet.training.classification_criterion import ClassificationCriterion
+from sctnet.training.classification.criterion import ClassificationCriterion
+from sctnet.training.classification.soft_labels import CachedAnswers, answers_file, build_teaching
 from sctnet.training.recipe import ClassificationRecipe
 from sctnet.training.schedule import cosine_schedule, rate_factor
 from sctnet.training.task import Task, source_of
-from sctnet.training.teaching import CachedAnswers, answers_file, build_teaching
 
 _LOG = logging.getLogger(__name__)
 

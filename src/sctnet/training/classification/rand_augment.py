@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.training.classification_recipe import RandAugmentRecipe
+from sctnet.training.classification.recipe import RandAugmentRecipe
 
 _GREY = 128 / 255
 """What comes in from outside where a picture is moved."""

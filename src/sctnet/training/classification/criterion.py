@@ -9,20 +9,20 @@ from typing_extensions import override
 from sctnet.data.classification.loading import ClassifiedSample
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
-from sctnet.training.batch_augmentation import BatchAugmentation
-from sctnet.training.classification_recipe import (
-    ClassificationAugmentation,
-    ClassificationLossRecipe,
-)
-from sctnet.training.criterion import Criterion
-from sctnet.training.mixing import (
+from sctnet.training.classification.batch_augmentation import BatchAugmentation
+from sctnet.training.classification.mixup import (
     Mix,
     draw_mix,
     soft_cross_entropy,
     soft_targets,
     softened_divergence,
 )
-from sctnet.training.teaching import Teaching
+from sctnet.training.classification.recipe import (
+    ClassificationAugmentation,
+    ClassificationLossRecipe,
+)
+from sctnet.training.classification.soft_labels import Teaching
+from sctnet.training.criterion import Criterion
 
 
 class ClassificationCriterion(Criterion):

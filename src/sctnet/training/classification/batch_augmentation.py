@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sctnet.pipeline.preprocessing import Preparation
-from sctnet.training.classification_recipe import ClassificationAugmentation
-from sctnet.training.rand_augment import RandAugment, import_kornia
+from sctnet.training.classification.rand_augment import RandAugment, import_kornia
+from sctnet.training.classification.recipe import ClassificationAugmentation
 
 _AREA, _RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 """Of the erased rectangle: its share of the picture, and its height over its width."""

@@ -1,0 +1,1 @@
+"""Training of classifiers, whose backbones then start segmentation networks."""
