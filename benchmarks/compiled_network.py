@@ -17,9 +17,9 @@ import torch
 from sctnet.checkpoints.model_folder import load_model
 from sctnet.data.registry import open_dataset
 from sctnet.evaluation.evaluator import evaluate
-from sctnet.inference.cpu_runtime import CpuRuntime
+from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
+from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import SegmentationNetwork
 from sctnet.provenance import environment
 from sctnet.writing import write_text

@@ -39,9 +39,9 @@ from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.export.exporting import KINDS
 from sctnet.export.programs import quiet_exporters
 from sctnet.export.quantising import OpenVinoQuantiser, quantise
-from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.files import find_pictures
-from sctnet.inference.openvino_engine import shared_core
+from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
+from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.timing import REST
 from sctnet.models import SegmentationNetwork, create_model

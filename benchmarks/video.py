@@ -26,10 +26,10 @@ import torch
 
 from sctnet.export.exporting import export_model
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.video import VideoOptions, predict_video, worker_pool
-from sctnet.inference.video_source import VideoFrame, open_video
-from sctnet.inference.video_tinting import tinted
-from sctnet.inference.video_writer import VideoWriter
+from sctnet.inference.video.overlay import tinted
+from sctnet.inference.video.prediction import VideoOptions, predict_video, worker_pool
+from sctnet.inference.video.source import VideoFrame, open_video
+from sctnet.inference.video.writer import VideoWriter
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 

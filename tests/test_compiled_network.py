@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
-from sctnet.inference.cpu_runtime import CpuRuntime
-from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
+from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.kernels.jit import compiled
 from sctnet.kernels.network import CompiledNetwork, can_be_compiled, network, packing
 from sctnet.kernels.network import steps as kinds

@@ -30,7 +30,7 @@ from sctnet.export.model_repository import export_model_repository
 from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
-from sctnet.inference.openvino_engine import shared_core
+from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 

@@ -20,7 +20,7 @@ from sctnet.data import rle as run_lengths
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.inference import planning
 from sctnet.inference.batching import batches
-from sctnet.inference.outlines import outlines
+from sctnet.inference.polygons import outlines
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.tiling import (
     ComposedLogits,
@@ -91,7 +91,7 @@ def test_streams_hold_one_batch(folder):
 
 def test_pictures_of_one_working_size_pass_together(tmp_path, monkeypatch):
     model = saved(tmp_path, WorkingSize(rule="fixed", height=48, width=64))
-    monkeypatch.setattr(sctnet.inference.runtime, "can_be_compiled", lambda *_: False)
+    monkeypatch.setattr(sctnet.inference.runtimes.runtime, "can_be_compiled", lambda *_: False)
     together = sctnet.Segmenter(model, "cpu")  # in PyTorch
     images = [street(30, 40, 1), street(60, 80, 2), street(90, 70, 3)]
     passed = []

@@ -14,9 +14,9 @@ from sctnet.data.dataset import FileDataset, Files, SegmentationDataset
 from sctnet.data.registry import open_dataset
 from sctnet.data.synthetic.streets import open_synthetic
 from sctnet.errors import SctnetError
-from sctnet.inference.predictions import save_prediction
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.submission import save_prediction
 from sctnet.pictures.palette import default_palette
 
 SIZE = (24, 40)

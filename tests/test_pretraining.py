@@ -21,7 +21,7 @@ from sctnet.cli import app
 from sctnet.data.classification.registry import open_classified
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
-from sctnet.inference.classifying import score_classifier
+from sctnet.inference.classification_scoring import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preparation

@@ -41,7 +41,7 @@ from sctnet.export.quantising import (
     OpenVinoQuantiser,
     quantise,
 )
-from sctnet.inference.openvino_engine import shared_core
+from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 
 _EXPORT = """

@@ -23,11 +23,11 @@ from sctnet.checkpoints.model_folder import load_config
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
-from sctnet.inference import exported_runtime
-from sctnet.inference.onnx_engine import OnnxEngine
-from sctnet.inference.openvino_engine import shared_core
+from sctnet.inference.runtimes import exported_runtime
+from sctnet.inference.runtimes.onnx_engine import OnnxEngine
+from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.scoring import score
-from sctnet.inference.smoothing import Stillness
+from sctnet.inference.video.smoothing import Stillness
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
 
 OUTPUTS = ("labels", "logits", "probabilities", "logits8")

@@ -22,7 +22,7 @@ from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.predictor import Predictor
-from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.models import create_model
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize

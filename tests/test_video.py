@@ -24,15 +24,15 @@ import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli import app
 from sctnet.errors import SctnetError
-from sctnet.inference import video_source
-from sctnet.inference.pipeline import ReadAhead, ordered_map
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.smoothing import ExponentialSmoothing, Flicker
-from sctnet.inference.video import VideoOptions, _pixels_of_each, predict_video
-from sctnet.inference.video_files import find_videos
-from sctnet.inference.video_source import VideoFrame, open_video
-from sctnet.inference.video_tinting import tinted
-from sctnet.inference.video_yuv import CODES, from_rgb, standard_of, to_rgb
+from sctnet.inference.threads import ReadAhead, ordered_map
+from sctnet.inference.video.files import find_videos
+from sctnet.inference.video.overlay import tinted
+from sctnet.inference.video.prediction import VideoOptions, _pixels_of_each, predict_video
+from sctnet.inference.video.prediction import source as video_source
+from sctnet.inference.video.smoothing import ExponentialSmoothing, Flicker
+from sctnet.inference.video.source import VideoFrame, open_video
+from sctnet.inference.video.yuv import CODES, from_rgb, standard_of, to_rgb
 from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.pictures.overlay import boundaries_of, overlay
 
@@ -407,7 +407,9 @@ def test_realtime_drops_frames_instead_of_lagging(tmp_path):
 
 
 def test_smoothing_calms_a_noisy_network(tmp_path, monkeypatch):
-    monkeypatch.setattr("sctnet.inference.video._MOST_WORKERS", 1)  # the noise is the call's
+    monkeypatch.setattr(
+        "sctnet.inference.video.prediction._MOST_WORKERS", 1
+    )  # the noise is the call's
     clip = make_video(tmp_path / "clip.mp4", STEADY, size=(64, 96))
     plain = predict(clip, tmp_path, fake(noise=1.0))
     smoothed = predict(clip, tmp_path, fake(noise=1.0), smooth=0.8)

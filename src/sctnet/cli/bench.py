@@ -41,7 +41,7 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    from sctnet.inference.runtime import exported_file
+    from sctnet.inference.runtimes.runtime import exported_file
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.timing import pictures_to_time, time_predictions
     from sctnet.pipeline.label_map import label_map_method

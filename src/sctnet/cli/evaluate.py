@@ -75,7 +75,7 @@ def evaluate(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.registry import open_dataset
-    from sctnet.inference.runtime import exported_file
+    from sctnet.inference.runtimes.runtime import exported_file
     from sctnet.inference.scoring import (
         CONFUSION_FILE,
         PREDICTIONS_FOLDER,

@@ -24,7 +24,7 @@ def evaluate_classification(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import classification_table
     from sctnet.data.classification.registry import open_classified
-    from sctnet.inference.classifying import score_classifier
+    from sctnet.inference.classification_scoring import score_classifier
     from sctnet.inference.scoring import SCORES_FILE
     from sctnet.processes import launched_processes
 

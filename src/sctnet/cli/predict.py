@@ -98,7 +98,7 @@ def predict(
     from sctnet.errors import SctnetError
     from sctnet.inference.files import check_output, find_pictures
     from sctnet.inference.segmenter import Segmenter
-    from sctnet.inference.video_files import check_video_output, find_videos
+    from sctnet.inference.video.files import check_video_output, find_videos
 
     inputs = [*(inputs or []), *(more_inputs or [])]
     if not inputs:
@@ -151,7 +151,7 @@ def predict(
     interrupted = False
     if videos:
         from sctnet.cli.predict_video import label_videos
-        from sctnet.inference.video import VideoOptions
+        from sctnet.inference.video.prediction import VideoOptions
 
         options = VideoOptions(video_kinds, alpha, smooth, realtime)
         unlabelled, interrupted = label_videos(segmenter, videos, folder, options)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.video import VideoOptions, predict_video
-from sctnet.inference.video_files import VideoInput
-from sctnet.inference.video_report import VideoReport
+from sctnet.inference.video.files import VideoInput
+from sctnet.inference.video.prediction import VideoOptions, predict_video
+from sctnet.inference.video.report import VideoReport
 
 
 def label_videos(

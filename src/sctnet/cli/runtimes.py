@@ -9,7 +9,7 @@ from sctnet.errors import SctnetError
 
 def model_for(runtime: str | None, model: str, precision: str) -> str | Path:
     """Return the model itself, or, for another runtime than PyTorch, a file exported from it."""
-    from sctnet.inference.runtime import RUNTIMES, exported_file
+    from sctnet.inference.runtimes.runtime import RUNTIMES, exported_file
 
     known = ["torch", *RUNTIMES.values()]
     if runtime not in {None, *known}:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sctnet.inference.openvino_engine import shared_core
+from sctnet.inference.runtimes.openvino_engine import shared_core
 
 if TYPE_CHECKING:
     import openvino

@@ -10,7 +10,7 @@ import numpy as np
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.export.onnx_format import onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
-from sctnet.inference.openvino_engine import CompiledModels, shared_core
+from sctnet.inference.runtimes.openvino_engine import CompiledModels, shared_core
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:

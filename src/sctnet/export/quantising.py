@@ -26,7 +26,7 @@ from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
 from sctnet.inference.files import find_pictures
-from sctnet.inference.openvino_engine import CompiledModels
+from sctnet.inference.runtimes.openvino_engine import CompiledModels
 
 if TYPE_CHECKING:
     import onnx

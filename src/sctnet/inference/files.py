@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
-from sctnet.inference.picture_predictor import PicturePredictor
+from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.results import KINDS, Results, check_output
 from sctnet.inference.segmentation import class_indices
 from sctnet.inference.segmenter import Segmenter

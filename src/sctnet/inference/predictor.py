@@ -11,7 +11,7 @@ from torch import Tensor
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.planning import TILE, Plan, plan_picture
-from sctnet.inference.runtime import Runtime
+from sctnet.inference.runtimes.runtime import Runtime
 from sctnet.inference.sources import Picture
 from sctnet.inference.tiling import (
     ComposedLogits,

@@ -10,8 +10,8 @@ import numpy as np
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
-from sctnet.inference.predictions import save_prediction
 from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.submission import save_prediction
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.plots import confusion_picture
 from sctnet.pictures.sheet import contact_sheet

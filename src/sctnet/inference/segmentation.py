@@ -13,7 +13,7 @@ from PIL import Image
 
 from sctnet.data.rle import encode_counts, label_runs
 from sctnet.errors import SctnetError
-from sctnet.inference.outlines import outlines
+from sctnet.inference.polygons import outlines
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import Colour, save_label_map
 from sctnet.pictures.sheet import comparison

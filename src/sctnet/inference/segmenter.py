@@ -13,7 +13,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
 from sctnet.inference.planning import Plan
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
-from sctnet.inference.runtime import Runtime, exported_file, open_exported, open_network
+from sctnet.inference.runtimes.runtime import Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
 from sctnet.models import SegmentationNetwork

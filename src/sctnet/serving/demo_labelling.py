@@ -17,7 +17,7 @@ from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.video_files import ENDINGS as VIDEO_ENDINGS
+from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
 from sctnet.serving.demo_gradio import gradio
 from sctnet.serving.demo_results import (
     Packed,

@@ -6,7 +6,7 @@ from typing import Any
 
 import cv2
 
-from sctnet.inference.video_files import ENDINGS as VIDEO_ENDINGS
+from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
 from sctnet.pictures.writing import encode_picture
 from sctnet.serving.demo_gradio import gradio
 from sctnet.serving.demo_labelling import EXAMPLES, DemoLabelling, example_picture

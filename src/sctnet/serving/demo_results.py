@@ -83,7 +83,7 @@ def packed_video(
     What is written on the way is gone afterwards. ``progress`` may raise to end it. Raises
     :class:`SctnetError` for what is no video, or larger or longer than the page takes.
     """
-    from sctnet.inference.video import VideoOptions, predict_video
+    from sctnet.inference.video.prediction import VideoOptions, predict_video
 
     def counted(done: int, total: int | None) -> None:
         if done > MOST_FRAMES:  # whatever its header said
@@ -112,7 +112,7 @@ def packed_video(
 
 
 def _check_video(file: Path) -> None:
-    from sctnet.inference.video_source import open_video
+    from sctnet.inference.video.source import open_video
 
     with open_video(file) as video:
         if video.total is not None and video.total / video.rate > MOST_VIDEO_SECONDS:

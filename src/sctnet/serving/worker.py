@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sctnet.errors import SctnetError
-from sctnet.inference.picture_predictor import PicturePredictor
+from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import encode_label_map

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Integer
 
-from sctnet.inference.video_source import VideoFrame
-from sctnet.inference.video_yuv import from_rgb, planes_of
+from sctnet.inference.video.source import VideoFrame
+from sctnet.inference.video.yuv import from_rgb, planes_of
 from sctnet.pictures.legend import find_legend
 from sctnet.pictures.palette import Colour
 from sctnet.pictures.planes import Standard, overlay_planes

@@ -16,14 +16,14 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from sctnet.errors import SctnetError
-from sctnet.inference.pipeline import ReadAhead, ordered_map
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.smoothing import ExponentialSmoothing, Flicker, Stillness
-from sctnet.inference.video_files import check_video_output, clear_folder
-from sctnet.inference.video_report import VideoReport, VideoTally
-from sctnet.inference.video_source import VideoFrame, VideoSource, open_video, paced, until
-from sctnet.inference.video_tinting import tinted
-from sctnet.inference.video_writer import VideoWriter
+from sctnet.inference.threads import ReadAhead, ordered_map
+from sctnet.inference.video.files import check_video_output, clear_folder
+from sctnet.inference.video.overlay import tinted
+from sctnet.inference.video.report import VideoReport, VideoTally
+from sctnet.inference.video.smoothing import ExponentialSmoothing, Flicker, Stillness
+from sctnet.inference.video.source import VideoFrame, VideoSource, open_video, paced, until
+from sctnet.inference.video.writer import VideoWriter
 from sctnet.pictures.overlay import check_alpha
 from sctnet.pictures.palette import save_label_map
 

@@ -13,7 +13,7 @@ import av.stream
 from av.error import FFmpegError
 
 from sctnet.errors import SctnetError
-from sctnet.inference.video_source import open_container
+from sctnet.inference.video.source import open_container
 
 Packets: TypeAlias = Iterator[Any]  # av.Packet is generic for type checkers alone
 

@@ -12,9 +12,9 @@ import av.video.stream
 from av.error import FFmpegError
 
 from sctnet.errors import SctnetError
-from sctnet.inference.video_sound import Sound, copied, seconds
-from sctnet.inference.video_source import VideoSource, codec_threads
-from sctnet.inference.video_yuv import CODES
+from sctnet.inference.video.audio import Sound, copied, seconds
+from sctnet.inference.video.source import VideoSource, codec_threads
+from sctnet.inference.video.yuv import CODES
 
 _ENCODER = {"preset": "ultrafast", "crf": "23", "bf": "0"}
 # A fragment a second: whatever ends the process, what lies on the disk plays up to there.

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sctnet.checkpoints.exported_file import Output
 from sctnet.errors import SctnetError
-from sctnet.inference.cpu_runtime import CpuRuntime
-from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
+from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.kernels.network import can_be_compiled
 from sctnet.models import SCTNet, SegmentationNetwork
 from sctnet.pipeline.preprocessing import PreparationConfig
 
 if TYPE_CHECKING:
-    from sctnet.inference.exported_runtime import ExportedRuntime
+    from sctnet.inference.runtimes.exported_runtime import ExportedRuntime
 
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}
 """The runtime of an exported file, by its ending."""
@@ -110,14 +110,14 @@ def open_exported(
     Raises :class:`SctnetError` for files that are missing, damaged or not made by this package, for
     a package that is not installed, and for a device and a precision that cannot be.
     """
-    from sctnet.inference.exported_runtime import ExportedRuntime
+    from sctnet.inference.runtimes.exported_runtime import ExportedRuntime
 
     if not file.is_file():
         raise SctnetError(f"{file}: there is no such file")
     if RUNTIMES[file.suffix.lower()] == "onnx":
-        from sctnet.inference.onnx_engine import OnnxEngine
+        from sctnet.inference.runtimes.onnx_engine import OnnxEngine
 
         return ExportedRuntime(file, OnnxEngine(file, device, precision, threads))
-    from sctnet.inference.openvino_engine import OpenVinoEngine
+    from sctnet.inference.runtimes.openvino_engine import OpenVinoEngine
 
     return ExportedRuntime(file, OpenVinoEngine(file, device, precision, threads))

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.inference.exported_runtime import Port, first_line
+from sctnet.inference.runtimes.exported_runtime import Port, first_line
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16"}

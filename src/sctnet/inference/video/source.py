@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sctnet.errors import SctnetError
-from sctnet.inference.video_files import is_camera, is_stream
+from sctnet.inference.video.files import is_camera, is_stream
 from sctnet.pictures.planes import Standard
 
 try:
@@ -23,7 +23,7 @@ try:
     import av.container
     from av.error import FFmpegError
 
-    from sctnet.inference.video_yuv import standard_of, to_rgb
+    from sctnet.inference.video.yuv import standard_of, to_rgb
 except ImportError as error:
     raise SctnetError('videos need PyAV: pip install "sctnet[video]"') from error
 

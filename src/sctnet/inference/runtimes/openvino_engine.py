@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.inference.exported_runtime import Port, first_line
+from sctnet.inference.runtimes.exported_runtime import Port, first_line
 
 # What floats are computed in; where the device has no such arithmetic, float32.
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}

@@ -1,0 +1,1 @@
+"""Where a network is computed: PyTorch, compiled loops, ONNX Runtime or OpenVINO."""

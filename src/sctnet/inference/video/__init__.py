@@ -1,0 +1,1 @@
+"""Videos: decoded, labelled, drawn and encoded at the same time."""
