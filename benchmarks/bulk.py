@@ -30,7 +30,7 @@ from sctnet.data.registry import open_dataset
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.provenance import environment
-from sctnet.serving.bulk import BulkOptions, predict_bulk
+from sctnet.serving.bulk.prediction import BulkOptions, predict_bulk
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

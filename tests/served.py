@@ -14,10 +14,10 @@ import uvicorn
 
 import sctnet
 from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
-from sctnet.serving.application import create_application
-from sctnet.serving.limits import Limits
-from sctnet.serving.metrics import Metrics
-from sctnet.serving.served_model import ServedModel, read_choices
+from sctnet.serving.http.application import create_application
+from sctnet.serving.http.limits import Limits
+from sctnet.serving.http.metrics import Metrics
+from sctnet.serving.http.served_model import ServedModel, read_choices
 
 CLASSES = ("road", "car", "tree", "pole", "sky")
 

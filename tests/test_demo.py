@@ -23,11 +23,11 @@ import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.serving import demo_results
-from sctnet.serving.demo_gradio import gradio
-from sctnet.serving.demo_guard import Guard
-from sctnet.serving.demo_labelling import EXAMPLES, Sessions, example_picture
-from sctnet.serving.demo_server import build_application, serve_demo
+from sctnet.serving.demo import results as demo_results
+from sctnet.serving.demo.guard import Guard
+from sctnet.serving.demo.labelling import EXAMPLES, Sessions, example_picture
+from sctnet.serving.demo.quiet_gradio import gradio
+from sctnet.serving.demo.server import build_application, serve_demo
 
 API = "/gradio_api"
 # What gradio calls in pandas is deprecated there.

@@ -31,9 +31,9 @@ from typer.testing import CliRunner
 import sctnet
 from sctnet.cli import app
 from sctnet.errors import SctnetError
-from sctnet.serving.answers import chosen_answer
-from sctnet.serving.limits import Limits, Refusal
-from sctnet.serving.served_model import read_choices
+from sctnet.serving.http.answers import chosen_answer
+from sctnet.serving.http.limits import Limits, Refusal
+from sctnet.serving.http.served_model import read_choices
 
 ROOT = Path(__file__).parents[1]
 

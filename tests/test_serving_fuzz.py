@@ -15,7 +15,7 @@ from drawn import street
 from hypothesis import HealthCheck, given, settings
 from served import encoded, running, saved
 
-from sctnet.serving.limits import Limits
+from sctnet.serving.http.limits import Limits
 
 PICTURES = [
     encoded(street(24, 31), ending) for ending in (".png", ".jpg", ".webp", ".bmp", ".tiff")

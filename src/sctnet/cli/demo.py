@@ -32,7 +32,7 @@ def demo(
 
     from sctnet.checkpoints.model_folder import bundled_models
     from sctnet.inference.segmenter import Segmenter
-    from sctnet.serving.demo_server import serve_demo
+    from sctnet.serving.demo.server import serve_demo
 
     def ready(address: str) -> None:
         print(f"Open {address} (Ctrl-C ends it)", flush=True)  # noqa: T201

@@ -21,7 +21,7 @@ def label_in_bulk(
 
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import prediction_table
-    from sctnet.serving.bulk import BulkOptions, predict_bulk
+    from sctnet.serving.bulk.prediction import BulkOptions, predict_bulk
 
     chosen = BulkOptions(workers=_range(workers), **options)
     try:

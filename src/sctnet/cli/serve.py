@@ -52,11 +52,11 @@ def serve(
     SIGTERM and Ctrl-C finish what was accepted.
     """
     from sctnet.errors import SctnetError
-    from sctnet.serving.limits import Limits
+    from sctnet.serving.http.limits import Limits
 
     try:
-        from sctnet.serving.served_model import read_choices
-        from sctnet.serving.server import serve as run
+        from sctnet.serving.http.served_model import read_choices
+        from sctnet.serving.http.server import serve as run
     except ImportError as error:
         raise SctnetError(f'{error.name} is missing: pip install "sctnet[serve]"') from error
     defaults = {

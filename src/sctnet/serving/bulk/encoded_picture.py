@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sctnet.data.images import decode_image, read_image
 from sctnet.errors import SctnetError
 from sctnet.inference.sources import Picture
-from sctnet.serving.storage import is_url, read_bytes
+from sctnet.serving.bulk.storage import is_url, read_bytes
 
 MOST_BYTES = 2_000_000_000
 """Of an encoded picture; an uncompressed one of the largest size that is decoded has 1.2 GB."""

@@ -14,11 +14,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from sctnet.errors import SctnetError
-from sctnet.serving.application import create_application
-from sctnet.serving.limits import Limits
+from sctnet.serving.http.application import create_application
+from sctnet.serving.http.limits import Limits
+from sctnet.serving.http.metrics import LOGGER, Metrics, log
+from sctnet.serving.http.served_model import ModelChoice, ServedModel
 from sctnet.serving.memory import keep_freed_memory
-from sctnet.serving.metrics import LOGGER, Metrics, log
-from sctnet.serving.served_model import ModelChoice, ServedModel
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _GRACE = 5  # seconds beyond the time limit of a request, after which stopping waits no longer

@@ -8,16 +8,16 @@ import cv2
 
 from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
 from sctnet.pictures.writing import encode_picture
-from sctnet.serving.demo_gradio import gradio
-from sctnet.serving.demo_labelling import EXAMPLES, DemoLabelling, example_picture
-from sctnet.serving.demo_results import (
+from sctnet.serving.demo.labelling import EXAMPLES, DemoLabelling, example_picture
+from sctnet.serving.demo.quiet_gradio import gradio
+from sctnet.serving.demo.results import (
     MOST_BYTES,
     MOST_PICTURE_PIXELS,
     MOST_VIDEO_SECONDS,
     Packed,
 )
 
-_ASSETS = Path(__file__).parent / "demo_assets"
+_ASSETS = Path(__file__).parent / "assets"
 
 _LIMITS = (
     f"Pictures of up to {MOST_PICTURE_PIXELS // 1_000_000} million pixels, videos of up to "

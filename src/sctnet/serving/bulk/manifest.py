@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sctnet.errors import SctnetError
-from sctnet.serving.sources import Recorded
-from sctnet.serving.storage import (
+from sctnet.serving.bulk.storage import (
     exists,
     files_below,
     join,
@@ -23,6 +22,7 @@ from sctnet.serving.storage import (
     remove_empty_folder,
     write_bytes,
 )
+from sctnet.serving.bulk.work import Recorded
 
 FILE = "manifest.parquet"
 PARTS = "manifest.parts"

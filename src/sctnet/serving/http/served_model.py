@@ -20,9 +20,9 @@ from sctnet.errors import SctnetError
 from sctnet.inference.predictor import LabelMap
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
-from sctnet.serving.limits import Admission, Limits, Refusal
-from sctnet.serving.metrics import Metrics
-from sctnet.serving.micro_batcher import Closed, Finished, MicroBatcher
+from sctnet.serving.http.limits import Admission, Limits, Refusal
+from sctnet.serving.http.metrics import Metrics
+from sctnet.serving.http.micro_batcher import Closed, Finished, MicroBatcher
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _MOST_WORKERS = 16  # by default; every one holds the working memory of a batch

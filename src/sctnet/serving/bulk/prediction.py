@@ -20,12 +20,12 @@ import numpy as np
 from sctnet.errors import SctnetError
 from sctnet.inference.files import PredictionSummary
 from sctnet.inference.segmenter import Segmenter
-from sctnet.serving.manifest import Manifest, Row
+from sctnet.serving.bulk.manifest import Manifest, Row
+from sctnet.serving.bulk.model_files import ModelFiles, read_model_files
+from sctnet.serving.bulk.storage import files_below, full_name, join, remove
+from sctnet.serving.bulk.work import Unit, find_work
+from sctnet.serving.bulk.worker import KINDS, Worker, WorkerOptions
 from sctnet.serving.memory import keep_freed_memory
-from sctnet.serving.model_files import ModelFiles, read_model_files
-from sctnet.serving.sources import Unit, find_work
-from sctnet.serving.storage import files_below, full_name, join, remove
-from sctnet.serving.worker import KINDS, Worker, WorkerOptions
 
 _MOST_PER_PART = 256  # pictures; what a dead worker's successor does again at most
 _PARTS_A_WORKER = 8  # at least, so that all end at about the same time
@@ -61,7 +61,7 @@ def predict_bulk(
 ) -> PredictionSummary:
     """Label pictures into ``out``, a folder or URL, by workers on Ray, and return how it went.
 
-    ``inputs`` are as :func:`~sctnet.serving.sources.find_work` takes them. What an earlier run into
+    ``inputs`` are as :func:`~sctnet.serving.bulk.work.find_work` takes them. What an earlier run into
     ``out`` has done, with the same model and options, is not done again; what had failed is. With
     batches of one picture, labels are those of ``sctnet predict`` on the same kind of device, bit
     for bit; larger batches may round otherwise. ``progress`` is told how many pictures are done,

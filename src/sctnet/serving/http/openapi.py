@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sctnet.serving.answers import ANSWERS
-from sctnet.serving.open_inference import HEADER_LENGTH, RequestHead
+from sctnet.serving.http.answers import ANSWERS
+from sctnet.serving.http.open_inference import HEADER_LENGTH, RequestHead
 
 SERVER = (
     "Semantic segmentation of pictures. `POST /predict` takes an encoded picture and gives its "

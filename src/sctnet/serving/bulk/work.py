@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from sctnet.errors import SctnetError
 from sctnet.inference.files import ENDINGS, distinct_names, find_places
-from sctnet.serving.pictures import Encoded
-from sctnet.serving.places import is_picture, safe_place
-from sctnet.serving.shards import SHARD_ENDINGS, is_shard, shard_pictures
-from sctnet.serving.storage import (
+from sctnet.serving.bulk.encoded_picture import Encoded
+from sctnet.serving.bulk.output_paths import is_picture, safe_place
+from sctnet.serving.bulk.shards import SHARD_ENDINGS, is_shard, shard_pictures
+from sctnet.serving.bulk.storage import (
     exists,
     files_below,
     full_name,
@@ -24,7 +24,7 @@ from sctnet.serving.storage import (
     join,
     matching,
 )
-from sctnet.serving.tables import PictureTable, Row
+from sctnet.serving.bulk.tables import PictureTable, Row
 
 _TABLE = ".parquet"
 _MOST_PARTS_OF_A_ROW_GROUP = 8  # each is read from the row group's beginning

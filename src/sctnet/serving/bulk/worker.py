@@ -13,11 +13,11 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import encode_label_map
-from sctnet.serving.manifest import Manifest, Row, write_table
-from sctnet.serving.model_files import ModelFiles
-from sctnet.serving.pictures import Encoded, decoded
-from sctnet.serving.sources import Unit
-from sctnet.serving.storage import join, write_bytes
+from sctnet.serving.bulk.encoded_picture import Encoded, decoded
+from sctnet.serving.bulk.manifest import Manifest, Row, write_table
+from sctnet.serving.bulk.model_files import ModelFiles
+from sctnet.serving.bulk.storage import join, write_bytes
+from sctnet.serving.bulk.work import Unit
 
 KINDS = ("labels", "rle")
 """What is written: paletted PNGs below ``labels``, or Parquet tables of run lengths in ``rle``."""

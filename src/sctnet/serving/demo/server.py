@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.serving.demo_guard import Guard
-from sctnet.serving.demo_results import MOST_BYTES
+from sctnet.serving.demo.guard import Guard
+from sctnet.serving.demo.results import MOST_BYTES
 
 if TYPE_CHECKING:
-    from sctnet.serving.demo_labelling import DemoLabelling
+    from sctnet.serving.demo.labelling import DemoLabelling
 
 _HOST = "127.0.0.1"
 _PATIENCE = 2  # seconds for what is still being sent when the server ends
@@ -64,9 +64,9 @@ async def build_application(
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # of which it also reads when it is imported
     from fastapi import FastAPI
 
-    from sctnet.serving.demo_gradio import gradio
-    from sctnet.serving.demo_labelling import DemoLabelling
-    from sctnet.serving.demo_page import build_page
+    from sctnet.serving.demo.labelling import DemoLabelling
+    from sctnet.serving.demo.page import build_page
+    from sctnet.serving.demo.quiet_gradio import gradio
 
     labelling = DemoLabelling(segmenters, uploads)
     page = build_page(labelling)

@@ -7,7 +7,7 @@ from email.message import Message
 from sctnet.data.images import decode_image, image_size
 from sctnet.errors import SctnetError
 from sctnet.inference.sources import Picture
-from sctnet.serving.limits import Claim, Limits, Refusal
+from sctnet.serving.http.limits import Claim, Limits, Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What is decoded of what strangers send, by Pillow's names."""

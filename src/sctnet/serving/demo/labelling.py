@@ -18,8 +18,8 @@ from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
-from sctnet.serving.demo_gradio import gradio
-from sctnet.serving.demo_results import (
+from sctnet.serving.demo.quiet_gradio import gradio
+from sctnet.serving.demo.results import (
     Packed,
     decode_upload,
     packed_error,

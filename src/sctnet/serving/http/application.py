@@ -22,16 +22,17 @@ from sctnet.inference.predictor import LabelMap
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
-from sctnet.serving import descriptions, open_inference
-from sctnet.serving.answers import Answer, chosen_answer
-from sctnet.serving.guard import Guard
-from sctnet.serving.handling import Handler
-from sctnet.serving.limits import Claim, Limits, Refusal
-from sctnet.serving.metrics import Metrics
-from sctnet.serving.open_inference import InferenceRequest
-from sctnet.serving.page import PAGE
-from sctnet.serving.reading import decoded, decompressed, uploaded_file
-from sctnet.serving.served_model import ServedModel
+from sctnet.serving.http import open_inference
+from sctnet.serving.http import openapi as descriptions
+from sctnet.serving.http.answers import Answer, chosen_answer
+from sctnet.serving.http.handling import Handler
+from sctnet.serving.http.limits import Claim, Limits, Refusal
+from sctnet.serving.http.metrics import Metrics
+from sctnet.serving.http.middleware import Guard
+from sctnet.serving.http.open_inference import InferenceRequest
+from sctnet.serving.http.page import PAGE
+from sctnet.serving.http.reading import decoded, decompressed, uploaded_file
+from sctnet.serving.http.served_model import ServedModel
 
 _JSON_EXPANDS = 5  # bytes that a list of numbers takes in memory for each of its characters
 

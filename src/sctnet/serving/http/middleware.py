@@ -5,8 +5,8 @@ import hmac
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sctnet.serving.handling import RECORD
-from sctnet.serving.metrics import Metrics, RequestRecord
+from sctnet.serving.http.handling import RECORD
+from sctnet.serving.http.metrics import Metrics, RequestRecord
 
 _OPEN = {"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 """What is told to everybody: nothing of the models, the traffic or the pictures."""

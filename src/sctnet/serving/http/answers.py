@@ -10,7 +10,7 @@ import numpy as np
 from sctnet.inference.segmentation import Segmentation
 from sctnet.pictures.palette import encode_label_map
 from sctnet.pictures.writing import encode_picture
-from sctnet.serving.limits import Refusal
+from sctnet.serving.http.limits import Refusal
 
 
 class Answer(NamedTuple):

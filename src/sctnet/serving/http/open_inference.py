@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from pydantic import BaseModel, Field, ValidationError
 
 from sctnet.checkpoints.model_folder import first_message
-from sctnet.serving.limits import Limits, Refusal
+from sctnet.serving.http.limits import Limits, Refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"

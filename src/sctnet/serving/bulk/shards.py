@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sctnet.inference.files import ENDINGS
-from sctnet.serving.pictures import MOST_BYTES, Encoded
-from sctnet.serving.places import safe_place
-from sctnet.serving.storage import open_input
+from sctnet.serving.bulk.encoded_picture import MOST_BYTES, Encoded
+from sctnet.serving.bulk.output_paths import safe_place
+from sctnet.serving.bulk.storage import open_input
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 

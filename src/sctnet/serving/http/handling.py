@@ -13,11 +13,11 @@ from sctnet.errors import SctnetError
 from sctnet.inference.predictor import LabelMap
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
-from sctnet.serving.limits import Claim, Limits, Refusal
-from sctnet.serving.metrics import RequestRecord
-from sctnet.serving.micro_batcher import Finished
-from sctnet.serving.reading import read_body
-from sctnet.serving.served_model import ServedModel
+from sctnet.serving.http.limits import Claim, Limits, Refusal
+from sctnet.serving.http.metrics import RequestRecord
+from sctnet.serving.http.micro_batcher import Finished
+from sctnet.serving.http.reading import read_body
+from sctnet.serving.http.served_model import ServedModel
 
 RECORD = "sctnet.record"
 """Where a request's record is in its ASGI scope."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sctnet.errors import SctnetError
-from sctnet.serving.pictures import Encoded
-from sctnet.serving.storage import open_input
+from sctnet.serving.bulk.encoded_picture import Encoded
+from sctnet.serving.bulk.storage import open_input
 
 _PATHS = ("path", "image", "image_path", "file", "file_name", "filename", "uri", "url", "image_url")
 _NAMES = ("name", "id", "key", "__key__", "image_id", *_PATHS)

@@ -1,0 +1,1 @@
+"""Bulk prediction on Ray: pictures by the million."""
