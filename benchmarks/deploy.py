@@ -37,8 +37,8 @@ from sctnet.checkpoints.model_folder import ModelConfig, load_config, load_model
 from sctnet.data.images import read_image
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.export.exporting import KINDS
-from sctnet.export.programs import quiet_exporters
-from sctnet.export.quantising import OpenVinoQuantiser, quantise
+from sctnet.export.quantisation import OpenVinoQuantiser, quantise
+from sctnet.export.tracing import quiet_exporters
 from sctnet.inference.files import find_pictures
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.openvino_engine import shared_core

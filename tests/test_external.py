@@ -22,8 +22,8 @@ from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.cli import app
 from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
-from sctnet.models.external import TransformersNetwork
-from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
+from sctnet.models.transformers_configuration import SEGFORMER_SIZES, UPERNET_SIZES
+from sctnet.models.transformers_networks import TransformersNetwork
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics

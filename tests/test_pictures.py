@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from sctnet.errors import SctnetError
+from sctnet.pictures.contact_sheet import contact_sheet
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import default_palette, save_label_map
 from sctnet.pictures.plots import confusion_picture, training_curves
-from sctnet.pictures.sheet import contact_sheet
 
 CLASSES = ("road", "car", "sky")
 COLOURS = ((128, 64, 128), (0, 0, 142), (70, 130, 180))

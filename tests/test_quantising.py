@@ -21,20 +21,14 @@ from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.export import (
-    accuracy,
-    byte_convolution,
-    caching,
-    onnx_format,
-    openvino_format,
-    quantising,
-)
+from sctnet.export import accuracy, byte_convolution, caching, onnx_format, openvino_format
+from sctnet.export import quantisation as quantising
 from sctnet.export.accuracy import require_accuracy
 from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
 from sctnet.export.openvino_format import openvino_model
-from sctnet.export.quantising import (
+from sctnet.export.quantisation import (
     CalibrationPictures,
     Node,
     OnnxQuantiser,

@@ -13,8 +13,8 @@ from sctnet.checkpoints.model_folder import load_model, save_model
 from sctnet.data.augmentation import Sample
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, create_model
-from sctnet.models.building import FAMILIES, abstract_network
 from sctnet.models.counting import count_multiply_adds, count_parameters
+from sctnet.models.registry import FAMILIES, abstract_network
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.models.segnext import NonNegativeFactorisation
 from sctnet.pipeline.preprocessing import PreparationConfig

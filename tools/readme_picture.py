@@ -14,8 +14,8 @@ import numpy as np
 
 import sctnet
 from sctnet.data.images import read_image
-from sctnet.pictures.sheet import contact_sheet
-from sctnet.pictures.writing import write_picture
+from sctnet.pictures.contact_sheet import contact_sheet
+from sctnet.pictures.encoding import write_picture
 
 WIDTH = 1000
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
-from sctnet.models.building import read_configuration
+from sctnet.models.registry import read_configuration
 from sctnet.pipeline.preprocessing import PreparationConfig
 from sctnet.writing import write_text
 

@@ -20,12 +20,12 @@ from sctnet.checkpoints.model_folder import (
 )
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, build
-from sctnet.models.external import STAGES, Placed, TransformersNetwork, placed
-from sctnet.models.external_configuration import (
+from sctnet.models.transformers_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
     TransformersConfig,
 )
+from sctnet.models.transformers_networks import STAGES, Placed, TransformersNetwork, placed
 from sctnet.pipeline.preprocessing import PreparationConfig
 
 _MAXIMAL_BYTES = 2 * 2**30

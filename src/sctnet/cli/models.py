@@ -9,9 +9,9 @@ def models() -> None:
 
     from sctnet.checkpoints.model_folder import bundled_names, load_config
     from sctnet.errors import SctnetError
-    from sctnet.models.building import FAMILIES, abstract_network
     from sctnet.models.counting import count_multiply_adds, count_parameters
-    from sctnet.models.external_configuration import SEGFORMER_SIZES, UPERNET_SIZES
+    from sctnet.models.registry import FAMILIES, abstract_network
+    from sctnet.models.transformers_configuration import SEGFORMER_SIZES, UPERNET_SIZES
 
     table = Table(title="19 classes; multiply-adds at 1024x2048; stride of the logits")
     for column in ("variant", "parameters", "multiply-adds", "stride"):

@@ -34,7 +34,7 @@ from sctnet.export.parity import (
     compare,
     refuse_difference,
 )
-from sctnet.export.quantising import (
+from sctnet.export.quantisation import (
     CalibrationPictures,
     OnnxQuantiser,
     OpenVinoQuantiser,

@@ -13,7 +13,7 @@ from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.export.graph import DTYPES, PictureGraph
 from sctnet.export.parity import Batch, Run
-from sctnet.export.programs import quiet_exporters, trace
+from sctnet.export.tracing import quiet_exporters, trace
 from sctnet.models import SegmentationNetwork
 
 METADATA_FILE = f"{METADATA_KEY}.json"

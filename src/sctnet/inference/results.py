@@ -13,7 +13,7 @@ import numpy as np
 
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
-from sctnet.pictures.writing import write_picture
+from sctnet.pictures.encoding import write_picture
 from sctnet.writing import write_whole
 
 KINDS = {

@@ -12,10 +12,10 @@ from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.submission import save_prediction
+from sctnet.pictures.contact_sheet import contact_sheet
+from sctnet.pictures.encoding import write_picture
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.plots import confusion_picture
-from sctnet.pictures.sheet import contact_sheet
-from sctnet.pictures.writing import write_picture
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.writing import write_text

@@ -14,10 +14,10 @@ from PIL import Image
 from sctnet.data.rle import encode_counts, label_runs
 from sctnet.errors import SctnetError
 from sctnet.inference.polygons import outlines
+from sctnet.pictures.contact_sheet import comparison
+from sctnet.pictures.encoding import write_picture
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import Colour, save_label_map
-from sctnet.pictures.sheet import comparison
-from sctnet.pictures.writing import write_picture
 from sctnet.writing import write_whole
 
 if TYPE_CHECKING:

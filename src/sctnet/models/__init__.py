@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sctnet.models.building import build, model_configuration
-from sctnet.models.configuration import VARIANTS, SCTNetConfig
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.registry import build, model_configuration
 from sctnet.models.sctnet import SCTNet
+from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
 
 __all__ = [
     "VARIANTS",
@@ -25,7 +25,7 @@ def create_model(variant: str, num_classes: int, **options: Any) -> Segmentation
     """Return a freshly initialised network in training mode.
 
     ``variant`` is ``"sctnet-s"``, ``"sctnet-b"``, ``"sctnet-l"``, ``"sctnet-tiny"`` or one of the
-    networks it is taught by or compared with (:data:`sctnet.models.building.FAMILIES`);
+    networks it is taught by or compared with (:data:`sctnet.models.registry.FAMILIES`);
     ``options`` are the further fields of its configuration, for SCTNet :class:`SCTNetConfig`, for
     example ``attention_kernel="7x7"`` or ``stage3_block="residual"``. Weights are drawn from
     PyTorch's global generator. Raises :class:`SctnetError` for an unknown variant, option or value.

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.layers import BatchNorm, DropPath
+from sctnet.models.sctnet_configuration import SCTNetConfig
 
 _KERNEL_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     # Height x width; the order of a pair is the released code's (vertical first).

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.models.dappm import DAPPM
-from sctnet.models.fusing import fold_head, folded_copy, is_fused
+from sctnet.models.folding import fold_head, folded_copy, is_fused
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 from sctnet.models.sctnet import SegmentationHead

@@ -10,7 +10,7 @@ from sctnet.models.cfblock import (
     TransformerBlock,
     small_random,
 )
-from sctnet.models.configuration import SCTNetConfig
+from sctnet.models.sctnet_configuration import SCTNetConfig
 
 
 class GPUFriendlyAttention(nn.Module):

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.layers import BatchNorm, DropPath
+from sctnet.models.sctnet_configuration import SCTNetConfig
 
 STRIPES = (7, 11, 21)
 TABLE_4_EXPANSION = 10

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
+from sctnet.models.checkpointing import recomputed
 from sctnet.models.layers import resize
-from sctnet.models.recomputation import recomputed
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """How the images of all networks are normalised by default: RGB, in units of 0-255."""

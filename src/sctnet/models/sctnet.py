@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.models.cfblock import cfblock
-from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.dappm import DAPPM
-from sctnet.models.fusing import fuse, is_fused
+from sctnet.models.folding import fuse, is_fused
 from sctnet.models.gfa import gfa_block
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
 from sctnet.models.msca import msca_block
 from sctnet.models.network import Features, SegmentationNetwork, Widths
+from sctnet.models.sctnet_configuration import SCTNetConfig
 from sctnet.models.segformer_block import SegFormerBlock
 
 

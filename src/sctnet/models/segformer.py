@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models.fusing import folded_copy, is_fused
+from sctnet.models.folding import folded_copy, is_fused
 from sctnet.models.layers import (
     BatchNorm,
     DropPath,

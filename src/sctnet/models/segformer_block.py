@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.configuration import SCTNetConfig
 from sctnet.models.layers import DropPath
+from sctnet.models.sctnet_configuration import SCTNetConfig
 
 HEAD_CHANNELS = 64
 REDUCTION = 4

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.fusing import folded_copy, is_fused
+from sctnet.models.folding import folded_copy, is_fused
 from sctnet.models.layers import BatchNorm, drop_path_rates, initialise_convolutions, resize
 from sctnet.models.msca import MSCABlock
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths

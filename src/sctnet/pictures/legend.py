@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8, UInt16
 from PIL import Image, ImageDraw
 
-from sctnet.pictures.lettering import font
+from sctnet.pictures.fonts import font
 from sctnet.pictures.palette import Colour
 
 _SMALLEST_LETTERS = 9  # pixels; below this, DejaVu Sans is guessed rather than read

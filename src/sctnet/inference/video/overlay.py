@@ -11,7 +11,7 @@ from sctnet.inference.video.source import VideoFrame
 from sctnet.inference.video.yuv import from_rgb, planes_of
 from sctnet.pictures.legend import find_legend
 from sctnet.pictures.palette import Colour
-from sctnet.pictures.planes import Standard, overlay_planes
+from sctnet.pictures.yuv_overlay import Standard, overlay_planes
 
 
 def tinted(

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from sctnet.errors import SctnetError
 from sctnet.inference.video.files import is_camera, is_stream
-from sctnet.pictures.planes import Standard
+from sctnet.pictures.yuv_overlay import Standard
 
 try:
     import av

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sctnet.pictures.planes import Planes, Standard
+from sctnet.pictures.yuv_overlay import Planes, Standard
 
 # FFmpeg's numbers of the standards, as a file that we write tells them, and as files come.
 CODES: dict[Standard, int] = {"BT.709": 1, "BT.601": 6}

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 
 from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
-from sctnet.pictures.writing import encode_picture
+from sctnet.pictures.encoding import encode_picture
 from sctnet.serving.demo.labelling import EXAMPLES, DemoLabelling, example_picture
 from sctnet.serving.demo.quiet_gradio import gradio
 from sctnet.serving.demo.results import (

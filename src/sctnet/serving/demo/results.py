@@ -14,8 +14,8 @@ from sctnet.data.images import decode_image
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
+from sctnet.pictures.encoding import encode_picture
 from sctnet.pictures.palette import Colour, encode_label_map
-from sctnet.pictures.writing import encode_picture
 
 MOST_BYTES = 100 * 2**20
 """Of an uploaded file."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sctnet.inference.segmentation import Segmentation
+from sctnet.pictures.encoding import encode_picture
 from sctnet.pictures.palette import encode_label_map
-from sctnet.pictures.writing import encode_picture
 from sctnet.serving.http.limits import Refusal
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 
-from sctnet.pictures.lettering import fitting_font
+from sctnet.pictures.fonts import fitting_font
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import Colour
 

@@ -7,19 +7,19 @@ import torch
 from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
-from sctnet.models.configuration import VARIANTS, SCTNetConfig
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
-from sctnet.models.external import TransformersSegFormer, TransformersUPerNet
-from sctnet.models.external_configuration import (
+from sctnet.models.network import NetworkConfig, SegmentationNetwork
+from sctnet.models.sctnet import SCTNet
+from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
+from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
+from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
+from sctnet.models.transformers_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
     TransformersConfig,
 )
-from sctnet.models.network import NetworkConfig, SegmentationNetwork
-from sctnet.models.sctnet import SCTNet
-from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
-from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
+from sctnet.models.transformers_networks import TransformersSegFormer, TransformersUPerNet
 
 
 class Family(NamedTuple):

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models.external_configuration import UPERNET_HEAD, TransformersConfig
 from sctnet.models.layers import resize
 from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.models.segformer import refuse_small_images
+from sctnet.models.transformers_configuration import UPERNET_HEAD, TransformersConfig
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
