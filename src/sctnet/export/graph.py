@@ -10,6 +10,7 @@ from sctnet.checkpoints.exported_file import Output, Precision
 from sctnet.export.channels_last import normalise_channels_last
 from sctnet.export.resizing import resized
 from sctnet.models import SegmentationNetwork
+from sctnet.pipeline.label_dtype import UINT8_CLASSES
 from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, Side
 
 DTYPES: dict[Precision, torch.dtype] = {
@@ -22,7 +23,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class PictureGraph(nn.Module):
-    """Preparation, network and answer, equal to :class:`sctnet.pipeline.image_to_labels.ImageToLabels`.
+    """Preprocessing, network and answer: what ``ImageToLabels`` computes, as one graph.
 
     Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
     ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the
@@ -86,7 +87,7 @@ class PictureGraph(nn.Module):
         if self.output == "probabilities":
             return logits.softmax(1)
         # Of equal logits the lowest class, in every runtime (tested).
-        return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 255 else torch.int32)
+        return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= UINT8_CLASSES else torch.int32)
 
 
 def _is_same(first: tuple[Side, Side], second: tuple[Side, Side]) -> bool:

@@ -19,6 +19,7 @@ from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.export.exporting import ExportReport, Format, export_model
 from sctnet.models import SegmentationNetwork
+from sctnet.pipeline.label_dtype import UINT8_CLASSES
 
 Server = Literal["triton", "openvino-model-server"]
 
@@ -174,6 +175,6 @@ def _output(config: ExportedConfig) -> tuple[str, str, list[int]]:
     if config.size is not None and config.output != "logits8":
         sides = list(config.size)
     if config.output == "labels":
-        return "labels", "TYPE_UINT8" if classes <= 255 else "TYPE_INT32", sides
+        return "labels", "TYPE_UINT8" if classes <= UINT8_CLASSES else "TYPE_INT32", sides
     name = "probabilities" if config.output == "probabilities" else "logits"
     return name, "TYPE_FP32", [classes, *sides]

@@ -19,6 +19,7 @@ from sctnet.inference.tiling import (
     composed_probabilities,
 )
 from sctnet.pipeline.argmax_torch import resized
+from sctnet.pipeline.label_dtype import label_dtype
 from sctnet.pipeline.label_map import label_map
 
 LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
@@ -64,7 +65,7 @@ class Predictor:
         self.scales, self.flip = tuple(scales), flip
         self._rule = config.preparation.working_size
         self._classes = len(config.classes)
-        self._kind = np.uint8 if self._classes <= 255 else np.uint16
+        self._kind = label_dtype(self._classes)
         if self.averages:
             runtime.require_logits("an average of scales or mirrored pictures")
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import numpy as np
 import torch
 
 from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config, load_model
@@ -18,6 +17,7 @@ from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
+from sctnet.pipeline.label_dtype import label_dtype
 
 __all__ = ["Segmentation", "Segmenter"]
 
@@ -49,8 +49,8 @@ class Segmenter:
     ``probabilities`` asks for those of every class in every result. ``batch_size`` pictures at
     most, and 4 million pixels at the working size, are given to the network together.
 
-    What happens to a picture is told by :class:`~sctnet.pipeline.image_to_labels.ImageToLabels`, and by
-    :class:`~sctnet.inference.predictor.Predictor` for further ``scales`` and ``flip``.
+    A picture goes through the steps of :class:`~sctnet.pipeline.image_to_labels.ImageToLabels`;
+    with further ``scales`` or ``flip``, of :class:`~sctnet.inference.predictor.Predictor`.
 
     Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and options
     that cannot be.
@@ -208,8 +208,11 @@ class Segmenter:
             self.check(image, probabilities)
         if self._wants(probabilities):
             likely = self.predict_probabilities(images)
-            kind = np.uint8 if len(self.classes) <= 255 else np.uint16
-            labels = [each.argmax(axis=0).astype(kind) for each in likely if each is not None]
+            labels = [
+                each.argmax(axis=0).astype(label_dtype(len(self.classes)))
+                for each in likely
+                if each is not None
+            ]
         else:
             labels = self.predict_labels(images)
         return [

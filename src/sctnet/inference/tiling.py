@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from sctnet.pipeline.argmax_torch import label_kind, resized_part
+from sctnet.pipeline.argmax_torch import resized_part, torch_label_dtype
+from sctnet.pipeline.label_dtype import label_dtype
 from sctnet.pipeline.label_map import label_map
 
 _BAND_PIXELS = 4_000_000
@@ -197,7 +198,7 @@ def composed_labels(composed: ComposedLogits) -> np.ndarray:
 
     uint8 up to 255 classes, else uint16.
     """
-    labels = np.empty(composed.size, np.uint8 if composed.classes <= 255 else np.uint16)
+    labels = np.empty(composed.size, label_dtype(composed.classes))
     for rows, columns, found in composed.labels():
         labels[rows, columns] = found.cpu().numpy()
     return labels
@@ -211,7 +212,7 @@ def _largest(
     for index, candidate in enumerate(logits, start=1):
         found.masked_fill_(candidate > largest, index)
         torch.maximum(largest, candidate, out=largest)
-    return found.to(label_kind(classes))
+    return found.to(torch_label_dtype(classes))
 
 
 def composed_probabilities(composed: ComposedLogits) -> Float[np.ndarray, "k h w"]:

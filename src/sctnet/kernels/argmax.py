@@ -12,16 +12,16 @@ from torch import Tensor
 
 from sctnet.kernels.interpolation import side_of
 from sctnet.kernels.jit import compiled, parts, share_out
-from sctnet.pipeline.argmax_torch import Size, label_kind
 
 _SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
 
 
 def compiled_label_map(
     logits: Float[Tensor, "n k h w"],
-    sizes: tuple[Size, ...],
+    sizes: tuple[tuple[int, int], ...],
     rows: slice,
     columns: slice,
+    dtype: torch.dtype,
     with_confidence: bool = False,
 ) -> (
     tuple[
@@ -38,7 +38,7 @@ def compiled_label_map(
     down = side_of((height, *(size[0] for size in sizes)), rows.start, rows.stop)
     across = side_of((width, *(size[1] for size in sizes)), columns.start, columns.stop)
     shape = number, rows.stop - rows.start, columns.stop - columns.start
-    labels = torch.empty(shape, dtype=label_kind(classes))
+    labels = torch.empty(shape, dtype=dtype)
     confidence = torch.empty(shape if with_confidence else (number, 0, 0))
     # All classes that are further from the largest are together less than its share's rounding.
     reach = 17 + log(classes) if with_confidence else 0.0

@@ -11,6 +11,7 @@ from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
 from sctnet.errors import SctnetError
+from sctnet.pipeline.label_dtype import UINT8_CLASSES
 from sctnet.writing import write_whole
 
 Colour = tuple[int, int, int]
@@ -83,7 +84,7 @@ def encode_label_map(labels: Integer[np.ndarray, "h w"], colours: Sequence[Colou
     Up to 255 classes it is a paletted PNG, shown in the classes' colours and black where a pixel
     has no class; above that, a grey PNG of 16 bits.
     """
-    if len(colours) > 255:
+    if len(colours) > UINT8_CLASSES:
         picture = Image.fromarray(labels.astype(np.uint16))
     else:
         palette = np.zeros((256, 3), np.uint8)

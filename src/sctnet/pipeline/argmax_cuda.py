@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.pipeline.argmax_torch import Size, Taps, label_kind, planar_label_map, taps_on
+from sctnet.pipeline.argmax_torch import Size, Taps, planar_label_map, taps_on, torch_label_dtype
 
 _compiles = True
 
@@ -57,7 +57,7 @@ def largest_gathered(
         line = line * row_weights[:, None, None]
         total = line if total is None else total + line
     assert total is not None
-    return total.argmax(3).to(label_kind(logits.shape[1]))
+    return total.argmax(3).to(torch_label_dtype(logits.shape[1]))
 
 
 @lru_cache(maxsize=1)

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sctnet.kernels.interpolation import composed, side_of
+from sctnet.pipeline.label_dtype import UINT8_CLASSES
 
 Size = tuple[int, int]
 Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
 
 
-def label_kind(classes: int) -> torch.dtype:
-    """Return the smallest type that holds the labels of so many classes, and 255 for none."""
-    return torch.uint8 if classes <= 255 else torch.uint16
+def torch_label_dtype(classes: int) -> torch.dtype:
+    """Return uint8 up to 255 classes, else uint16, as a type of PyTorch."""
+    return torch.uint8 if classes <= UINT8_CLASSES else torch.uint16
 
 
 def planar_label_map(
@@ -29,12 +30,13 @@ def planar_label_map(
     classes = logits.shape[1]
     largest = _plane(logits, 0, sizes, rows, columns)
     # PyTorch computes little with uint16.
-    labels = torch.zeros_like(largest, dtype=torch.uint8 if classes <= 255 else torch.int32)
+    narrow = torch_label_dtype(classes) == torch.uint8
+    labels = torch.zeros_like(largest, dtype=torch.uint8 if narrow else torch.int32)
     for index in range(1, classes):
         candidate = _plane(logits, index, sizes, rows, columns)
         labels.masked_fill_(candidate > largest, index)
         largest = torch.maximum(largest, candidate)
-    return labels.to(label_kind(classes))
+    return labels.to(torch_label_dtype(classes))
 
 
 def resized(logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...]) -> Float[Tensor, "n k _ _"]:

@@ -10,7 +10,7 @@ from sctnet.errors import SctnetError
 from sctnet.kernels.argmax import compiled_label_map
 from sctnet.kernels.jit import has_numba
 from sctnet.pipeline.argmax_cuda import gathered_label_map
-from sctnet.pipeline.argmax_torch import Size, planar_label_map, resized
+from sctnet.pipeline.argmax_torch import Size, planar_label_map, resized, torch_label_dtype
 
 Method = Literal["compiled", "gathered", "planar"]
 
@@ -38,7 +38,7 @@ def label_map(
     sizes, rows, columns = _checked(logits, sizes, rows, columns)
     method = label_map_method(logits.device)
     if method == "compiled":
-        made = compiled_label_map(logits, sizes, rows, columns)
+        made = compiled_label_map(logits, sizes, rows, columns, torch_label_dtype(logits.shape[1]))
         if made is None:
             raise _not_finite()
         return made[0]
@@ -58,7 +58,8 @@ def label_map_and_confidence(
     logits = logits.detach()
     sizes, rows, columns = _checked(logits, sizes, _WHOLE, _WHOLE)
     if label_map_method(logits.device) == "compiled":
-        made = compiled_label_map(logits, sizes, rows, columns, with_confidence=True)
+        dtype = torch_label_dtype(logits.shape[1])
+        made = compiled_label_map(logits, sizes, rows, columns, dtype, with_confidence=True)
         if made is None:
             raise _not_finite()
         return made

@@ -1,4 +1,4 @@
-"""Networks computed on the CPU by loops of our own."""
+"""One network as compiled loops: a list of steps, and the loop that computes them."""
 
 from sctnet.kernels.network.network import CompiledNetwork, can_be_compiled
 

@@ -61,7 +61,7 @@ def predict_bulk(
 ) -> PredictionSummary:
     """Label pictures into ``out``, a folder or URL, by workers on Ray, and return how it went.
 
-    ``inputs`` are as :func:`~sctnet.serving.bulk.work.find_work` takes them. What an earlier run into
+    ``inputs`` are what :func:`~sctnet.serving.bulk.work.find_work` takes. What an earlier run into
     ``out`` has done, with the same model and options, is not done again; what had failed is. With
     batches of one picture, labels are those of ``sctnet predict`` on the same kind of device, bit
     for bit; larger batches may round otherwise. ``progress`` is told how many pictures are done,

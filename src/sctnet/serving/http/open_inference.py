@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from pydantic import BaseModel, Field, ValidationError
 
 from sctnet.checkpoints.model_folder import first_message
+from sctnet.pipeline.label_dtype import label_dtype
 from sctnet.serving.http.limits import Limits, Refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -115,7 +116,7 @@ def response(
 
 def model_metadata(name: str, classes: Sequence[str], runs: str) -> dict[str, Any]:
     """Return what ``GET /v2/models/NAME`` says; exactly one of the two inputs is to be given."""
-    kind = np.dtype(np.uint8 if len(classes) <= 255 else np.uint16)
+    kind = label_dtype(len(classes))
     return {
         "name": name,
         "versions": [VERSION],
