@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.block_configuration import BlockConfig
 from sctnet.models.layers import BatchNorm, DropPath
-from sctnet.models.sctnet_configuration import SCTNetConfig
 
 _KERNEL_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     # Height x width; the order of a pair is the released code's (vertical first).
@@ -72,7 +72,7 @@ class KernelAttention(nn.Module):
     two axes swapped; it is not a transposed convolution, the kernels are not flipped.
     """
 
-    def __init__(self, channels: int, shape: tuple[int, int], config: SCTNetConfig) -> None:
+    def __init__(self, channels: int, shape: tuple[int, int], config: BlockConfig) -> None:
         super().__init__()
         self.kernels = small_random(
             config.attention_kernels, channels, *shape, std=config.attention_init_std
@@ -92,7 +92,7 @@ class KernelAttention(nn.Module):
 class ConvolutionalAttention(nn.Module):
     """The sum of kernel attentions with stripes of different direction."""
 
-    def __init__(self, channels: int, config: SCTNetConfig) -> None:
+    def __init__(self, channels: int, config: BlockConfig) -> None:
         super().__init__()
         self.stripes = nn.ModuleList(
             KernelAttention(channels, shape, config)
@@ -129,7 +129,7 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, attention: nn.Module, feed_forward: nn.Module, channels: int, config: SCTNetConfig
+        self, attention: nn.Module, feed_forward: nn.Module, channels: int, config: BlockConfig
     ) -> None:
         super().__init__()
         self.attention_norm = BatchNorm(channels)
@@ -150,7 +150,7 @@ class TransformerBlock(nn.Module):
         return y
 
 
-def cfblock(channels: int, config: SCTNetConfig) -> TransformerBlock:
+def cfblock(channels: int, config: BlockConfig) -> TransformerBlock:
     """Build the paper's block: convolutional attention, then the 3x3 feed-forward network."""
     attention = ConvolutionalAttention(channels, config)
     return TransformerBlock(attention, FeedForward(channels), channels, config)

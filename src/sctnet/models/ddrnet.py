@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.models.dappm import DAPPM
-from sctnet.models.folding import fold_head, folded_copy, is_fused
+from sctnet.models.heads import SegmentationHead
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
-from sctnet.models.sctnet import SegmentationHead
 
 
 class DDRNetConfig(NetworkConfig):
@@ -95,6 +94,7 @@ class DDRNet(SegmentationNetwork):
     """
 
     config: DDRNetConfig
+    folds_norms = True
     logits_stride = 8
     backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4", "low5", "high5")
     context_parts = ("dappm",)
@@ -138,22 +138,6 @@ class DDRNet(SegmentationNetwork):
         """Return the decoder feature and the logits."""
         feature, logits = self.head(decoder_input)
         return feature, logits
-
-    def fuse(self) -> "DDRNet":
-        """Return a new inference network: norms folded into convolutions, no auxiliary head.
-
-        The norms of the DAPPM and the head's first one stay: a ReLU follows them.
-        """
-        fused = folded_copy(self)
-        fused.config = self.config.model_copy(update={"auxiliary_head": False})
-        fused.auxiliary_head = None
-        fold_head(fused.head)
-        return fused
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether :meth:`fuse` made this network."""
-        return is_fused(self)
 
 
 def _stem_convolution(in_channels: int, channels: int) -> list[nn.Module]:

@@ -4,13 +4,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.block_configuration import BlockConfig
 from sctnet.models.cfblock import (
     FeedForward,
     GroupedDoubleNormalisation,
     TransformerBlock,
     small_random,
 )
-from sctnet.models.sctnet_configuration import SCTNetConfig
 
 
 class GPUFriendlyAttention(nn.Module):
@@ -20,7 +20,7 @@ class GPUFriendlyAttention(nn.Module):
     to kernels and shares them.
     """
 
-    def __init__(self, channels: int, config: SCTNetConfig) -> None:
+    def __init__(self, channels: int, config: BlockConfig) -> None:
         super().__init__()
         count, std = config.attention_kernels, config.attention_init_std
         self.keys = small_random(count, channels, 1, 1, std=std)
@@ -35,7 +35,7 @@ class GPUFriendlyAttention(nn.Module):
         return F.conv2d(self.normalisation(similarity), self.values)
 
 
-def gfa_block(channels: int, config: SCTNetConfig) -> TransformerBlock:
+def gfa_block(channels: int, config: BlockConfig) -> TransformerBlock:
     """Build RTFormer's block: GPU-friendly attention, then two 3x3 convolutions."""
     return TransformerBlock(
         GPUFriendlyAttention(channels, config), FeedForward(channels), channels, config

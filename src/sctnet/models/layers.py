@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.folding import FoldsNorms, fold
+
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation that falls back on its running statistics for a single value.
@@ -54,7 +56,7 @@ def drop_path_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [list(islice(rates, depth)) for depth in depths]
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(FoldsNorms):
     """Two 3x3 convolutions and a shortcut (He et al. 2016).
 
     A stride above 1 or a change of width makes the shortcut a 1x1 convolution. Without
@@ -89,6 +91,11 @@ class ResidualBlock(nn.Module):
         y: Tensor = self.final_relu(residual + self.shortcut(x))
         return y
 
+    def fold_norms(self) -> None:
+        """Fold both norms; the shortcut is a sequence."""
+        self.conv1, self.norm1 = fold(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fold(self.conv2, self.norm2)
+
 
 def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
     """Resize maps to (height, width), bilinear with align_corners=False as everywhere here."""
@@ -96,7 +103,7 @@ def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Te
 
 
 def initialise_convolutions(network: nn.Module) -> None:
-    """Draw every convolution anew: Kaiming normal (fan-out, ReLU), biases 0."""
+    """Draw the weights of every convolution: Kaiming normal (fan-out, ReLU), biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             # PyTorch's own helper forgets the groups of depthwise ones.

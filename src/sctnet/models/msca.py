@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.block_configuration import BlockConfig
+from sctnet.models.folding import FoldsNorms, fold_before
 from sctnet.models.layers import BatchNorm, DropPath
-from sctnet.models.sctnet_configuration import SCTNetConfig
 
 STRIPES = (7, 11, 21)
 TABLE_4_EXPANSION = 10
@@ -60,7 +61,7 @@ class DepthwiseFeedForward(nn.Module):
         return y
 
 
-class MSCABlock(nn.Module):
+class MSCABlock(FoldsNorms):
     """Pre-norm residual branches with a learned scale per channel, started at 0.01."""
 
     def __init__(self, channels: int, expansion: int, drop_path: float) -> None:
@@ -82,7 +83,17 @@ class MSCABlock(nn.Module):
         y: Tensor = x + self.drop_path(self.feed_forward_scale * mixed)
         return y
 
+    def fold_norms(self) -> None:
+        """Fold the feed-forward norm into the 1x1 convolution after it.
 
-def msca_block(channels: int, config: SCTNetConfig) -> MSCABlock:
+        The attention norm stays: the attention and its shortcut both read it.
+        """
+        expand = self.feed_forward.expand
+        self.feed_forward_norm, self.feed_forward.expand = fold_before(
+            self.feed_forward_norm, expand
+        )
+
+
+def msca_block(channels: int, config: BlockConfig) -> MSCABlock:
     """Build the block of Table 4."""
     return MSCABlock(channels, TABLE_4_EXPANSION, config.drop_path)

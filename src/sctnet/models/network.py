@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models.checkpointing import recomputed
+from sctnet.models.folding import folded_copy, is_folded
 from sctnet.models.layers import resize
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -71,6 +72,8 @@ class SegmentationNetwork(nn.Module, ABC):
     recomputes_stages: bool = False
     """Whether training computes stages 3 and 4 again for their gradients, which saves memory."""
 
+    folds_norms: bool = False
+    """Whether :meth:`fuse` folds batch norms into convolutions."""
     can_classify: bool = False
     """Whether the backbone ends with stage 4, so that it can learn in a classifier."""
     logits_stride: int
@@ -78,7 +81,7 @@ class SegmentationNetwork(nn.Module, ABC):
     backbone_parts: tuple[str, ...]
     """The submodules that pretrained weights must fill."""
     context_parts: tuple[str, ...] = ()
-    """Submodules that learn at the backbone's rate but may start anew."""
+    """Submodules that learn at the backbone's rate, with or without pretrained weights."""
 
     @abstractmethod
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
@@ -114,19 +117,29 @@ class SegmentationNetwork(nn.Module, ABC):
         y: Tensor = recomputed(stage, x) if again else stage(x)
         return y
 
-    def fuse(self) -> "SegmentationNetwork":
-        """Return a new network for inference with the same logits up to rounding."""
-        return copy.deepcopy(self).eval()
+    def fuse(self) -> Self:
+        """Return a new network for inference with the same logits up to rounding.
+
+        Batch norms are folded into convolutions where ``folds_norms``; an auxiliary head is left
+        out. ``self`` is left as it was.
+        """
+        if not self.folds_norms:
+            return copy.deepcopy(self).eval()
+        fused = folded_copy(self)
+        if "auxiliary_head" in type(self.config).model_fields:
+            fused.config = self.config.model_copy(update={"auxiliary_head": False})
+            fused.auxiliary_head = None  # type: ignore[assignment]
+        return fused
 
     @property
     def is_fused(self) -> bool:
         """Whether :meth:`fuse` changed this network's form, so that it cannot be saved."""
-        return False
+        return self.folds_norms and is_folded(self)
 
     def imagenet_weights(self) -> dict[str, Tensor]:
         """Return ImageNet weights of the backbone, by the names of this network's tensors.
 
-        Raises :class:`SctnetError` where none can be had without being named.
+        Raises :class:`SctnetError` where the network has no such weights to download.
         """
         raise SctnetError(
             f"model.init: no ImageNet weights come with {self.config.variant}; "

@@ -1,40 +1,18 @@
 """SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
 
+from typing import Self
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.errors import SctnetError
-from sctnet.models.cfblock import cfblock
+from sctnet.models.blocks import BLOCKS
 from sctnet.models.dappm import DAPPM
-from sctnet.models.folding import fuse, is_fused
-from sctnet.models.gfa import gfa_block
+from sctnet.models.heads import SegmentationHead
 from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
-from sctnet.models.msca import msca_block
 from sctnet.models.network import Features, SegmentationNetwork, Widths
 from sctnet.models.sctnet_configuration import SCTNetConfig
-from sctnet.models.segformer_block import SegFormerBlock
-
-
-class SegmentationHead(nn.Module):
-    """BN, ReLU, 3x3 convolution, BN, ReLU, 1x1 classifier."""
-
-    def __init__(
-        self, in_channels: int, channels: int, num_classes: int, bias: bool = True
-    ) -> None:
-        super().__init__()
-        self.norm1 = BatchNorm(in_channels)
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
-        self.norm2: nn.Module = BatchNorm(channels)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-
-    def forward(
-        self, x: Float[Tensor, "n ci h w"]
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
-        """Return the decoder feature (before its norm) and the logits."""
-        feature = self.conv(F.relu(self.norm1(x)))
-        return feature, self.classifier(F.relu(self.norm2(feature)))
 
 
 class SCTNet(SegmentationNetwork):
@@ -46,6 +24,7 @@ class SCTNet(SegmentationNetwork):
     """
 
     config: SCTNetConfig
+    folds_norms = True
     can_classify = True
     logits_stride = 8
     backbone_parts = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -100,17 +79,16 @@ class SCTNet(SegmentationNetwork):
         feature, logits = self.head(decoder_input)
         return feature, logits
 
-    def fuse(self) -> "SCTNet":
+    def fuse(self) -> Self:
         """Return a new inference network: norms folded into convolutions, no auxiliary head.
 
-        Same logits up to rounding; ``self`` is left as it was.
+        Same logits up to rounding; ``self`` is left as it was. Fusing twice changes nothing.
         """
-        return fuse(self)
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether :meth:`fuse` made this network."""
-        return is_fused(self)
+        fused = super().fuse()
+        for module in fused.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True  # nothing else reads the input of these ReLUs
+        return fused
 
     def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stage1 = self.stage1(self.stem(images))
@@ -147,20 +125,5 @@ def _context_blocks(kind: str, depth: int, channels: int, config: SCTNetConfig) 
     modules: list[nn.Module] = []
     for index in range(depth):
         modules += [nn.ReLU()] if index else []
-        modules.append(_context_block(kind, channels, config))
+        modules.append(BLOCKS[kind].build(channels, config))
     return modules
-
-
-def _context_block(kind: str, channels: int, config: SCTNetConfig) -> nn.Module:
-    match kind:
-        case "cfblock":
-            return cfblock(channels, config)
-        case "residual":
-            return ResidualBlock(channels, channels, final_relu=False)
-        case "segformer":
-            return SegFormerBlock(channels, config)
-        case "gfa":
-            return gfa_block(channels, config)
-        case "msca":
-            return msca_block(channels, config)
-    raise SctnetError(f"unknown block kind {kind!r}")

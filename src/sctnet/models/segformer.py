@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models.folding import folded_copy, is_fused
 from sctnet.models.layers import (
     BatchNorm,
     DropPath,
@@ -135,6 +134,7 @@ class SegFormer(SegmentationNetwork):
     """
 
     config: SegFormerConfig
+    folds_norms = True
     logits_stride = 4
     backbone_parts = ("stages",)
 
@@ -175,15 +175,6 @@ class SegFormer(SegmentationNetwork):
     ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
         return self.head.decode(decoder_input)
-
-    def fuse(self) -> "SegFormer":
-        """Return a new inference network, the head's norms folded into its convolutions."""
-        return folded_copy(self)
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether :meth:`fuse` made this network."""
-        return is_fused(self)
 
     def _initialise(self) -> None:
         initialise_convolutions(self)

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.models.block_configuration import BlockConfig
 from sctnet.models.layers import DropPath
-from sctnet.models.sctnet_configuration import SCTNetConfig
 
 HEAD_CHANNELS = 64
 REDUCTION = 4
@@ -70,7 +70,7 @@ class MixFeedForward(nn.Module):
 class SegFormerBlock(nn.Module):
     """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.)), with layer norms."""
 
-    def __init__(self, channels: int, config: SCTNetConfig) -> None:
+    def __init__(self, channels: int, config: BlockConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(channels, eps=1e-6)
         self.attention = EfficientSelfAttention(channels)

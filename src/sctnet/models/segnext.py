@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.models.folding import folded_copy, is_fused
 from sctnet.models.layers import BatchNorm, drop_path_rates, initialise_convolutions, resize
 from sctnet.models.msca import MSCABlock
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
@@ -108,6 +107,7 @@ class SegNeXt(SegmentationNetwork):
     """
 
     config: SegNeXtConfig
+    folds_norms = True
     logits_stride = 8
     backbone_parts = ("stages",)
 
@@ -144,18 +144,6 @@ class SegNeXt(SegmentationNetwork):
         """Return the decoder feature and the logits."""
         feature, logits = self.head(decoder_input)
         return feature, logits
-
-    def fuse(self) -> "SegNeXt":
-        """Return a new inference network, norms folded into convolutions where that is exact.
-
-        The attention norms stay, which have two readers, and the head's group norms.
-        """
-        return folded_copy(self)
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether :meth:`fuse` made this network."""
-        return is_fused(self)
 
 
 def _stage(number: int, in_channels: int, channels: int, rates: list[float]) -> nn.Sequential:

@@ -11,6 +11,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from sctnet.kernels.jit import compiled, has_numba, share_out
+from sctnet.models.blocks import BLOCKS
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
     if vars(numba_config)["DISABLE_JIT"] or not multiplies_and_adds():
         return False
     config = network.config
-    if not {config.stage3_block, config.stage4_block} <= {"cfblock", "residual"}:
+    if not all(BLOCKS[kind].has_cpu_kernel for kind in (config.stage3_block, config.stage4_block)):
         return False
     narrowest = min(config.base_channels, config.dappm_channels)
     odd = (config.dappm_channels | config.attention_kernels) % 2
