@@ -36,8 +36,9 @@ from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.checkpoints.model_folder import ModelConfig, load_config, load_model, save_model
 from sctnet.data.images import read_image
 from sctnet.data.synthetic.streets import SyntheticStreets
-from sctnet.export.exporting import KINDS
-from sctnet.export.quantisation import OpenVinoQuantiser, quantise
+from sctnet.export.exporting import FORMATS
+from sctnet.export.openvino_format import OpenVinoQuantiser
+from sctnet.export.quantisation import quantise
 from sctnet.export.tracing import quiet_exporters
 from sctnet.inference.files import find_pictures
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
@@ -166,15 +167,15 @@ def our_rows(
         how = "folder" if isinstance(segmenter.runtime, CpuRuntime) else "folder, PyTorch"
         rows.append(Row(name, how, precision, partial(_labels, segmenter, pictures)))
     for kind, precision, output in OURS:
-        file = folder / f"{name}-{precision}-{output}{KINDS[kind].suffixes[0]}"
+        file = folder / f"{name}-{precision}-{output}{FORMATS[kind].suffixes[0]}"
         exported = ExportedConfig(
             model=config, output=output, precision=precision, size=SIZE, batch=1,
             weights_sha256="0" * 64, sctnet=sctnet.__version__,
         )  # fmt: skip
         quantised = None
         if precision == "int8":
-            quantised = partial(_quantised, KINDS[kind].quantiser, pictures, name)
-        KINDS[kind].write(network, exported, file, quantised)
+            quantised = partial(_quantised, FORMATS[kind].quantiser, pictures, name)
+        FORMATS[kind].write(network, exported, file, quantised)
         segmenter = Segmenter(file, threads=threads)
         run = partial(_labels, segmenter, pictures)
         rows.append(Row(name, f"{kind}, {output}", precision, run))

@@ -25,7 +25,7 @@ from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.errors import SctnetError
 from sctnet.export import tensorrt_format
-from sctnet.export.exporting import KINDS, export_model
+from sctnet.export.exporting import FORMATS, export_model
 from sctnet.export.model_repository import export_model_repository
 from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
@@ -240,7 +240,7 @@ def shifted(by):
 
         return run
 
-    return KINDS["onnx"]._replace(write=write)
+    return FORMATS["onnx"]._replace(write=write)
 
 
 def some_wrong(answer, logits):
@@ -258,7 +258,7 @@ def some_wrong(answer, logits):
     ],
 )
 def test_a_wrong_file_is_not_left(folder, tmp_path, monkeypatch, by):
-    monkeypatch.setitem(KINDS, "onnx", shifted(by))
+    monkeypatch.setitem(FORMATS, "onnx", shifted(by))
     out = tmp_path / "model.onnx"
     out.write_bytes(b"an earlier export")
     with pytest.raises(SctnetError, match=r"differs|instead") as caught:
@@ -273,7 +273,7 @@ def test_an_interrupted_export_leaves_nothing(folder, tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(KINDS, "onnx", KINDS["onnx"]._replace(write=write))
+    monkeypatch.setitem(FORMATS, "onnx", FORMATS["onnx"]._replace(write=write))
     with pytest.raises(KeyboardInterrupt):
         export_model(folder, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -283,13 +283,13 @@ def test_a_full_disk_is_one_sentence(folder, tmp_path, monkeypatch):
     def write(network, config, file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(KINDS, "onnx", KINDS["onnx"]._replace(write=write))
+    monkeypatch.setitem(FORMATS, "onnx", FORMATS["onnx"]._replace(write=write))
     with pytest.raises(SctnetError, match=r"model\.onnx: cannot be written \(No space"):
         export_model(folder, tmp_path / "model.onnx")
 
 
 def test_an_earlier_file_is_replaced(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(KINDS, "onnx", shifted(lambda answer, logits: (answer, logits)))
+    monkeypatch.setitem(FORMATS, "onnx", shifted(lambda answer, logits: (answer, logits)))
     out = tmp_path / "model.onnx"
     out.write_bytes(b"an earlier export")
     report = export_model(folder, out)
@@ -298,14 +298,14 @@ def test_an_earlier_file_is_replaced(folder, tmp_path, monkeypatch):
 
 
 def test_a_network_in_memory_is_exported_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setitem(KINDS, "onnx", shifted(lambda answer, logits: (answer, logits)))
+    monkeypatch.setitem(FORMATS, "onnx", shifted(lambda answer, logits: (answer, logits)))
     report = sctnet.export_model(random_model(), tmp_path / "model.onnx", output="logits8")
     assert report.config.model.classes[0] == "class 0"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_pictures_of_a_folder_are_compared_on(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(KINDS, "onnx", shifted(lambda answer, logits: (answer, logits)))
+    monkeypatch.setitem(FORMATS, "onnx", shifted(lambda answer, logits: (answer, logits)))
     for number in range(3):
         Image.fromarray(street(40, 50 + number)).save(tmp_path / f"{number}.png")
     report = export_model(folder, tmp_path / "model.onnx", images=tmp_path)
@@ -337,7 +337,7 @@ def refusal(model, out, **options):
     ],
 )
 def test_what_does_not_go_is_one_sentence(folder, tmp_path, monkeypatch, name, options, told):
-    monkeypatch.setitem(KINDS, "onnx", shifted(lambda answer, logits: (answer, logits)))
+    monkeypatch.setitem(FORMATS, "onnx", shifted(lambda answer, logits: (answer, logits)))
     assert told in refusal(folder, tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
 

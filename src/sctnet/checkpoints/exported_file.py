@@ -10,6 +10,9 @@ from sctnet.errors import SctnetError
 METADATA_KEY = "sctnet"
 """Of ONNX metadata_props, and of OpenVINO's rt_info."""
 
+EXPORTED_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
+"""The files of each format that this package also reads; the first is the one that a user names."""
+
 _MOST_CHARACTERS = 1_000_000  # a thousand class names and colours take some 50,000
 
 Output = Literal["labels", "logits", "probabilities", "logits8"]

@@ -1,11 +1,15 @@
 """``sctnet export``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from sctnet.cli.sizes import height_width
+
+if TYPE_CHECKING:
+    from sctnet.checkpoints.exported_file import Output, Precision
+    from sctnet.export.exporting import ExportOptions, Format
 
 
 def export(
@@ -59,11 +63,12 @@ def export(
     """
     from sctnet.data.registry import open_dataset
     from sctnet.export.exporting import export_model
-    from sctnet.export.model_repository import SUFFIXES, export_model_repository
+    from sctnet.export.model_repository import FORMATS, export_model_repository
 
-    options: dict[str, Any] = {
-        "precision": precision,
-        "output": output,
+    # Checked by export_model, which names the choices.
+    options: ExportOptions = {
+        "precision": cast("Precision", precision),
+        "output": cast("Output", output),
         "size": None if size is None else height_width("--size", size),
         "batch": batch,
         "images": images,
@@ -72,10 +77,9 @@ def export(
         "max_drop": max_drop,
         "say": print,
     }
-    chosen: Any = format
     report = (
-        export_model_repository(model, out, chosen, **options)
-        if chosen in SUFFIXES
-        else export_model(model, out, format=chosen, **options)
+        export_model_repository(model, out, format, **options)
+        if format in FORMATS
+        else export_model(model, out, format=cast("Format", format), **options)
     )
     print(report)  # noqa: T201

@@ -8,7 +8,7 @@ from pathlib import Path
 from sctnet.checkpoints.exported_file import Output, Precision
 from sctnet.checkpoints.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model
 from sctnet.errors import SctnetError
-from sctnet.export.exporting import KINDS, Format, export_model
+from sctnet.export.exporting import FORMATS, Format, export_model
 
 
 def cached_export(
@@ -30,7 +30,7 @@ def cached_export(
         digest.update((folder / name).read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = home / "sctnet" / f"{digest.hexdigest()[:24]}-{version('sctnet')}"
-    file = place / f"{output}-{precision}{KINDS[format].suffixes[0]}"
+    file = place / f"{output}-{precision}{FORMATS[format].suffixes[0]}"
     if not file.is_file():
         try:
             place.mkdir(parents=True, exist_ok=True)

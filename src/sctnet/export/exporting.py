@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from pydantic import ValidationError
 
@@ -22,53 +22,47 @@ from sctnet.checkpoints.model_folder import (
 )
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.export import onnx_format, openvino_format, tensorrt_format, torch_format
 from sctnet.export.accuracy import require_accuracy
+from sctnet.export.export_format import ExportFormat
+from sctnet.export.onnx_format import ONNX
+from sctnet.export.openvino_format import OPENVINO
 from sctnet.export.parity import (
     LIMITS,
     Parity,
     Quantise,
     Reference,
-    Run,
     batches_for,
     compare,
     refuse_difference,
 )
-from sctnet.export.quantisation import (
-    CalibrationPictures,
-    OnnxQuantiser,
-    OpenVinoQuantiser,
-    Quantiser,
-    quantise,
-)
+from sctnet.export.quantisation import CalibrationPictures, quantise
+from sctnet.export.tensorrt_format import TENSORRT
+from sctnet.export.torch_format import TORCH
 from sctnet.models import SegmentationNetwork
 
 Format = Literal["onnx", "openvino", "torch", "tensorrt"]
-
-
-class FileKind(NamedTuple):
-    """One of the formats."""
-
-    suffixes: tuple[str, ...]
-    """Of the files that it consists of; the first is the one that is named."""
-    precisions: tuple[Precision, ...]
-    write: Callable[..., Run]
-    """Writes the file of a network and a configuration (its neighbours beside it), and returns what
-    runs it; also takes what quantises, where the format has int8."""
-    quantiser: Callable[[Any], Quantiser] | None = None
-    """Makes what quantises a model of this format."""
-
-
-KINDS: dict[Format, FileKind] = {
-    "onnx": FileKind((".onnx",), ("fp32", "fp16", "int8"), onnx_format.write, OnnxQuantiser),
-    "openvino": FileKind(
-        (".xml", ".bin"), ("fp32", "fp16", "bf16", "int8"), openvino_format.write, OpenVinoQuantiser
-    ),
-    "torch": FileKind((".pt2",), ("fp32", "fp16", "bf16"), torch_format.write),
-    "tensorrt": FileKind((".engine",), ("fp32", "fp16"), tensorrt_format.write),
+FORMATS: dict[str, ExportFormat] = {
+    "onnx": ONNX,
+    "openvino": OPENVINO,
+    "torch": TORCH,
+    "tensorrt": TENSORRT,
 }
 MOST_PIXELS = 100_000_000
 """Of a fixed size times a fixed batch."""
+
+
+class ExportOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`export_model` but its ``format``."""
+
+    precision: Precision
+    output: Output
+    size: tuple[int, int] | None
+    batch: int | None
+    images: str | os.PathLike[str] | None
+    calibrate: str | os.PathLike[str] | None
+    dataset: SegmentationDataset | None
+    max_drop: float
+    say: Callable[[str], None]
 
 
 class ExportReport(NamedTuple):
@@ -124,33 +118,37 @@ def export_model(
     model that cannot be loaded and a folder that cannot be written to.
     """
     file = Path(out)
-    kind = _checked_kind(format, precision, file)
+    chosen = _checked_format(format, precision, file)
     _check_int8(precision, calibrate, dataset)
     with _beside(file) as beside:
         folder = _folder_of(model, beside)
         config = _configuration(folder, precision, output, size, batch)
         network = load_model(folder)
         written = beside / file.name
-        quantised = _quantise(kind, calibrate, config, say)
-        run = kind.write(network, config, written, *([quantised] if quantised else []))
+        quantised = _quantise(chosen, calibrate, config, say)
+        run = chosen.write(network, config, written, *([quantised] if quantised else []))
         seen = images or calibrate
         pictures = batches_for(config, None if seen is None else Path(seen))
         parity = compare(run, Reference(network, config), pictures)
         refuse_difference(parity, LIMITS[precision], file)
         if dataset is not None:
             say(require_accuracy(folder, written, file, dataset, max_drop))
-        megabytes = _put_in_place(written, file, kind)
+        megabytes = _put_in_place(written, file, chosen)
     return ExportReport(file, config, parity, megabytes)
 
 
 def _quantise(
-    kind: FileKind, calibrate: Any, config: ExportedConfig, say: Callable[[str], None]
+    chosen: ExportFormat,
+    calibrate: str | os.PathLike[str] | None,
+    config: ExportedConfig,
+    say: Callable[[str], None],
 ) -> Quantise | None:
     """Return what makes an int8 model of a float one; None for other precisions."""
     if config.precision != "int8":
         return None
-    assert kind.quantiser is not None
-    pictures, quantiser = CalibrationPictures(Path(calibrate), config), kind.quantiser
+    assert chosen.quantiser is not None
+    assert calibrate is not None
+    pictures, quantiser = CalibrationPictures(Path(calibrate), config), chosen.quantiser
 
     def quantised(model: Any) -> Any:
         say(f"calibrating on {len(pictures)} pictures of {calibrate}")
@@ -159,7 +157,11 @@ def _quantise(
     return quantised
 
 
-def _check_int8(precision: str, calibrate: Any, dataset: SegmentationDataset | None) -> None:
+def _check_int8(
+    precision: Precision,
+    calibrate: str | os.PathLike[str] | None,
+    dataset: SegmentationDataset | None,
+) -> None:
     if precision == "int8" and calibrate is None:
         raise SctnetError(
             "int8 is calibrated on pictures like those to come: give --calibrate FOLDER"
@@ -170,27 +172,27 @@ def _check_int8(precision: str, calibrate: Any, dataset: SegmentationDataset | N
         )
 
 
-def _checked_kind(name: str, precision: str, file: Path) -> FileKind:
-    if name not in KINDS:
-        raise SctnetError(f"unknown format {name!r}: choose one of {', '.join(KINDS)}")
-    kind = KINDS[name]
+def _checked_format(name: str, precision: str, file: Path) -> ExportFormat:
+    if name not in FORMATS:
+        raise SctnetError(f"unknown format {name!r}: choose one of {', '.join(FORMATS)}")
+    chosen = FORMATS[name]
     known = get_args(Precision)
     if precision not in known:
         raise SctnetError(f"unknown precision {precision!r}: choose one of {', '.join(known)}")
-    if precision not in kind.precisions:
-        others = [other for other in KINDS if precision in KINDS[other].precisions]
+    if precision not in chosen.precisions:
+        others = [other for other in FORMATS if precision in FORMATS[other].precisions]
         raise SctnetError(
-            f"{precision} does not go with {name}, which has {', '.join(kind.precisions)}: "
+            f"{precision} does not go with {name}, which has {', '.join(chosen.precisions)}: "
             f"choose one of these, or --format {' or '.join(others)}"
         )
-    if file.suffix != kind.suffixes[0]:
+    if file.suffix != chosen.suffixes[0]:
         raise SctnetError(
-            f"{file}: the name of such a file ends in {kind.suffixes[0]}: "
-            f"give {file.with_suffix(kind.suffixes[0])}"
+            f"{file}: the name of such a file ends in {chosen.suffixes[0]}: "
+            f"give {file.with_suffix(chosen.suffixes[0])}"
         )
     if file.is_dir():
         raise SctnetError(f"{file}: is a folder: give the name of a file in it")
-    return kind
+    return chosen
 
 
 @contextlib.contextmanager
@@ -206,27 +208,31 @@ def _beside(file: Path) -> Iterator[Path]:
         ) from error
 
 
-def _put_in_place(written: Path, file: Path, kind: FileKind) -> float:
+def _put_in_place(written: Path, file: Path, chosen: ExportFormat) -> float:
     """Rename the files, the named one last; return their size in megabytes."""
     size = 0
-    for suffix in reversed(kind.suffixes):
+    for suffix in reversed(chosen.suffixes):
         part = written.with_suffix(suffix)
         size += part.stat().st_size
         part.replace(file.with_suffix(suffix))
     return size / 1e6
 
 
-def _folder_of(model: Any, beside: Path) -> Path:
+def _folder_of(model: str | os.PathLike[str] | SegmentationNetwork, beside: Path) -> Path:
     """Return the model's folder; a network in memory is saved to one."""
     if isinstance(model, SegmentationNetwork):
         return save_model(model, beside / "model")
-    if str(model).endswith((".onnx", ".xml", ".pt2")):
+    if str(model).endswith(tuple(each.suffixes[0] for each in FORMATS.values())):
         raise SctnetError(f"{model}: exported already: give the model folder that it was made from")
     return find_model(model)
 
 
 def _configuration(
-    folder: Path, precision: Any, output: Any, size: Any, batch: Any
+    folder: Path,
+    precision: Precision,
+    output: Output,
+    size: tuple[int, int] | None,
+    batch: int | None,
 ) -> ExportedConfig:
     with (folder / WEIGHTS_FILE).open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,23 +13,21 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.export.exporting import ExportReport, Format, export_model
+from sctnet.export.exporting import ExportOptions, ExportReport, export_model
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.label_dtype import UINT8_CLASSES
 
 Server = Literal["triton", "openvino-model-server"]
 
-SUFFIXES: dict[Server, tuple[str, ...]] = {
-    "triton": (".onnx",),
-    "openvino-model-server": (".xml", ".bin"),
+FORMATS: dict[Server, Literal["onnx", "openvino"]] = {
+    "triton": "onnx",
+    "openvino-model-server": "openvino",
 }
-"""The endings of the exported files that a server takes, the one that is named first."""
-
-_FORMATS: dict[Server, Format] = {"triton": "onnx", "openvino-model-server": "openvino"}
+"""The format of the files that a server takes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_TOGETHER = 8  # pictures of one size that Triton lets pass the network together
@@ -40,7 +38,7 @@ def export_model_repository(
     model: str | os.PathLike[str] | SegmentationNetwork,
     out: str | os.PathLike[str],
     server: Server,
-    **options: Any,
+    **options: Unpack[ExportOptions],
 ) -> ExportReport:
     """Export a model, with the ``options`` of :func:`export_model`, as a new model repository.
 
@@ -51,8 +49,8 @@ def export_model_repository(
     _checked_name(target, server, None)
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
-            file = Path(folder) / f"model{SUFFIXES[server][0]}"
-            report = export_model(model, file, format=_FORMATS[server], **options)
+            file = Path(folder) / f"model{EXPORTED_SUFFIXES[FORMATS[server]][0]}"
+            report = export_model(model, file, format=FORMATS[server], **options)
             return report._replace(file=write_model_repository(file, report.config, server, target))
     except OSError as error:
         raise SctnetError(
@@ -78,8 +76,10 @@ def write_model_repository(
     """
     source, target = Path(file), Path(out)
     model = _checked_name(target, server, name)
-    if source.suffix != SUFFIXES[server][0]:
-        raise SctnetError(f"{source}: {server} takes a file that ends in {SUFFIXES[server][0]}")
+    if source.suffix != EXPORTED_SUFFIXES[FORMATS[server]][0]:
+        raise SctnetError(
+            f"{source}: {server} takes a file that ends in {EXPORTED_SUFFIXES[FORMATS[server]][0]}"
+        )
     beside = target.with_name(f".{target.name[:40]}.{os.getpid()}.part")
     try:
         _write(source, config, server, beside, model)
@@ -94,11 +94,11 @@ def write_model_repository(
     return target
 
 
-def _checked_name(target: Path, server: str, name: str | None) -> str:
+def _checked_name(target: Path, server: Server, name: str | None) -> str:
     """Return the model's name, for which there is a server and a place."""
     model = target.resolve().name if name is None else name
-    if server not in SUFFIXES:
-        raise SctnetError(f"unknown server {server!r}: choose one of {', '.join(SUFFIXES)}")
+    if server not in FORMATS:
+        raise SctnetError(f"unknown server {server!r}: choose one of {', '.join(FORMATS)}")
     if _NAME.fullmatch(model) is None:
         raise SctnetError(
             f"{model!r}: no name of a model: take letters, digits, ., _ and -, 100 at most"
@@ -111,7 +111,7 @@ def _checked_name(target: Path, server: str, name: str | None) -> str:
 def _write(source: Path, config: ExportedConfig, server: Server, folder: Path, name: str) -> None:
     version = folder / name / "1"
     version.mkdir(parents=True)
-    for suffix in SUFFIXES[server]:
+    for suffix in EXPORTED_SUFFIXES[FORMATS[server]]:
         shutil.copyfile(source.with_suffix(suffix), version / f"model{suffix}")
     names = [" ".join(each.split()) for each in config.model.classes]  # one a line
     (folder / name / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
-from sctnet.export.onnx_format import onnx_model, required
+from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, METADATA_KEY, ExportedConfig
+from sctnet.export.byte_convolution import convolve_bytes, find_start
+from sctnet.export.export_format import ExportFormat
+from sctnet.export.onnx_format import INPUT, onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
+from sctnet.export.quantisation import Node
 from sctnet.inference.runtimes.openvino_engine import CompiledModels, shared_core
 from sctnet.models import SegmentationNetwork
 
@@ -71,3 +76,57 @@ def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) 
         return whole(batch.shape)(batch)[0], shown(batch.shape)(batch)[last]
 
     return run
+
+
+class OpenVinoQuantiser:
+    """By NNCF, symmetric weights and asymmetric activations, biases corrected."""
+
+    def __init__(self, model: openvino.Model, inputs: str = INPUT) -> None:
+        required("openvino", "openvino")
+        self._nncf = required("nncf", "openvino")
+        # Not nncf.set_log_level, which sets the handlers' level too, whosesoever they are.
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        self.model, self._input = model, inputs
+
+    def nodes(self) -> list[Node]:
+        """Return the operators of the float model, each behind those that it reads."""
+        return [
+            Node(
+                node.get_friendly_name(),
+                node.get_type_name(),
+                tuple(
+                    port.get_source_output().get_node().get_friendly_name()
+                    for port in node.inputs()
+                ),
+            )
+            for node in self.model.get_ordered_ops()
+            if node.get_type_name() not in {"Constant", "Parameter", "Result"}
+        ]
+
+    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
+        """Return the model quantised, but for the nodes of these names."""
+        start = find_start(self.model)
+        first = {start.convolution.get_friendly_name()} if start is not None else set[str]()
+        quantised = self._nncf.quantize(
+            self.model.clone(),
+            self._nncf.Dataset(pictures, lambda picture: {self._input: picture}),
+            preset=self._nncf.QuantizationPreset.MIXED,
+            subset_size=len(pictures),
+            ignored_scope=self._nncf.IgnoredScope(
+                names=sorted(first.union(floats)), validate=False
+            ),
+        )
+        if not first.issubset(floats):
+            convolve_bytes(quantised, pictures)
+        return quantised
+
+    def run(self, model: openvino.Model) -> Callable[[Batch], np.ndarray]:
+        """Return what maps pictures to logits, N x K x h x w."""
+        compiled = CompiledModels(model, "CPU", {})
+        last = len(compiled.any.outputs) - 1
+        return lambda picture: compiled(picture.shape)(picture)[last]
+
+
+OPENVINO = ExportFormat(
+    EXPORTED_SUFFIXES["openvino"], ("fp32", "fp16", "bf16", "int8"), write, OpenVinoQuantiser
+)

@@ -8,13 +8,10 @@ of a network that may need floats are tried one after the other, until few label
 from __future__ import annotations
 
 import copy
-import logging
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import cv2
 import numpy as np
@@ -22,15 +19,8 @@ import numpy as np
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
-from sctnet.export.byte_convolution import convolve_bytes, find_start
-from sctnet.export.onnx_format import INPUT, required
 from sctnet.export.parity import Batch
 from sctnet.inference.files import find_pictures
-from sctnet.inference.runtimes.openvino_engine import CompiledModels
-
-if TYPE_CHECKING:
-    import onnx
-    import openvino
 
 MOST_PICTURES = 300
 """To calibrate on."""
@@ -169,122 +159,3 @@ def _outside(nodes: Sequence[Node]) -> set[str]:
         if node.kind in CONVOLUTIONS or node.name in before:
             before.update((node.name, *node.sources))
     return {node.name for node in nodes if not (node.name in behind and node.name in before)}
-
-
-class OpenVinoQuantiser:
-    """By NNCF, symmetric weights and asymmetric activations, biases corrected."""
-
-    def __init__(self, model: openvino.Model, inputs: str = INPUT) -> None:
-        required("openvino", "openvino")
-        self._nncf = required("nncf", "openvino")
-        # Not nncf.set_log_level, which sets the handlers' level too, whosesoever they are.
-        logging.getLogger("nncf").setLevel(logging.ERROR)
-        self.model, self._input = model, inputs
-
-    def nodes(self) -> list[Node]:
-        """Return the operators of the float model, each behind those that it reads."""
-        return [
-            Node(
-                node.get_friendly_name(),
-                node.get_type_name(),
-                tuple(
-                    port.get_source_output().get_node().get_friendly_name()
-                    for port in node.inputs()
-                ),
-            )
-            for node in self.model.get_ordered_ops()
-            if node.get_type_name() not in {"Constant", "Parameter", "Result"}
-        ]
-
-    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
-        """Return the model quantised, but for the nodes of these names."""
-        start = find_start(self.model)
-        first = {start.convolution.get_friendly_name()} if start is not None else set[str]()
-        quantised = self._nncf.quantize(
-            self.model.clone(),
-            self._nncf.Dataset(pictures, lambda picture: {self._input: picture}),
-            preset=self._nncf.QuantizationPreset.MIXED,
-            subset_size=len(pictures),
-            ignored_scope=self._nncf.IgnoredScope(
-                names=sorted(first.union(floats)), validate=False
-            ),
-        )
-        if not first.issubset(floats):
-            convolve_bytes(quantised, pictures)
-        return quantised
-
-    def run(self, model: openvino.Model) -> Run:
-        """Return what maps pictures to logits, N x K x h x w."""
-        compiled = CompiledModels(model, "CPU", {})
-        last = len(compiled.any.outputs) - 1
-        return lambda picture: compiled(picture.shape)(picture)[last]
-
-
-class OnnxQuantiser:
-    """By ONNX Runtime, as pairs of QuantizeLinear and DequantizeLinear; weights by channel."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._runtime = required("onnxruntime")
-        self.model = model
-
-    def nodes(self) -> list[Node]:
-        """Return the operators of the float model, each behind those that it reads."""
-        maker = {output: node.name for node in self.model.graph.node for output in node.output}
-        return [
-            Node(node.name, node.op_type, tuple(maker[x] for x in node.input if x in maker))
-            for node in self.model.graph.node
-        ]
-
-    def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
-        """Return the model quantised, but for the nodes of these names."""
-        import onnx
-        from onnxruntime import quantization
-
-        with tempfile.TemporaryDirectory(prefix="sctnet-int8-") as folder, _quiet():
-            whole, file = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            onnx.save(self.model, whole)
-            quantization.quantize_static(
-                whole,
-                file,
-                _reader(quantization, pictures),
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                # Sums too would save no time (measured) and cost a quarter of the labels.
-                op_types_to_quantize=["Conv"],
-                nodes_to_exclude=list(floats),
-            )
-            quantised = onnx.load(file)
-        del quantised.metadata_props[:]
-        quantised.metadata_props.extend(self.model.metadata_props)
-        return quantised
-
-    def run(self, model: onnx.ModelProto) -> Run:
-        """Return what maps pictures to logits, N x K x h x w."""
-        content = model.SerializeToString()
-        session = self._runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        return lambda picture: session.run(None, {INPUT: picture})[-1]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime from advising, on the root logger, what was considered already."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _reader(quantization: Any, pictures: Sequence[Batch]) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(pictures)
-
-        def get_next(self) -> dict[str, Batch] | None:
-            picture = next(self._left, None)
-            return None if picture is None else {INPUT: picture}
-
-    return Reader()

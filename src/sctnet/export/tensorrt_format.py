@@ -11,6 +11,7 @@ import torch
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
+from sctnet.export.export_format import ExportFormat
 from sctnet.export.onnx_format import INPUT, onnx_model, run_onnx, without_logits
 from sctnet.export.parity import Run
 from sctnet.models import SegmentationNetwork
@@ -156,3 +157,6 @@ def _build_by_package(tensorrt: Any, source: Path, config: ExportedConfig, file:
     if engine is None:
         raise SctnetError(f"{file}: TensorRT built no engine: try another --precision")
     file.write_bytes(bytes(engine))
+
+
+TENSORRT = ExportFormat((".engine",), ("fp32", "fp16"), write)

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
+from sctnet.export.export_format import ExportFormat
 from sctnet.export.graph import DTYPES, PictureGraph
 from sctnet.export.parity import Batch, Run
 from sctnet.export.tracing import quiet_exporters, trace
@@ -101,3 +102,6 @@ def _compiled(program: ExportedProgram) -> Any:
             f"AOTInductor cannot compile this program ({str(error).strip().splitlines()[0]}): "
             "leave --size or --batch out for the program alone"
         ) from error
+
+
+TORCH = ExportFormat((".pt2",), ("fp32", "fp16", "bf16"), write)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sctnet.checkpoints.exported_file import Output
+from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, Output
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
@@ -19,8 +19,8 @@ from sctnet.pipeline.preprocessing import PreparationConfig
 if TYPE_CHECKING:
     from sctnet.inference.runtimes.exported_runtime import ExportedRuntime
 
-RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}
-"""The runtime of an exported file, by its ending."""
+RUNTIMES = {suffixes[0]: name for name, suffixes in EXPORTED_SUFFIXES.items()}
+"""The runtime of an exported file, by its suffix."""
 
 _CODE = {".pt2", ".pt", ".pth", ".engine", ".plan"}
 

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES
 from sctnet.checkpoints.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model
 from sctnet.errors import SctnetError
 
-_EXPORTED = {".onnx": (), ".xml": (".bin",)}
-"""Of an exported model's file, the endings of those that belong to it."""
+_EXPORTED = {suffixes[0]: suffixes for suffixes in EXPORTED_SUFFIXES.values()}
 
 
 class ModelFiles(NamedTuple):
@@ -40,8 +40,8 @@ def read_model_files(model: str) -> ModelFiles:
     path = Path(model)
     name = path.name if path.suffix.lower() in _EXPORTED and path.is_file() else ""
     if name:
-        others = _EXPORTED[path.suffix.lower()]
-        files = [path, *(path.with_suffix(ending) for ending in others)]
+        suffixes = _EXPORTED[path.suffix.lower()]
+        files = [path, *(path.with_suffix(suffix) for suffix in suffixes[1:])]
     else:
         folder = find_model(model)
         files = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sctnet.checkpoints.model_folder import first_message
 from sctnet.errors import SctnetError
 from sctnet.inference.predictor import LabelMap
+from sctnet.inference.runtimes.runtime import RUNTIMES
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 from sctnet.serving.http.limits import Admission, Limits, Refusal
@@ -26,7 +27,6 @@ from sctnet.serving.http.micro_batcher import Closed, Finished, MicroBatcher
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _MOST_WORKERS = 16  # by default; every one holds the working memory of a batch
-_FILE_ENDINGS = {".onnx", ".xml"}
 
 
 class ModelChoice(BaseModel):
@@ -53,7 +53,7 @@ class ModelChoice(BaseModel):
         model, *settings = [text] if Path(text).exists() else text.split(",")
         pairs = dict(_pair(setting, text) for setting in settings)
         path = Path(model)
-        name = path.stem if path.suffix.lower() in _FILE_ENDINGS else path.resolve().name
+        name = path.stem if path.suffix.lower() in RUNTIMES else path.resolve().name
         try:
             return cls.model_validate({"name": name, **defaults, **pairs, "model": model})
         except ValidationError as error:

@@ -21,18 +21,23 @@ from sctnet.checkpoints.model_folder import load_config, load_model
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.export import accuracy, byte_convolution, caching, onnx_format, openvino_format
-from sctnet.export import quantisation as quantising
+from sctnet.export import (
+    accuracy,
+    byte_convolution,
+    caching,
+    onnx_format,
+    openvino_format,
+    quantisation,
+)
 from sctnet.export.accuracy import require_accuracy
 from sctnet.export.byte_convolution import convolve_bytes, find_start
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
-from sctnet.export.openvino_format import openvino_model
+from sctnet.export.onnx_format import OnnxQuantiser
+from sctnet.export.openvino_format import OpenVinoQuantiser, openvino_model
 from sctnet.export.quantisation import (
     CalibrationPictures,
     Node,
-    OnnxQuantiser,
-    OpenVinoQuantiser,
     quantise,
 )
 from sctnet.inference.runtimes.openvino_engine import shared_core
@@ -80,7 +85,7 @@ PICTURES = [street(64, 96, seed)[None] for seed in range(6)]
 
 def test_an_onnx_model_is_quantised_between_its_convolutions(tmp_path, folder, graph):
     quantiser = OnnxQuantiser(graph)
-    floats = quantising._outside(quantiser.nodes())
+    floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
     onnx.save(onnx_format.without_logits(quantised), tmp_path / "int8.onnx")
     kinds = [node.op_type for node in quantised.graph.node]
@@ -92,7 +97,7 @@ def test_an_openvino_model_is_quantised_between_its_convolutions(tmp_path, folde
     model = shared_core().read_model(graph.SerializeToString(), b"")
     model.set_rt_info(described(folder).model_dump_json(), [METADATA_KEY])
     quantiser = OpenVinoQuantiser(model)
-    floats = quantising._outside(quantiser.nodes())
+    floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
     assert sum(op.get_type_name() == "FakeQuantize" for op in quantised.get_ops()) > 20
     for result in quantised.get_results()[1:]:
@@ -164,7 +169,7 @@ def test_the_search_ends_where_few_labels_differ():
 
 
 def test_calibration_takes_a_seeded_sample(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(quantising, "MOST_PICTURES", 3)
+    monkeypatch.setattr(quantisation, "MOST_PICTURES", 3)
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), street(20 + number, 30))
     config = described(folder, size=(32, 48), batch=2)
@@ -322,9 +327,9 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     folder = request.getfixturevalue(which)
     quantiser = OpenVinoQuantiser(openvino_model(load_model(folder), described(folder)))
     nodes = quantiser.nodes()
-    parts = quantising._parts(nodes)
+    parts = quantisation._parts(nodes)
     assert len(parts["attention normalisation"]) > 5
-    floats = quantising._outside(nodes) | parts["attention normalisation"]
+    floats = quantisation._outside(nodes) | parts["attention normalisation"]
     quantised = quantiser.quantised(PICTURES, sorted(floats))
     assert find_start(quantised) is None
     first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
@@ -341,7 +346,7 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
 def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing):
     config = described(resizing, output="logits8")
     quantiser = OpenVinoQuantiser(openvino_model(load_model(resizing), config))
-    floats = quantising._outside(quantiser.nodes())
+    floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
     openvino_format.without_logits(quantised)
     openvino.save_model(quantised, tmp_path / "int8.xml")

@@ -1,0 +1,21 @@
+"""What the export knows of a file format; each format's own file describes itself with this."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sctnet.checkpoints.exported_file import Precision
+from sctnet.export.parity import Run
+from sctnet.export.quantisation import Quantiser
+
+
+class ExportFormat(NamedTuple):
+    """A file format: which files it consists of, and how they are written and run."""
+
+    suffixes: tuple[str, ...]
+    """Of its files; the first belongs to the file that a user names."""
+    precisions: tuple[Precision, ...]
+    write: Callable[..., Run]
+    """Writes the files of ``(network, config, file)`` and returns what runs them. A format with
+    int8 takes a fourth argument, which quantises the float model."""
+    quantiser: Callable[[Any], Quantiser] | None = None
+    """Makes the quantiser of a float model, for a format with int8."""
