@@ -27,7 +27,7 @@ from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.registry import open_dataset
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.segmenter import Segmenter
-from sctnet.pipeline.argmax_torch import planar_label_map
+from sctnet.pipeline.argmax_torch import torch_label_map
 from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
 from sctnet.provenance import environment
 from sctnet.writing import write_text
@@ -76,12 +76,12 @@ def measure(all_logits: list[Tensor], sizes: tuple[Size, ...], rounds: int) -> d
     whole = slice(0, sizes[-1][0]), slice(0, sizes[-1][1])
     rows, differing = [], 0
     for logits in all_logits:
-        old, new = planar_label_map(logits, sizes, *whole), label_map(logits, *sizes)
+        old, new = torch_label_map(logits, sizes, *whole), label_map(logits, *sizes)
         differing += int((old != new).sum())
         rows.append(
             fastest(
                 [
-                    lambda logits=logits: planar_label_map(logits, sizes, *whole),
+                    lambda logits=logits: torch_label_map(logits, sizes, *whole),
                     lambda logits=logits: label_map(logits, *sizes),
                     lambda logits=logits: label_map_and_confidence(logits, *sizes),
                 ],
@@ -110,7 +110,7 @@ def evaluation(
     found: dict[str, dict[str, float]] = {}
     own = chosen.label_map_method
     for _ in range(rounds):
-        for method in ("planar", own()):
+        for method in ("torch", own()):
             chosen.label_map_method = lambda _="cpu", method=method: method
             scores = evaluate(segmenter.predict_labels, data)
             rate = max(scores.images_per_second, found.get(method, {}).get("images_per_second", 0))

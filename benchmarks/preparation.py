@@ -20,7 +20,7 @@ from label_maps import fastest
 
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline import preprocessing as preparation
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 
@@ -37,7 +37,7 @@ CASES = [
 def measure(segmenter: Segmenter, size: tuple[int, int], side: int, rounds: int) -> dict[str, Any]:
     """Return the row of a case."""
     rule = WorkingSize(rule="shorter-side", pixels=side)
-    prepare = Preparation(PreparationConfig(working_size=rule))
+    prepare = Preprocessing(PreprocessingConfig(working_size=rule))
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     compiled = preparation.has_numba

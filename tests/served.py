@@ -13,7 +13,7 @@ import torch
 import uvicorn
 
 import sctnet
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 from sctnet.serving.http.application import create_application
 from sctnet.serving.http.limits import Limits
 from sctnet.serving.http.metrics import Metrics
@@ -27,7 +27,7 @@ def saved(folder: Path, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Pa
     torch.manual_seed(seed)
     model = sctnet.create_model("sctnet-tiny", num_classes=len(classes))
     torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
+    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
     return sctnet.save_model(model, folder, classes=classes, preparation=preparation)
 
 

@@ -17,7 +17,7 @@ from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import (
     AlignmentRecipe,
@@ -83,7 +83,9 @@ def batch() -> Sample:
 
 
 def task_of(model: SCTNet, alignment: Alignment) -> SegmentationCriterion:
-    return SegmentationCriterion(model, PreparationConfig(), LossRecipe(), None, alignment).train()
+    return SegmentationCriterion(
+        model, PreprocessingConfig(), LossRecipe(), None, alignment
+    ).train()
 
 
 # What the gradient reaches

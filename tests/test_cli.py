@@ -21,7 +21,7 @@ from sctnet.data.camvid import CLASSES, COLOURS
 from sctnet.data.synthetic.streets import SPLITS
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.evaluation.scores import Scores
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 from sctnet.training.recipe import load_recipe
 
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("models") / "tiny",
         CLASSES,
         colours=COLOURS,
-        preparation=PreparationConfig(working_size=small),
+        preparation=PreprocessingConfig(working_size=small),
     )
 
 

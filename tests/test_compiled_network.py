@@ -20,16 +20,16 @@ from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.kernels.jit import compiled
-from sctnet.kernels.network import CompiledNetwork, can_be_compiled, network, packing
+from sctnet.kernels.network import CpuNetwork, has_cpu_kernels, network, packing
 from sctnet.kernels.network import steps as kinds
-from sctnet.kernels.network.memory import Memory, Plane
+from sctnet.kernels.network.memory import Buffer, Memory
 from sctnet.kernels.network.packing import Weights
 from sctnet.kernels.network.vectors import PANEL, multiplies_pairs
 from sctnet.kernels.network.writer import Norm, Writer
 from sctnet.models import create_model
 from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 STATISTICS = IMAGENET_MEAN, IMAGENET_STD
 needs_pairs = pytest.mark.skipif(
@@ -80,7 +80,7 @@ def computed(write, x: Tensor, short: bool = False) -> Tensor:
     return torch.from_numpy(view(both[0], made).copy()).permute(2, 0, 1)
 
 
-def view(memory: np.ndarray, plane: Plane) -> np.ndarray:
+def view(memory: np.ndarray, plane: Buffer) -> np.ndarray:
     strides = np.array([plane.row, plane.pixel, 1]) * memory.itemsize
     return np.lib.stride_tricks.as_strided(memory[plane.begin :], plane.shape, strides)
 
@@ -279,9 +279,9 @@ def test_logits_are_those_of_the_network(variant, options, size):
     torch.manual_seed(0)
     model = with_statistics(create_model(variant, **{"num_classes": 19} | options))
     fused = model.fuse()
-    assert can_be_compiled(fused)
+    assert has_cpu_kernels(fused)
     images = torch.randn(2, 3, *size)
-    found = CompiledNetwork(fused, *STATISTICS)(images)
+    found = CpuNetwork(fused, *STATISTICS)(images)
     with torch.inference_mode():
         in_pytorch = fused.features(images).logits
         expected = model.double().features(images.double()).logits
@@ -295,8 +295,8 @@ def test_short_factors_cost_little(size):
     torch.manual_seed(0)
     model = with_statistics(create_model("sctnet-s", 19)).fuse()
     images = torch.randn(1, 3, *size)
-    exact = CompiledNetwork(model, *STATISTICS)(images)
-    short = CompiledNetwork(model, *STATISTICS, short=True)(images)
+    exact = CpuNetwork(model, *STATISTICS)(images)
+    short = CpuNetwork(model, *STATISTICS, short=True)(images)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         in_pytorch = model.features(images).logits.float()
     assert (short - exact).std() < 4 * (in_pytorch - exact).std()
@@ -306,9 +306,9 @@ def test_short_factors_cost_little(size):
 def test_norms_of_several_gpus_are_norms():
     model = with_statistics(create_model("sctnet-tiny", 5))
     images = torch.randn(1, 3, 50, 70)
-    expected = CompiledNetwork(model.fuse(), *STATISTICS)(images)
+    expected = CpuNetwork(model.fuse(), *STATISTICS)(images)
     several = nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
-    assert torch.equal(CompiledNetwork(several.fuse(), *STATISTICS)(images), expected)
+    assert torch.equal(CpuNetwork(several.fuse(), *STATISTICS)(images), expected)
 
 
 def test_what_overflows_is_refused():
@@ -324,7 +324,7 @@ def test_what_overflows_is_refused():
 
 
 def test_a_copy_in_another_process_finds_the_same():
-    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    model = CpuNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
     images = torch.randn(1, 3, 41, 67)
     expected = model(images)
     assert torch.equal(pickle.loads(pickle.dumps(model))(images), expected)
@@ -336,7 +336,7 @@ def test_a_copy_in_another_process_finds_the_same():
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_fork_has_its_own_memory(platform, monkeypatch):
     monkeypatch.setattr(packing.sys, "platform", platform)
-    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    model = CpuNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
     images = torch.randn(8, 3, 80, 80)
     expected = model(images)
     child = os.fork()
@@ -347,7 +347,7 @@ def test_a_fork_has_its_own_memory(platform, monkeypatch):
 
 
 def test_idle_memory_is_bounded(monkeypatch):
-    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    model = CpuNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
     model(torch.randn(1, 3, 64, 64))
     assert len(model._idle) == 1
     monkeypatch.setattr(network, "_KEPT_VALUES", model._idle[0].size)
@@ -365,15 +365,15 @@ def test_a_lack_of_memory_is_named_as_such(monkeypatch):
 
 
 def test_bytes_are_normalised_as_the_preparation_does():
-    model = CompiledNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
+    model = CpuNetwork(create_model("sctnet-tiny", 5).eval().fuse(), *STATISTICS)
     images = torch.randint(0, 256, (2, 3, 41, 67), dtype=torch.uint8)
-    prepared = Preparation(PreparationConfig())(images)
+    prepared = Preprocessing(PreprocessingConfig())(images)
     assert torch.equal(model(images), model(prepared))
 
 
 @pytest.mark.parametrize("short", [False, pytest.param(True, marks=needs_pairs)])
 def test_neither_threads_nor_neighbours_change_a_bit(short, monkeypatch):
-    model = CompiledNetwork(create_model("sctnet-s", 5).eval().fuse(), *STATISTICS, short=short)
+    model = CpuNetwork(create_model("sctnet-s", 5).eval().fuse(), *STATISTICS, short=short)
     images = [torch.randn(1, 3, 50 + 16 * k, 70) for k in range(4)]
     alone = [model(image) for image in images]
     monkeypatch.setattr(network, "_threads", lambda callers: 3 // callers)
@@ -405,7 +405,7 @@ def test_neither_threads_nor_neighbours_change_a_bit(short, monkeypatch):
 )
 def test_other_networks_are_left_to_pytorch(options):
     model = create_model("sctnet-tiny", 5, **options).eval()
-    assert not can_be_compiled(model.fuse())
+    assert not has_cpu_kernels(model.fuse())
     assert isinstance(segmenter_of(model).runtime, TorchRuntime)
 
 
@@ -420,7 +420,7 @@ def test_what_is_not_finite_is_left_to_pytorch():
 
 def test_too_narrow_networks_are_not_shortened():
     model = create_model("sctnet-tiny", 5).eval()
-    assert not can_be_compiled(model.fuse(), short=True)
+    assert not has_cpu_kernels(model.fuse(), short=True)
     assert isinstance(segmenter_of(model, "bf16").runtime, TorchRuntime)
 
 
@@ -456,16 +456,16 @@ cpu_target.target_context.codegen = lambda: target
 import sctnet.kernels.network.vectors
 del cpu_target.target_context.codegen
 import torch, sctnet
-from sctnet.kernels.network import CompiledNetwork, can_be_compiled, network, vectors
+from sctnet.kernels.network import CpuNetwork, has_cpu_kernels, network, vectors
 from sctnet.kernels.network.loop import network_loop
 assert vectors.LANES == int(sys.argv[1])
 loop = network_loop(False, cached=False)  # what is on the disk is for this processor's vectors
 network._loop = lambda short, cached: loop
 model = sctnet.create_model("sctnet-s", num_classes=5).eval()
-assert can_be_compiled(model) == (vectors.LANES > 4)
-assert not can_be_compiled(model, short=True)
+assert has_cpu_kernels(model) == (vectors.LANES > 4)
+assert not has_cpu_kernels(model, short=True)
 images = torch.randn(1, 3, 70, 45)
-found = CompiledNetwork(model.fuse(), (0.0,) * 3, (1.0,) * 3)(images)
+found = CpuNetwork(model.fuse(), (0.0,) * 3, (1.0,) * 3)(images)
 with torch.inference_mode():
     expected = model.features(images).logits
 print(float((found - expected).abs().max() / expected.abs().max()))

@@ -18,7 +18,7 @@ from sctnet.data.augmentation import (
     to_sample,
 )
 from sctnet.data.dataset import IGNORE
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
@@ -58,7 +58,9 @@ def test_any_picture_gives_an_exact_sample(size, crop, seed, base) -> None:
 def test_padding_is_zero_after_normalisation() -> None:
     image, labels = street(10, 12)
     sample = to_sample(image, labels, (16, 20))
-    crops = Preparation(PreparationConfig()).normalise_crops(sample.image[None], sample.size[None])
+    crops = Preprocessing(PreprocessingConfig()).normalise_crops(
+        sample.image[None], sample.size[None]
+    )
     assert (crops[0, :, 10:] == 0).all()
     assert (crops[0, :, :, 12:] == 0).all()
     assert (crops[0, :, :10, :12] != 0).any()

@@ -24,7 +24,7 @@ from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
 from sctnet.serving.demo import results as demo_results
-from sctnet.serving.demo.guard import Guard
+from sctnet.serving.demo.guard import AccessGuard
 from sctnet.serving.demo.labelling import EXAMPLES, Sessions, example_picture
 from sctnet.serving.demo.quiet_gradio import gradio
 from sctnet.serving.demo.server import build_application, serve_demo
@@ -366,7 +366,7 @@ def test_too_large_a_body_is_refused(announced: bool, tmp_path: Path) -> None:
         for _ in range(50):
             yield b"x" * 10_000
 
-    client = TestClient(Guard(application, tmp_path, 200_000), base_url="http://127.0.0.1")
+    client = TestClient(AccessGuard(application, tmp_path, 200_000), base_url="http://127.0.0.1")
     content = b"".join(pieces()) if announced else pieces()
     answer = client.post(f"{API}/upload", content=content)
     assert answer.status_code == (413 if announced else 400)

@@ -32,7 +32,7 @@ from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
 from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.segmenter import Segmenter
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
 CLASSES = ("road", "car", "tree", "shrub", "sky")
 TREE, SHRUB = 2, 3  # always equally likely
@@ -58,7 +58,7 @@ def random_model(variant="sctnet-tiny", num_classes=5, **options):
 
 def saved(folder, working_size, **options):
     names = CLASSES if "num_classes" not in options else None
-    preparation = PreparationConfig(working_size=working_size)
+    preparation = PreprocessingConfig(working_size=working_size)
     return sctnet.save_model(random_model(**options), folder, names, preparation=preparation)
 
 
@@ -460,7 +460,7 @@ def test_outputs_and_working_sizes(tmp_path, working_size, output):
 @pytest.mark.slow
 @pytest.mark.parametrize("antialias", [True, False])
 def test_a_picture_of_many_pixels(tmp_path, antialias):
-    preparation = PreparationConfig(
+    preparation = PreprocessingConfig(
         working_size=WorkingSize(rule="shorter-side", pixels=200), antialias=antialias
     )
     folder = sctnet.save_model(random_model(), tmp_path / "m", CLASSES, preparation=preparation)

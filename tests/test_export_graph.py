@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from sctnet.export.resizing import BLOCK, resized
+from sctnet.export.resizing import BLOCK, resize_pictures
 from sctnet.pipeline.preprocessing import WorkingSize
 
 sides = st.integers(1, 70)
@@ -24,7 +24,7 @@ def test_resize_to_a_column():
     """Where PyTorch, of this version, repeats the first row when it smooths: held to the truth."""
     column = torch.arange(16.0).reshape(1, 16, 1, 1)
     expected = torch.tensor([1.8929, 5.5, 9.5, 13.1071]).reshape(1, 1, 4, 1)
-    torch.testing.assert_close(resized(column, (4, 1), True), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(resize_pictures(column, (4, 1), True), expected, rtol=0, atol=1e-3)
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,7 +37,7 @@ def test_resize_is_the_one_of_pytorch(n, height, width, new_height, new_width, a
     expected = F.interpolate(
         pictures.permute(0, 3, 1, 2), size, mode="bilinear", antialias=antialias
     )
-    result = resized(pictures, size, antialias)
+    result = resize_pictures(pictures, size, antialias)
     torch.testing.assert_close(result, expected, rtol=0, atol=2e-3)
 
 
@@ -56,14 +56,14 @@ def test_resize_of_noise_stays_within_rounding(size, new_size, antialias):
     expected = F.interpolate(
         pictures.permute(0, 3, 1, 2), new_size, mode="bilinear", antialias=antialias
     )
-    difference = (resized(pictures, new_size, antialias) - expected).abs().max()
+    difference = (resize_pictures(pictures, new_size, antialias) - expected).abs().max()
     assert difference < 0.05, "grey levels: PyTorch's places are rounded to float32"
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_resize_to_the_same_size_changes_nothing(antialias):
     pictures = torch.randint(0, 256, (2, 37, 53, 3)).float()
-    assert resized(pictures, (37, 53), antialias).equal(pictures.permute(0, 3, 1, 2))
+    assert resize_pictures(pictures, (37, 53), antialias).equal(pictures.permute(0, 3, 1, 2))
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 2000), st.integers(1, 4000))

@@ -20,7 +20,7 @@ from sctnet.kernels import argmax as compiled
 from sctnet.kernels import jit as compiled_loops
 from sctnet.pipeline import argmax_cuda as gathered
 from sctnet.pipeline import argmax_torch as planes
-from sctnet.pipeline.argmax_torch import planar_label_map, resized
+from sctnet.pipeline.argmax_torch import resize_logits, torch_label_map
 from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
 
 SIDES = st.integers(1, 300)
@@ -41,7 +41,7 @@ def smooth_logits(shape, seed, integers=False):
 
 def assert_labels_win(labels, logits, sizes):
     """Labels are the argmax of the resized logits wherever that is beyond rounding."""
-    planes = resized(logits.float().contiguous(), tuple(sizes))
+    planes = resize_logits(logits.float().contiguous(), tuple(sizes))
     assert labels.shape == (len(logits), *planes.shape[2:])
     # How far from the largest a label's logit may be: what two resizes can err in float32.
     lost = planes.amax(1) - planes.gather(1, labels.long()[:, None])[:, 0]
@@ -53,8 +53,8 @@ def assert_labels_win(labels, logits, sizes):
 
 
 def test_numba_is_what_makes_label_maps_here():
-    assert label_map_method() == label_map_method(torch.device("cpu")) == "compiled"
-    assert label_map_method("meta") == "planar"
+    assert label_map_method() == label_map_method(torch.device("cpu")) == "cpu"
+    assert label_map_method("meta") == "torch"
 
 
 @given(
@@ -95,7 +95,7 @@ def test_label_maps_are_those_of_resizing_and_argmax(
 )
 def test_label_maps_of_regions_are_equal_to_the_last_pixel(shape, sizes):
     logits = smooth_logits(shape, seed=1)
-    planes = resized(logits, tuple(sizes))
+    planes = resize_logits(logits, tuple(sizes))
     assert len(planes.argmax(1).unique()) == shape[1]
     assert torch.equal(label_map(logits, *sizes).long(), planes.argmax(1))
 
@@ -125,7 +125,7 @@ def test_a_part_is_cut_out_of_the_whole(seed, bounds, then):
     whole = label_map(logits, *sizes)
     part = label_map(logits, *sizes, rows=rows, columns=columns)
     assert torch.equal(part, whole[:, rows, columns])
-    planar = planar_label_map(logits, sizes, rows, columns)
+    planar = torch_label_map(logits, sizes, rows, columns)
     assert (planar == part).float().mean() > 0.99
 
 
@@ -141,13 +141,13 @@ def test_confidence_is_the_softmax_of_the_label(classes, sizes, scale, kind, see
     logits = (scale * smooth_logits((2, classes, 7, 9), seed)).to(kind)
     labels, confidence = label_map_and_confidence(logits, *sizes)
     assert torch.equal(labels, label_map(logits, *sizes))
-    planes = resized(logits.float().contiguous(), tuple(sizes))
+    planes = resize_logits(logits.float().contiguous(), tuple(sizes))
     torch.testing.assert_close(confidence, planes.softmax(1).amax(1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("kind", list(TYPES))
-@pytest.mark.parametrize("method", ["compiled", "planar"])
+@pytest.mark.parametrize("method", ["cpu", "torch"])
 def test_logits_that_are_not_finite_are_refused(value, kind, method, monkeypatch):
     monkeypatch.setattr(label_maps_module(), "label_map_method", lambda _: method)
     for place in [(0, 0, 0, 0), (1, 2, 3, 5), (1, 4, 11, 8)]:
@@ -272,7 +272,7 @@ print(label_map_method(), labels.dtype, labels.long().sum().item())
 def test_without_numba_pytorch_makes_the_label_map():
     logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
     total = label_map(logits, (48, 64)).long().sum().item()
-    assert in_a_process(WITHOUT_NUMBA).split() == ["planar", "torch.uint16", str(total)]
+    assert in_a_process(WITHOUT_NUMBA).split() == ["torch", "torch.uint16", str(total)]
 
 
 FIRST_CALL = """
@@ -377,7 +377,7 @@ def test_the_exponential_of_loops_is_within_its_bound():
 def test_what_a_gpu_gathers_is_the_label_map(classes, sizes, kind, seed):
     logits = smooth_logits((2, classes, 7, 9), seed).to(kind)
     down, across = gathered_taps(logits, sizes)
-    labels = gathered.largest_gathered(logits, down, across)
+    labels = gathered.gathered_argmax(logits, down, across)
     assert labels.dtype == (torch.uint8 if classes <= 255 else torch.uint16)
     assert_labels_win(labels, logits, sizes)
 
@@ -385,8 +385,8 @@ def test_what_a_gpu_gathers_is_the_label_map(classes, sizes, kind, seed):
 def gathered_taps(logits, sizes):
     height, width = logits.shape[2:]
     return (
-        planes.taps_on((height, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device),
-        planes.taps_on((width, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device),
+        planes.weights_on((height, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device),
+        planes.weights_on((width, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device),
     )
 
 
@@ -398,7 +398,7 @@ def test_a_gpu_without_a_compiler_takes_class_after_class(monkeypatch):
     monkeypatch.setattr(gathered, "_compiled", no_compiler)
     logits = smooth_logits((1, 5, 7, 9), seed=0)
     for _ in range(2):
-        labels = gathered.gathered_label_map(logits, ((56, 72),), slice(0, 56), slice(8, 72))
+        labels = gathered.cuda_label_map(logits, ((56, 72),), slice(0, 56), slice(8, 72))
         assert torch.equal(labels, label_map(logits, (56, 72), columns=slice(8, 72)))
         assert not gathered._compiles
 
@@ -410,8 +410,8 @@ from sctnet.pipeline import planes
 from sctnet.pipeline.label_map import label_map
 logits = torch.randn(1, 19, 7, 9, generator=torch.Generator().manual_seed(0))
 for sizes in ([(56, 72)], [(56, 72), (70, 61)], [(60, 80)]):
-    down = planes.taps_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)
-    across = planes.taps_on((9, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device)
+    down = planes.weights_on((7, *(h for h, _ in sizes)), 0, sizes[-1][0], logits.device)
+    across = planes.weights_on((9, *(w for _, w in sizes)), 0, sizes[-1][1], logits.device)
     labels = gathered._compiled()(logits, down, across)
     print((labels == label_map(logits, *sizes)).all().item(), labels.dtype)
 """

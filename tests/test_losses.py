@@ -12,7 +12,7 @@ import sctnet
 from sctnet.data.augmentation import Sample
 from sctnet.data.class_frequencies import balanced_weights
 from sctnet.models.layers import resize
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
 from sctnet.training.recipe import OHEM, LossRecipe, OptimizerRecipe, ScheduleRecipe
 from sctnet.training.schedule import build_optimizer, learning_rate, set_learning_rate
@@ -37,7 +37,7 @@ def test_cross_entropy_equals_the_released_one() -> None:
 def _task(**loss: object) -> SegmentationCriterion:
     torch.manual_seed(0)
     model = sctnet.create_model("tiny", 5, drop_path=0)
-    return SegmentationCriterion(model, PreparationConfig(), LossRecipe(**loss), None).eval()
+    return SegmentationCriterion(model, PreprocessingConfig(), LossRecipe(**loss), None).eval()
 
 
 def _batch(images: int = 4, labels: torch.Tensor | None = None) -> Sample:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 from sctnet.training.classification.batch_augmentation import BatchAugmentation
 from sctnet.training.classification.mixup import (
     Mix,
@@ -136,7 +136,7 @@ def test_rand_augment_draws_for_each_picture_from_pytorchs_generator() -> None:
 
 
 def test_erasing_fills_one_rectangle_with_noise_of_the_right_size() -> None:
-    preparation = Preparation(PreparationConfig())
+    preparation = Preprocessing(PreprocessingConfig())
     recipe = ClassificationAugmentation(crop=32, erasing=1.0)
     pixels = torch.full((64, 3, 64, 64), -1.0)
     torch.manual_seed(0)

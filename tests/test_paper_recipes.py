@@ -5,7 +5,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.models import build, create_model, model_configuration
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 from sctnet.training.recipe import OptimizerRecipe, load_recipe, shipped_recipes, shipped_scales
 from sctnet.training.schedule import build_optimizer
 
@@ -221,7 +221,7 @@ def test_the_longer_side_can_be_bounded() -> None:
 def test_resizing_without_antialiasing_samples_as_the_released_protocol() -> None:
     pixels = torch.randint(0, 256, (1, 3, 40, 64)).to(torch.uint8)
     size = WorkingSize(rule="shorter-side", pixels=10)
-    prepared = Preparation(PreparationConfig(working_size=size, antialias=False))(pixels)
+    prepared = Preprocessing(PreprocessingConfig(working_size=size, antialias=False))(pixels)
     halves = torch.nn.functional.interpolate(
         pixels.float(), (10, 16), mode="bilinear", align_corners=False
     )

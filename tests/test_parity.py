@@ -9,7 +9,7 @@ from released import REFERENCE, released_checkpoint
 from torch import Tensor
 
 import sctnet
-from sctnet.kernels.network import CompiledNetwork
+from sctnet.kernels.network import CpuNetwork
 from sctnet.models import SCTNet
 from sctnet.models.layers import resize
 
@@ -60,7 +60,7 @@ def test_loops_of_our_own_equal_the_released_code(
     model: SCTNet, reference: dict[str, Tensor]
 ) -> None:
     """What predicts on a CPU, at the network's own limit."""
-    logits = CompiledNetwork(model.float().fuse(), (0.0,) * 3, (1.0,) * 3)(reference["input"])
+    logits = CpuNetwork(model.float().fuse(), (0.0,) * 3, (1.0,) * 3)(reference["input"])
     assert deviation(logits, reference["logits"]) < 1e-4
 
 

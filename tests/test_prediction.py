@@ -30,9 +30,9 @@ from sctnet.inference.tiling import (
     window_grid,
 )
 from sctnet.pictures.overlay import overlay
-from sctnet.pipeline.argmax_torch import resized_part
+from sctnet.pipeline.argmax_torch import resize_region
 from sctnet.pipeline.label_map import label_map
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
 CLASSES = ("road", "car", "tree", "pole", "sky")
 COLOURS = ((128, 64, 128), (0, 0, 142), (107, 142, 35), (153, 153, 153), (70, 130, 180))
@@ -42,7 +42,7 @@ def saved(folder, working_size=None):
     torch.manual_seed(0)
     model = sctnet.create_model("sctnet-tiny", num_classes=5)
     torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreparationConfig(working_size=working_size or WorkingSize())
+    preparation = PreprocessingConfig(working_size=working_size or WorkingSize())
     return sctnet.save_model(model, folder, classes=CLASSES, preparation=preparation)
 
 
@@ -91,7 +91,7 @@ def test_streams_hold_one_batch(folder):
 
 def test_pictures_of_one_working_size_pass_together(tmp_path, monkeypatch):
     model = saved(tmp_path, WorkingSize(rule="fixed", height=48, width=64))
-    monkeypatch.setattr(sctnet.inference.runtimes.runtime, "can_be_compiled", lambda *_: False)
+    monkeypatch.setattr(sctnet.inference.runtimes.runtime, "has_cpu_kernels", lambda *_: False)
     together = sctnet.Segmenter(model, "cpu")  # in PyTorch
     images = [street(30, 40, 1), street(60, 80, 2), street(90, 70, 3)]
     passed = []
@@ -181,7 +181,7 @@ def test_probabilities_are_the_softmax_of_the_resized_logits(folder, segmenter):
     model = sctnet.load_model(folder).fuse()
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        logits = model(Preparation(PreparationConfig())(pixels))
+        logits = model(Preprocessing(PreprocessingConfig())(pixels))
     expected = logits.softmax(dim=1)[0].numpy()
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
     np.testing.assert_array_equal(result.probabilities.argmax(0), result.labels)
@@ -232,7 +232,7 @@ def test_a_part_of_a_resize_is_that_of_the_whole(source, sizes, rows):
     last = max(last, first + 1) if first < height else height
     first = min(first, last - 1)
     columns = slice(sizes[-1][1] // 3, sizes[-1][1])
-    part = resized_part(maps[0], tuple(sizes), slice(first, last), columns)
+    part = resize_region(maps[0], tuple(sizes), slice(first, last), columns)
     torch.testing.assert_close(part, whole[0, 0, first:last, columns], atol=1e-5, rtol=1e-5)
 
 

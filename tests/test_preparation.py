@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from sctnet.kernels import jit as compiled_loops
-from sctnet.kernels.preprocessing import compiled_preparation
+from sctnet.kernels.preprocessing import cpu_preprocessing
 from sctnet.pipeline import preprocessing as preparation
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
 
 @pytest.mark.parametrize(
@@ -32,18 +32,18 @@ from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, Workin
 )
 def test_what_would_make_pictures_of_nan_is_refused(fields, place):
     with pytest.raises(ValidationError) as caught:
-        PreparationConfig(**fields)
+        PreprocessingConfig(**fields)
     assert [error["loc"] for error in caught.value.errors()] == [place]
 
 
 def test_a_mean_may_be_0_or_negative():
     """Some networks take pictures as they are, or centred elsewhere."""
-    assert PreparationConfig(mean=(0, -1, 0), std=(1, 1, 1)).mean == (0, -1, 0)
+    assert PreprocessingConfig(mean=(0, -1, 0), std=(1, 1, 1)).mean == (0, -1, 0)
 
 
 def fixed(size, antialias):
     rule = WorkingSize(rule="fixed", height=size[0], width=size[1])
-    return Preparation(PreparationConfig(working_size=rule, antialias=antialias))
+    return Preprocessing(PreprocessingConfig(working_size=rule, antialias=antialias))
 
 
 @pytest.mark.parametrize("loop", [True, False])
@@ -56,8 +56,8 @@ def test_pictures_are_resized_and_normalised_and_keep_their_layout(
     by_loop = []
     monkeypatch.setattr(
         preparation,
-        "compiled_preparation",
-        lambda *given: by_loop.append(given) or compiled_preparation(*given),
+        "cpu_preprocessing",
+        lambda *given: by_loop.append(given) or cpu_preprocessing(*given),
     )
     prepare = fixed(size, antialias)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), np.uint8)
@@ -85,10 +85,10 @@ def test_double_precision_is_left_to_pytorch():
 
 TRACED = """
 import torch
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
 rule = WorkingSize(rule="fixed", height=37, width=51)
-prepare = Preparation(PreparationConfig(working_size=rule))
+prepare = Preprocessing(PreprocessingConfig(working_size=rule))
 black, white = (torch.full((1, 60, 80, 3), grey, dtype=torch.uint8) for grey in (0, 255))
 traced = torch.jit.trace(prepare, (black.permute(0, 3, 1, 2),))
 found, expected = (make(white.permute(0, 3, 1, 2)) for make in (traced, prepare))
@@ -134,7 +134,7 @@ def test_the_compiled_loop_prepares_as_pytorch_does(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = compiled_preparation(images, (rows, columns), antialias, mean, std)
+        found = cpu_preprocessing(images, (rows, columns), antialias, mean, std)
     finally:
         torch.set_num_threads(before)
     resized = F.interpolate(
@@ -153,6 +153,6 @@ def test_parts_cover_a_length_once(length, threads, times):
 
 def test_pictures_of_the_working_size_are_only_normalised():
     images = pictures(2, 40, 50, 1)
-    prepare = Preparation(PreparationConfig())
+    prepare = Preprocessing(PreprocessingConfig())
     expected = (images.float() - prepare.mean) / prepare.std
     torch.testing.assert_close(prepare(images), expected, atol=0, rtol=0)

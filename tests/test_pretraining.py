@@ -24,7 +24,7 @@ from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.inference.classification_scoring import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
-from sctnet.pipeline.preprocessing import Preparation
+from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.training.classification.task import open_classification
 from sctnet.training.classification.teachers import ClassifierTeacher
 from sctnet.training.dry_run import dry_run
@@ -543,7 +543,7 @@ def test_two_processes_see_every_picture_once_an_epoch(pictures: Path, tmp_path:
     assert sorted(seen[0] + seen[1]) == sorted(data.item_name(k) for k in range(24))
     (record,) = [r for r in read_metrics(out / "metrics.jsonl") if "top1" in r]
     classifier = load_classifier(out)
-    preparation = Preparation(classifier.config.preparation)
+    preparation = Preprocessing(classifier.config.preparation)
     with torch.inference_mode():
         alone = evaluate_classifier(
             lambda images: classifier.model(preparation(images)),

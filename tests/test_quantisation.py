@@ -30,7 +30,7 @@ from sctnet.export import (
     quantisation,
 )
 from sctnet.export.accuracy import require_accuracy
-from sctnet.export.byte_convolution import convolve_bytes, find_start
+from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
 from sctnet.export.onnx_format import OnnxQuantiser
@@ -41,7 +41,7 @@ from sctnet.export.quantisation import (
     quantise,
 )
 from sctnet.inference.runtimes.openvino_engine import shared_core
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
 _EXPORT = """
 import sys
@@ -307,7 +307,7 @@ def test_resized_pictures_are_rounded_to_bytes(resizing):
 @pytest.fixture(scope="module")
 def resizing(folder, tmp_path_factory):
     """Return the model in a folder whose pictures are resized."""
-    preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=48))
+    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=48))
     target = tmp_path_factory.mktemp("resizing")
     return sctnet.save_model(load_model(folder), target, preparation=preparation)
 
@@ -318,8 +318,10 @@ def test_another_beginning_is_left_to_nncf():
     scaled = operators.divide(images, np.float32(255))
     for before in (images, operators.relu(images), scaled):
         convolved = operators.convolution(before, weights, [1, 1], [1, 1], [1, 1], [1, 1])
-        assert find_start(openvino.Model([operators.result(convolved)], [images])) is None
-    assert find_start(openvino.Model([operators.result(images)], [images])) is None
+        assert (
+            find_first_convolution(openvino.Model([operators.result(convolved)], [images])) is None
+        )
+    assert find_first_convolution(openvino.Model([operators.result(images)], [images])) is None
 
 
 @pytest.mark.parametrize("which", ["folder", "resizing"])
@@ -331,11 +333,11 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     assert len(parts["attention normalisation"]) > 5
     floats = quantisation._outside(nodes) | parts["attention normalisation"]
     quantised = quantiser.quantised(PICTURES, sorted(floats))
-    assert find_start(quantised) is None
+    assert find_first_convolution(quantised) is None
     first = next(op for op in quantised.get_ordered_ops() if op.get_type_name() == "Convolution")
     assert first.input_value(1).get_node().get_type_name() == "Multiply", "int8 and its scale"
     in_floats = quantiser.quantised(PICTURES, sorted(floats | parts["first convolution"]))
-    assert find_start(in_floats) is not None
+    assert find_first_convolution(in_floats) is not None
     openvino_format.without_logits(quantised)
     assert first_convolution_runs_in(quantised) == "I8"
     assert first_convolution_runs_in(in_floats) != "I8"

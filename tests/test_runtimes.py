@@ -28,7 +28,7 @@ from sctnet.inference.runtimes.onnx_engine import OnnxEngine
 from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.video.smoothing import Stillness
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
 OUTPUTS = ("labels", "logits", "probabilities", "logits8")
 CLASSES = SyntheticStreets(0, 1).classes
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     model = sctnet.create_model("sctnet-tiny", num_classes=len(CLASSES))
     torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
+    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
     target = tmp_path_factory.mktemp("model")
     return sctnet.save_model(model, target, classes=CLASSES, preparation=preparation)
 

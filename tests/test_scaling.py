@@ -25,7 +25,7 @@ from sctnet.inference.predictor import Predictor
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.models import create_model
 from sctnet.pipeline.image_to_labels import ImageToLabels
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics
@@ -205,7 +205,7 @@ def test_recomputed_stages_change_neither_losses_gradients_nor_statistics(varian
     torch.manual_seed(0)
     plain = create_model(variant, 5)
     again = copy.deepcopy(plain)
-    again.recomputes_stages = True
+    again.checkpoints_stages = True
     images = torch.randn(2, 3, 64, 96)
     held = []
     for model in (plain, again):
@@ -296,7 +296,7 @@ def averaged(network, pictures, classes, preparation=None, **options):
     config = ModelConfig(
         network=create_model("sctnet-tiny", classes).config,
         classes=tuple("abcde"[:classes]),
-        preparation=preparation or PreparationConfig(),
+        preparation=preparation or PreprocessingConfig(),
     )
     runtime = TorchRuntime(create_model("sctnet-tiny", classes), config.preparation, "cpu")
     runtime.labeller.network = network
@@ -307,7 +307,7 @@ def averaged(network, pictures, classes, preparation=None, **options):
 
 def test_one_scale_without_flip_is_plain() -> None:
     network = create_model("sctnet-tiny", 5).eval()
-    plain = ImageToLabels(network.fuse(), PreparationConfig())
+    plain = ImageToLabels(network.fuse(), PreprocessingConfig())
     with torch.inference_mode():
         assert torch.equal(plain(PICTURES), averaged(network, PICTURES, 5))
 
@@ -326,7 +326,7 @@ def test_a_mirrored_picture_of_a_symmetric_network_changes_nothing() -> None:
 def test_scales_average_probabilities_at_the_pictures_size() -> None:
     """Against the definition, written out."""
     network = create_model("sctnet-tiny", 5).eval()
-    preparation = PreparationConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
+    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
     found = averaged(network, PICTURES, 5, preparation, scales=(0.75, 1.5))
     with torch.inference_mode():
         total = torch.zeros(2, 5, 48, 64)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import sctnet
 from sctnet.checkpoints.model_folder import load_config
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
 CLASSES = ("road", "car", "tree", "pole", "sky")
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def saved(folder, working_size):
-    preparation = PreparationConfig(working_size=working_size)
+    preparation = PreprocessingConfig(working_size=working_size)
     return sctnet.save_model(random_model(), folder, classes=CLASSES, preparation=preparation)
 
 
@@ -50,7 +50,7 @@ def segmenter(folder):
 def plain_labels(folder, image):
     """The protocol, step by step: working size, stride 8, working size, the picture's size."""
     model = sctnet.load_model(folder).fuse()
-    preparation = Preparation(load_config(folder).preparation)
+    preparation = Preprocessing(load_config(folder).preparation)
     with torch.no_grad():
         prepared = preparation(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
         logits = model(prepared)

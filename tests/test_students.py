@@ -17,7 +17,7 @@ from sctnet.models.counting import count_multiply_adds, count_parameters
 from sctnet.models.registry import FAMILIES, abstract_network
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.models.segnext import NonNegativeFactorisation
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.recipe import AlignmentRecipe, LossRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
@@ -225,7 +225,9 @@ def test_a_taught_step_is_finite(variant, images, precision):
     """Also with one image, whose pooled and smallest maps hold one value a channel."""
     model = small(variant)
     alignment = Alignment(AlignmentRecipe(teacher="small"), teacher(), model.widths)
-    task = SegmentationCriterion(model, PreparationConfig(), LossRecipe(), None, alignment).train()
+    task = SegmentationCriterion(
+        model, PreprocessingConfig(), LossRecipe(), None, alignment
+    ).train()
     pixels = torch.randint(0, 256, (images, 3, 64, 64)).to(torch.uint8)
     labels = torch.randint(0, len(CLASSES), (images, 64, 64)).to(torch.uint8)
     batch = Sample(pixels, labels, torch.tensor([[64, 64]] * images))

@@ -17,7 +17,7 @@ from sctnet import provenance
 from sctnet.checkpoints.backbone import load_start, save_backbone
 from sctnet.checkpoints.model_folder import (
     BUNDLED,
-    Source,
+    WeightsSource,
     find_model,
     load_config,
     load_model,
@@ -26,7 +26,7 @@ from sctnet.checkpoints.model_folder import (
     usable_device,
 )
 from sctnet.errors import SctnetError
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
 CLASSES = ("road", "car", "sky")
 KEY = "head.classifier.weight"
@@ -91,10 +91,10 @@ def with_network(folder, **fields):
 
 
 def test_folder_holds_what_was_given(tmp_path):
-    preparation = PreparationConfig(
+    preparation = PreprocessingConfig(
         mean=(1, 2, 3), working_size=WorkingSize(rule="longer-side", pixels=480)
     )
-    source = Source(file="official.pth", sha256="0" * 64)
+    source = WeightsSource(file="official.pth", sha256="0" * 64)
     colours = [(128, 64, 128), (0, 0, 142), (70, 130, 180)]
     model = network(attention_norm="l2", auxiliary_head=False)
     folder = sctnet.save_model(

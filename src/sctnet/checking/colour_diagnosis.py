@@ -16,7 +16,7 @@ from sctnet.checking.value_diagnosis import (
 )
 from sctnet.data.dataset import IGNORE, Colour
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.folder import label_table
+from sctnet.data.folder import value_table
 from sctnet.data.published_layouts import UNKNOWN
 
 
@@ -102,7 +102,7 @@ def _grey_as_colours(config: FolderConfig, seen: Tally) -> Diagnosis:
     if below is not None and below.changes is None:
         return Diagnosis("grey-as-rgb", f"{sentence}; and {below.sentence}")
     mended = config if below is None else corrected(config, below.changes or {})
-    table = label_table(mended)
+    table = value_table(mended)
     colours: dict[int, Colour] = {
         int(label): (value, value, value)
         for value, label in enumerate(table[:256].tolist())

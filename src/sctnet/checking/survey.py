@@ -12,7 +12,7 @@ from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.folder import colour_code, label_table
+from sctnet.data.folder import colour_code, value_table
 from sctnet.data.images import read_mask, read_mask_encoding
 from sctnet.data.loading import in_threads
 from sctnet.data.pairing import MASK_SUFFIXES, Mismatch
@@ -149,7 +149,7 @@ def joined_values(tallies: Iterable[Tally]) -> Tally:
 
 def survey_split(split: OpenedSplit) -> Iterator[Survey]:
     """Yield what every picture of a split holds, in order, read in threads."""
-    table = None if split.config is None else label_table(split.config)
+    table = None if split.config is None else value_table(split.config)
 
     def survey(index: int) -> Survey:
         seen = _of_picture(split.data, index)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sctnet.checkpoints.model_folder import (
     WEIGHTS_FILE,
     ModelConfig,
-    Source,
+    WeightsSource,
     check_tensor,
     check_tensors,
     find_model,
@@ -31,7 +31,7 @@ def save_backbone(
     folder: str | os.PathLike[str],
     *,
     with_context: bool,
-    source: Source | None = None,
+    source: WeightsSource | None = None,
     card: str | None = None,
 ) -> Path:
     """Write the backbone of a model, with or without its context module (DAPPM), as a start."""

@@ -27,7 +27,7 @@ from sctnet.checkpoints.model_folder import (
 from sctnet.errors import SctnetError
 from sctnet.models import build
 from sctnet.models.classifier import Classifier
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.writing import write_whole
 
 _KEY = "classifier"
@@ -42,7 +42,7 @@ class ClassifierConfig(BaseModel):
 
     classes: tuple[str, ...] = Field(min_length=2)
     crop: int = Field(ge=32, description="of the test's centre crop, pixels a side")
-    preparation: PreparationConfig
+    preparation: PreprocessingConfig
 
 
 class LoadedClassifier(NamedTuple):
@@ -62,7 +62,7 @@ def save_classifier(
     folder: str | os.PathLike[str],
     classes: Sequence[str],
     crop: int,
-    preparation: PreparationConfig,
+    preparation: PreprocessingConfig,
     card: str,
 ) -> Path:
     """Write the backbone as a start (``init``), and the head beside it; each file whole."""

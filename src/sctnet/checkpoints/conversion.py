@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sctnet.checkpoints.backbone import save_backbone
-from sctnet.checkpoints.model_folder import Colour, Source, check_tensor, save_model
+from sctnet.checkpoints.model_folder import Colour, WeightsSource, check_tensor, save_model
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SCTNetConfig, model_configuration
 
@@ -153,7 +153,7 @@ def convert_checkpoint(
     model.load_state_dict({**model.state_dict(), **tensors})
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    source = Source(file=path.name, sha256=sha256)
+    source = WeightsSource(file=path.name, sha256=sha256)
     if backbone_only:
         save_backbone(model, folder, with_context="dappm" not in _parts(missing), source=source)
     else:

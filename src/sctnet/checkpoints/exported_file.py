@@ -17,7 +17,7 @@ _MOST_CHARACTERS = 1_000_000  # a thousand class names and colours take some 50,
 
 Output = Literal["labels", "logits", "probabilities", "logits8"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Side = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1)]
 
 
 class ExportedConfig(BaseModel):
@@ -31,7 +31,7 @@ class ExportedConfig(BaseModel):
     """``labels``, ``logits`` and ``probabilities`` at the picture's size; ``logits8`` at the
     network's own stride."""
     precision: Precision
-    size: tuple[Side, Side] | None
+    size: tuple[Pixels, Pixels] | None
     """Height and width of the only pictures that it takes; None: any."""
     batch: Annotated[int, Field(ge=1)] | None
     """How many pictures it takes, no fewer and no more; None: any number."""

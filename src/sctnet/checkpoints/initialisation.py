@@ -13,7 +13,7 @@ from sctnet.models import SCTNet, SegmentationNetwork
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """What was loaded into a network before its first step, and what was not."""
 
     origin: str
@@ -33,7 +33,7 @@ class Start:
         return f"started from {self.origin}{file}: {self.loaded} tensors loaded{new}"
 
 
-def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Start:
+def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Initialisation:
     """Start a network from a folder, a hub id, a .pth file or ``imagenet``.
 
     A released ImageNet backbone (``.pth``) of an SCTNet must fill stem to stage 4, and may hold
@@ -48,7 +48,7 @@ def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Star
     else:
         new = load_start(model, init, classes)
         file = None if init == IMAGENET else find_model(init) / WEIGHTS_FILE
-    return Start(init, _sha256(file), len(model.state_dict()) - len(new), tuple(new))
+    return Initialisation(init, _sha256(file), len(model.state_dict()) - len(new), tuple(new))
 
 
 def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
 from sctnet.models.registry import read_configuration
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.writing import write_text
 
 CONFIG_FILE = "config.json"
@@ -45,7 +45,7 @@ Colour = tuple[Channel, Channel, Channel]
 """RGB."""
 
 
-class Source(BaseModel):
+class WeightsSource(BaseModel):
     """The file that a model was converted from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +63,8 @@ class ModelConfig(BaseModel):
     network: Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_configuration)]
     classes: tuple[str, ...]
     colours: tuple[Colour, ...] | None = None
-    preparation: PreparationConfig = PreparationConfig()
-    source: Source | None = None
+    preparation: PreprocessingConfig = PreprocessingConfig()
+    source: WeightsSource | None = None
     terms: str | None = None
     """What the weights may be used for, where the pictures they learned from limit it."""
     backbone_only: bool = False
@@ -93,8 +93,8 @@ def save_model(
     classes: Sequence[str] | None = None,
     *,
     colours: Sequence[Colour] | None = None,
-    preparation: PreparationConfig | None = None,
-    source: Source | None = None,
+    preparation: PreprocessingConfig | None = None,
+    source: WeightsSource | None = None,
     card: str | None = None,
 ) -> Path:
     """Write a model folder and return its path; files of an earlier model there are replaced.
@@ -112,7 +112,7 @@ def save_model(
             network=model.config,
             classes=tuple(names if classes is None else classes),
             colours=None if colours is None else tuple(colours),
-            preparation=preparation or PreparationConfig(),
+            preparation=preparation or PreprocessingConfig(),
             source=source,
         )
     except ValidationError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sctnet.checkpoints.backbone import fill
 from sctnet.checkpoints.conversion import read_checkpoint, state_dict_of
-from sctnet.checkpoints.model_folder import Source, load_strictly, save_model
+from sctnet.checkpoints.model_folder import WeightsSource, load_strictly, save_model
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build, model_configuration
 from sctnet.models.segformer import SEGFORMER_VARIANTS
@@ -71,7 +71,7 @@ def convert_teacher(
     load_strictly(network, tensors, str(path))
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    save_model(network, folder, names, source=Source(file=path.name, sha256=sha256))
+    save_model(network, folder, names, source=WeightsSource(file=path.name, sha256=sha256))
     return config
 
 

@@ -26,7 +26,7 @@ from sctnet.models.transformers_configuration import (
     TransformersConfig,
 )
 from sctnet.models.transformers_networks import STAGES, Placed, TransformersNetwork, placed
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 
 _MAXIMAL_BYTES = 2 * 2**30
 """The largest, UPerNet on Swin-L, is below 1 GiB."""
@@ -197,7 +197,7 @@ def _check_normalisation(folder: Path) -> None:
     file = folder / PREPROCESSOR_FILE
     if not file.exists():
         return
-    fields, ours = _json(file), PreparationConfig()
+    fields, ours = _json(file), PreprocessingConfig()
     for key, wanted in (("image_mean", ours.mean), ("image_std", ours.std)):
         given = fields.get(key) if isinstance(fields, dict) else None
         if given is None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sctnet.data.dataset import Colour, FileDataset, Files, Labels, check_splits
 from sctnet.data.published_layouts import (
-    find_pictures,
+    find_images,
     have_labels,
-    label_table,
     read_values,
     require_mask,
+    value_lookup,
 )
 
 _NAMES = """
@@ -63,7 +63,7 @@ RAW_VALUES = tuple(range(1, len(CLASSES) + 1))
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 SPLITS = tuple(_FOLDERS)
 
-_LABEL_OF_VALUE = label_table(RAW_VALUES, [0])
+_LABEL_OF_VALUE = value_lookup(RAW_VALUES, [0])
 
 
 def is_ade20k(root: Path) -> bool:
@@ -98,7 +98,7 @@ def _find_files(root: Path, folder: str) -> list[Files]:
     masks = root / "annotations" / folder
     return [
         Files(f"{folder}/{image.name}", image, masks / f"{image.stem}.png")
-        for image in find_pictures(root / "images" / folder, "*.jpg")
+        for image in find_images(root / "images" / folder, "*.jpg")
     ]
 
 

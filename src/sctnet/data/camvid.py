@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
-from sctnet.data.published_layouts import label_table, read_list, read_values
+from sctnet.data.published_layouts import read_list, read_values, value_lookup
 from sctnet.errors import SctnetError
 
 _CLASSES = {
@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 
 _AUTHORS_ROOT = "/SegNet/CamVid/"
 
-_LABEL_OF_VALUE = label_table(range(len(CLASSES)), [len(CLASSES)])
+_LABEL_OF_VALUE = value_lookup(range(len(CLASSES)), [len(CLASSES)])
 
 
 def is_camvid(root: Path) -> bool:

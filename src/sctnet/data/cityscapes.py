@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError, check_splits
 from sctnet.data.published_layouts import (
-    find_pictures,
+    find_images,
     have_labels,
-    label_table,
     read_values,
     require_mask,
+    value_lookup,
 )
 
 # Name: id and colour, in the order of the train ids.
@@ -56,8 +56,8 @@ _FOLDERS = {
 SPLITS = tuple(_FOLDERS)
 
 # The licence plate's id is -1, which a mask of bytes holds as 255.
-_LABEL_OF_ID = label_table(IDS, [*range(34), 255])
-_LABEL_OF_TRAIN_ID = label_table(range(len(CLASSES)), [255])
+_LABEL_OF_ID = value_lookup(IDS, [*range(34), 255])
+_LABEL_OF_TRAIN_ID = value_lookup(range(len(CLASSES)), [255])
 _TRAIN_IDS_END = "_labelTrainIds.png"
 
 
@@ -95,8 +95,7 @@ def _find_files(root: Path, split: str) -> list[Files]:
     if kind == "gtCoarse" and not masks.is_dir():
         raise NoSuchSplitError(f"{masks}: no such folder: unpack {kind} for {split}")
     return [
-        _files_of(split, image, masks, kind)
-        for image in find_pictures(images, "*/*_leftImg8bit.png")
+        _files_of(split, image, masks, kind) for image in find_images(images, "*/*_leftImg8bit.png")
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
-from sctnet.data.published_layouts import label_table, read_list, read_values, require_mask
+from sctnet.data.published_layouts import read_list, read_values, require_mask, value_lookup
 from sctnet.errors import SctnetError
 
 _NAMES = """
@@ -40,9 +40,9 @@ SPLITS = ("train", "test")
 # Street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush.
 ABSENT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 RAW_VALUES = tuple(value for value in range(1, 183) if value not in ABSENT)
-LABEL_OF_RAW_VALUE = label_table(RAW_VALUES, [0, *ABSENT])
+LABEL_OF_RAW_VALUE = value_lookup(RAW_VALUES, [0, *ABSENT])
 
-_LABEL_OF_VALUE = label_table(range(len(CLASSES)), [255])
+_LABEL_OF_VALUE = value_lookup(range(len(CLASSES)), [255])
 
 
 def is_cocostuff(root: Path) -> bool:

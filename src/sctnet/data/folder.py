@@ -77,10 +77,10 @@ def _read_labels(
 
 def _label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
     """Return the function from a mask file to labels that the description asks for."""
-    return partial(_read_colours if config.rgb_masks else _read_values, label_table(config))
+    return partial(_read_colours if config.rgb_masks else _read_values, value_table(config))
 
 
-def label_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
+def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
     """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
     if config.rgb_masks:
         assert config.colours is not None

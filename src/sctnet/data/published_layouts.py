@@ -17,7 +17,7 @@ UNKNOWN = 254
 LabelOfValue = UInt8[np.ndarray, "256"]
 
 
-def label_table(raw_values: Sequence[int], ignored_values: Sequence[int]) -> LabelOfValue:
+def value_lookup(raw_values: Sequence[int], ignored_values: Sequence[int]) -> LabelOfValue:
     """Return the label of each of the 256 values a mask can hold.
 
     ``raw_values`` are the values by label; those of neither argument become :data:`UNKNOWN`.
@@ -70,7 +70,7 @@ def read_list(path: Path) -> list[str]:
     return lines
 
 
-def find_pictures(folder: Path, pattern: str) -> list[Path]:
+def find_images(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a split's folder by a glob, in the order of their names."""
     pictures = sorted(folder.glob(pattern))
     if not pictures:

@@ -15,10 +15,10 @@ from sctnet.data.dataset import Colour, FileDataset, Files, Labels, check_splits
 from sctnet.data.published_layouts import (
     UNKNOWN,
     LabelOfValue,
-    label_table,
     read_list,
     read_values,
     require_mask,
+    value_lookup,
 )
 from sctnet.errors import SctnetError
 
@@ -80,7 +80,7 @@ def open_voc(root: str | Path, splits: Sequence[str]) -> FileDataset:
         classes,
         tuple(voc_colour(number) for number in range(len(classes))),
         files,
-        partial(_read_labels, label_table(range(len(classes)), [255])),
+        partial(_read_labels, value_lookup(range(len(classes)), [255])),
         labelled=labelled,
     )
 

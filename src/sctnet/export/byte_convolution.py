@@ -28,7 +28,7 @@ _APART = 7
 """Pixels between the places at which pictures are looked at."""
 
 
-class Start(NamedTuple):
+class FirstConvolution(NamedTuple):
     """What stands between a picture's pixels and the first convolution."""
 
     pixels: openvino.Output
@@ -40,7 +40,7 @@ class Start(NamedTuple):
     convolution: openvino.Node
 
 
-def find_start(model: openvino.Model) -> Start | None:
+def find_first_convolution(model: openvino.Model) -> FirstConvolution | None:
     """Return how a model begins that normalises pixels and convolves them, None for another."""
     nodes = model.get_ordered_ops()
     first = next((node for node in nodes if node.get_type_name() == "Convolution"), None)
@@ -57,18 +57,18 @@ def find_start(model: openvino.Model) -> Start | None:
     pixels = subtract.input_value(0)
     if pixels.get_node().get_type_name() == "Convert":
         pixels = pixels.get_node().input_value(0)
-    return Start(pixels, _constant(subtract), _constant(node), order, first)
+    return FirstConvolution(pixels, _constant(subtract), _constant(node), order, first)
 
 
 def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]) -> None:
-    """Let the convolution of :func:`find_start` multiply bytes by int8 weights.
+    """Let the convolution of :func:`find_first_convolution` multiply bytes by int8 weights.
 
     Resized pixels are rounded to bytes before. The weights are rounded so that little is lost on
     the ``pictures``.
     """
     from openvino import opset13 as operators
 
-    start = find_start(model)
+    start = find_first_convolution(model)
     assert start is not None
     convolution = start.convolution
     weights = convolution.input_value(1).get_node().data.astype(np.float32)
@@ -102,7 +102,7 @@ def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "
 
 
 def _pixels(
-    start: Start, model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]
+    start: FirstConvolution, model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]
 ) -> Iterator[np.ndarray]:
     """Yield what the convolution will see of the pictures before it is centred, channels last."""
     if start.order is not None:

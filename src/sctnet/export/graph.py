@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from sctnet.checkpoints.exported_file import Output, Precision
 from sctnet.export.channels_last import normalise_channels_last
-from sctnet.export.resizing import resized
+from sctnet.export.resizing import resize_pictures
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.label_dtype import UINT8_CLASSES
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig, Side
+from sctnet.pipeline.preprocessing import Length, Preprocessing, PreprocessingConfig
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -35,14 +35,14 @@ class PictureGraph(nn.Module):
     def __init__(
         self,
         network: SegmentationNetwork,
-        preparation: PreparationConfig,
+        preparation: PreprocessingConfig,
         output: Output,
         dtype: torch.dtype = torch.float32,
         inspected: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.preparation = Preparation(preparation)
+        self.preparation = Preprocessing(preparation)
         self.network = network.fuse()
         if channels_last:
             normalise_channels_last(self.network)
@@ -62,12 +62,12 @@ class PictureGraph(nn.Module):
         return (answer, logits) if self.inspected else (answer,)
 
     def _prepared(
-        self, images: UInt8[Tensor, "n h w 3"], working: tuple[Side, Side]
+        self, images: UInt8[Tensor, "n h w 3"], working: tuple[Length, Length]
     ) -> Float[Tensor, "n 3 hw ww"]:
         pixels = images.float()  # first: some runtimes have bytes at their borders only
         mean, std = self.preparation.mean, self.preparation.std
         if not _is_same(working, (images.shape[1], images.shape[2])):
-            pixels = resized(pixels, working, self.preparation.config.antialias)
+            pixels = resize_pictures(pixels, working, self.preparation.config.antialias)
         elif self.channels_last:
             return ((pixels - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
         else:
@@ -75,7 +75,7 @@ class PictureGraph(nn.Module):
         return (pixels - mean) / std
 
     def _answer(
-        self, logits: Float[Tensor, "n k h w"], sizes: tuple[tuple[Side, Side], ...]
+        self, logits: Float[Tensor, "n k h w"], sizes: tuple[tuple[Length, Length], ...]
     ) -> Float[Tensor, "n k hs ws"] | Int[Tensor, "n hs ws"] | UInt8[Tensor, "n hs ws"]:
         if self.output == "logits8":
             return logits
@@ -90,7 +90,7 @@ class PictureGraph(nn.Module):
         return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= UINT8_CLASSES else torch.int32)
 
 
-def _is_same(first: tuple[Side, Side], second: tuple[Side, Side]) -> bool:
+def _is_same(first: tuple[Length, Length], second: tuple[Length, Length]) -> bool:
     """Say whether two sizes are known to be the same, whatever picture comes.
 
     Where they are the same for some pictures only, a resize that changes nothing stays in the

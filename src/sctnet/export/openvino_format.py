@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, METADATA_KEY, ExportedConfig
-from sctnet.export.byte_convolution import convolve_bytes, find_start
+from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
 from sctnet.export.export_format import ExportFormat
 from sctnet.export.onnx_format import INPUT, onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
@@ -105,7 +105,7 @@ class OpenVinoQuantiser:
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
         """Return the model quantised, but for the nodes of these names."""
-        start = find_start(self.model)
+        start = find_first_convolution(self.model)
         first = {start.convolution.get_friendly_name()} if start is not None else set[str]()
         quantised = self._nncf.quantize(
             self.model.clone(),

@@ -36,7 +36,7 @@ WORTH = 0.2
 _NORMALISATION = ".normalisation/"
 """In the names of the nodes of :class:`~sctnet.models.cfblock.GroupedDoubleNormalisation`."""
 
-Run = Callable[[Batch], np.ndarray]
+LogitsOf = Callable[[Batch], np.ndarray]
 
 # By OpenVINO's and ONNX's names.
 CONVOLUTIONS = frozenset({"Conv", "Convolution", "GroupConvolution"})
@@ -63,7 +63,7 @@ class Quantiser(Protocol):
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
         """Return the model quantised, but for the nodes of these names."""
 
-    def run(self, model: Any) -> Run:
+    def run(self, model: Any) -> LogitsOf:
         """Return what maps pictures to logits, N x K x h x w, by a model of this format."""
 
 

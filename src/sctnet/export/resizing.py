@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctnet.pipeline.preprocessing import Side
+from sctnet.pipeline.preprocessing import Length
 
 BLOCK = 8
 """Outputs computed together. More would multiply by more zeros, fewer would gather more inputs."""
 
 
-def resized(
-    pictures: Float[Tensor, "n h w c"], size: tuple[Side, Side], antialias: bool
+def resize_pictures(
+    pictures: Float[Tensor, "n h w c"], size: tuple[Length, Length], antialias: bool
 ) -> Float[Tensor, "n c hw ww"]:
     """Resize to (height, width) and put the channels first.
 
@@ -37,7 +37,7 @@ def resized(
 
 
 def _along_first_axis(
-    x: Float[Tensor, "n l c"], length: Side, antialias: bool
+    x: Float[Tensor, "n l c"], length: Length, antialias: bool
 ) -> Float[Tensor, "n lw c"]:
     """Resize the axis behind the batch."""
     n, _, columns = x.shape
@@ -48,7 +48,7 @@ def _along_first_axis(
 
 
 def _bands(
-    inputs: Side, outputs: Side, antialias: bool
+    inputs: Length, outputs: Length, antialias: bool
 ) -> tuple[Int[Tensor, "b r"], Float[Tensor, "b o r"]]:
     """Return which inputs each block of outputs reads, and how it weighs them.
 

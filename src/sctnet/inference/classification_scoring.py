@@ -15,7 +15,7 @@ from sctnet.data.classification.random_crops import resized_side
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import ClassificationScores, evaluate_classifier
 from sctnet.inference.scoring import SCORES_FILE
-from sctnet.pipeline.preprocessing import Preparation
+from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.writing import write_text
@@ -51,7 +51,7 @@ def score_classifier(
         raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preparation = Preparation(config.preparation).to(place)
+    preparation = Preprocessing(config.preparation).to(place)
     kind = _AUTOCAST[precision]
 
     def predict(images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from sctnet.inference.tiling import (
     composed_labels,
     composed_probabilities,
 )
-from sctnet.pipeline.argmax_torch import resized
+from sctnet.pipeline.argmax_torch import resize_logits
 from sctnet.pipeline.label_dtype import label_dtype
 from sctnet.pipeline.label_map import label_map
 
@@ -124,7 +124,7 @@ class Predictor:
             return self._averaged(images)
 
         def probabilities(logits: Tensor, image: Picture) -> np.ndarray:
-            return resized(logits.float(), self._sizes(image)).softmax(dim=1)[0].cpu().numpy()
+            return resize_logits(logits.float(), self._sizes(image)).softmax(dim=1)[0].cpu().numpy()
 
         return self._predict(images, probabilities, composed_probabilities)
 
@@ -159,7 +159,7 @@ class Predictor:
             sizes = self._sizes(image, scale)
             for mirrored in (False, True)[: 1 + self.flip]:
                 (logits,) = self.runtime([pixels], scale, mirrored)
-                likely = resized(logits.float().contiguous(), sizes).softmax(1)[0]
+                likely = resize_logits(logits.float().contiguous(), sizes).softmax(1)[0]
                 total = likely if total is None else total.add_(likely)
         assert total is not None
         return total / (len(self.scales) * (1 + self.flip))

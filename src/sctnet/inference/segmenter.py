@@ -14,7 +14,7 @@ from sctnet.inference.planning import Plan
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
 from sctnet.inference.runtimes.runtime import Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
-from sctnet.inference.sources import Picture, Source, read_source
+from sctnet.inference.sources import Picture, PictureSource, read_source
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette
 from sctnet.pipeline.label_dtype import label_dtype
@@ -148,7 +148,9 @@ class Segmenter:
         )
 
     @overload
-    def __call__(self, source: Source, probabilities: bool | None = None) -> Segmentation: ...
+    def __call__(
+        self, source: PictureSource, probabilities: bool | None = None
+    ) -> Segmentation: ...
     @overload
     def __call__(
         self, source: list[Any] | tuple[Any, ...], probabilities: bool | None = None

@@ -12,7 +12,7 @@ from sctnet.errors import SctnetError
 
 # Heights and widths: the pictures of one list may differ in size.
 Picture = UInt8[np.ndarray, "_ _ 3"]
-Source = str | Path | bytes | bytearray | Image.Image | np.ndarray
+PictureSource = str | Path | bytes | bytearray | Image.Image | np.ndarray
 """A path, an encoded picture, a PIL image, or a uint8 array, H x W x 3 (RGB) or H x W (grey)."""
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -27,7 +27,10 @@ def refuse_address(text: str) -> None:
 
 
 def read_source(source: object) -> Picture:
-    """Return the picture of a ``Source``; :class:`SctnetError` for what is none, or damaged."""
+    """Return the RGB picture that ``source`` names or holds.
+
+    Raises :class:`SctnetError` for a damaged picture and for anything that is not one.
+    """
     if isinstance(source, str | Path):
         refuse_address(str(source))
         return read_image(source)

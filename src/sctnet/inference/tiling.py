@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from sctnet.pipeline.argmax_torch import resized_part, torch_label_dtype
+from sctnet.pipeline.argmax_torch import resize_region, torch_label_dtype
 from sctnet.pipeline.label_dtype import label_dtype
 from sctnet.pipeline.label_map import label_map
 
@@ -175,7 +175,7 @@ class ComposedLogits:
                     continue
                 beside = slice(begin - left, end - left)
                 sizes = (self._working, (height, width))
-                part = resized_part(logits[column, index], sizes, inside, beside)
+                part = resize_region(logits[column, index], sizes, inside, beside)
                 target = total[:, begin - columns.start : end - columns.start]
                 target += part * (down * self._across[column, beside])
         return total

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.kernels.interpolation import side_of
-from sctnet.kernels.jit import compiled, parts, share_out
+from sctnet.kernels.interpolation import interpolation_weights
+from sctnet.kernels.jit import compiled, parts, run_parts
 
 _SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
 
 
-def compiled_label_map(
+def cpu_label_map(
     logits: Float[Tensor, "n k h w"],
     sizes: tuple[tuple[int, int], ...],
     rows: slice,
@@ -35,8 +35,10 @@ def compiled_label_map(
     None where what is read is not finite. As many threads are at work as PyTorch uses.
     """
     number, classes, height, width = logits.shape
-    down = side_of((height, *(size[0] for size in sizes)), rows.start, rows.stop)
-    across = side_of((width, *(size[1] for size in sizes)), columns.start, columns.stop)
+    down = interpolation_weights((height, *(size[0] for size in sizes)), rows.start, rows.stop)
+    across = interpolation_weights(
+        (width, *(size[1] for size in sizes)), columns.start, columns.stop
+    )
     shape = number, rows.stop - rows.start, columns.stop - columns.start
     labels = torch.empty(shape, dtype=dtype)
     confidence = torch.empty(shape if with_confidence else (number, 0, 0))
@@ -57,7 +59,7 @@ def compiled_label_map(
         return True
 
     threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
-    finite = share_out(work, _shares(number, len(down.spans), threads), threads)
+    finite = run_parts(work, _shares(number, len(down.spans), threads), threads)
     return (labels, confidence) if finite else None
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32
 _BUCKET = 64  # pixels; bounds what a group of pixels needs at any stage of resizing
 
 
-class Side(NamedTuple):
+class InterpolationWeights(NamedTuple):
     """One side, height or width, of a map that is resized in stages.
 
     Bilinear, align_corners=False, as PyTorch computes it in float32. Level 0 is the map's own
@@ -27,7 +27,7 @@ class Side(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def side_of(lengths: tuple[int, ...], begin: int, end: int) -> Side:
+def interpolation_weights(lengths: tuple[int, ...], begin: int, end: int) -> InterpolationWeights:
     """Return the side of a map of ``lengths[0]`` samples that is resized to each further length.
 
     Of the last length the pixels from ``begin`` to ``end`` are asked for. Nobody may write into
@@ -40,10 +40,12 @@ def side_of(lengths: tuple[int, ...], begin: int, end: int) -> Side:
     for stage, (source, target) in enumerate(stages):
         taps[stage, :2, :target], shares[stage, :, :target] = _bilinear(source, target)
         taps[stage, 2, :target] = _ends(taps[stage, :2, :target])
-    return Side(_spans(taps, begin, end), taps, shares)
+    return InterpolationWeights(_spans(taps, begin, end), taps, shares)
 
 
-def composed(side: Side) -> tuple[Int32[np.ndarray, "t n"], Float32[np.ndarray, "t n"]]:
+def composed_weights(
+    side: InterpolationWeights,
+) -> tuple[Int32[np.ndarray, "t n"], Float32[np.ndarray, "t n"]]:
     """Return the samples that each pixel asked for reads, through all stages, and their weights."""
     begin, end = side.spans[0, -1, 0], side.spans[-1, -1, 1]
     places, weights = np.arange(begin, end)[None], np.ones((1, end - begin), np.float32)

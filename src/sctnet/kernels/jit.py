@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Share = TypeVar("Share")
-Work = Callable[[Iterator[Share]], bool]
+Part = TypeVar("Part")
+Work = Callable[[Iterator[Part]], bool]
 """Works on shares until none is left; returns whether all went well."""
 
 _SHARES_PER_THREAD = 4  # some take longer than others
@@ -111,7 +111,7 @@ def parts(length: int, threads: int, times: int = 1) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def share_out(work: Work[Share], shares: Sequence[Share], threads: int) -> bool:
+def run_parts(work: Work[Part], shares: Sequence[Part], threads: int) -> bool:
     """Let threads, this one among them, take shares until none is left."""
     left = iter(shares)  # each is taken once: Python's lock sees to it
     if threads <= 1:
@@ -135,7 +135,7 @@ class _Helpers:
             lambda: self._threads.append(threading.get_native_id()),
         )
 
-    def start(self, work: Work[Share], shares: Iterator[Share], number: int) -> list[Future[bool]]:
+    def start(self, work: Work[Part], shares: Iterator[Part], number: int) -> list[Future[bool]]:
         if sys.platform == "linux":
             others = os.sched_getaffinity(0) - {_this_core()}
             for thread in self._threads if others else ():

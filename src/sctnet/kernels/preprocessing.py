@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float, Float32, Int32, UInt8
 from torch import Tensor
 
-from sctnet.kernels.jit import compiled, parts, share_out
+from sctnet.kernels.jit import compiled, parts, run_parts
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
 
 
-class Side(NamedTuple):
+class SideWeights(NamedTuple):
     """How one side of a picture is resized: each output is a weighted sum of neighbours."""
 
     first: Int32[np.ndarray, " outputs"]
     weights: Float32[np.ndarray, "outputs taps"]
 
 
-def compiled_preparation(
+def cpu_preprocessing(
     images: UInt8[Tensor, "n 3 h w"],
     size: tuple[int, int],
     antialias: bool,
@@ -38,7 +38,10 @@ def compiled_preparation(
     number, height, width, channels = pictures.shape
     flat = pictures.reshape(number, height, width * channels)
     prepared = np.empty((number, *size, channels), np.float32)
-    sides = tuple(side(height, size[0], antialias)), tuple(side(width, size[1], antialias))
+    sides = (
+        tuple(side_weights(height, size[0], antialias)),
+        tuple(side_weights(width, size[1], antialias)),
+    )
     statistics = torch.cat([mean, std]).reshape(2, channels).numpy()
     loop = compiled(_loop)
 
@@ -49,12 +52,12 @@ def compiled_preparation(
 
     threads = min(torch.get_num_threads(), number * height * width // _SHARE_PIXELS)
     pieces = parts(size[0], threads, number)
-    share_out(work, [(image, *piece) for image in range(number) for piece in pieces], threads)
+    run_parts(work, [(image, *piece) for image in range(number) for piece in pieces], threads)
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=64)  # videos ask for the same again and again
-def side(inputs: int, outputs: int, antialias: bool) -> Side:
+def side_weights(inputs: int, outputs: int, antialias: bool) -> SideWeights:
     """Return the weights of a bilinear resize along one side.
 
     A weight falls evenly from 1 at the output's place to 0 where the next output, or without
@@ -69,10 +72,10 @@ def side(inputs: int, outputs: int, antialias: bool) -> Side:
     distances = first[:, None] + np.arange(taps) + 0.5 - places[:, None]
     weights = (1 - np.abs(distances) / reach).clip(min=0)
     weights /= weights.sum(1, keepdims=True)  # what lies outside does not count
-    return Side(first, weights.astype(np.float32))
+    return SideWeights(first, weights.astype(np.float32))
 
 
 def _loop(cached: bool) -> Any:
-    from sctnet.kernels.preprocessing_loop import preparation_loop  # which imports numba
+    from sctnet.kernels.preprocessing_loop import preprocessing_loop  # which imports numba
 
-    return preparation_loop(cached)
+    return preprocessing_loop(cached)

@@ -16,7 +16,7 @@ _AT_ONCE = 4
 """Rows that are summed before the sum is written."""
 
 
-def preparation_loop(cached: bool) -> Any:
+def preprocessing_loop(cached: bool) -> Any:
     """Compile the loop, or take it from the disk's cache."""
     side = types.Tuple((int32[::1], float32[:, ::1]))  # type: ignore[no-untyped-call]
     signature = types.void(uint8[:, ::1], side, side, float32[:, ::1], float32[:, :, ::1], int32)

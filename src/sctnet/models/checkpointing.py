@@ -10,7 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(stage: nn.Module, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:
+def checkpointed(
+    stage: nn.Module, x: Float[Tensor, "n c_in h_in w_in"]
+) -> Float[Tensor, "n c h w"]:
     """Return ``stage(x)``, whose insides the backward pass computes a second time.
 
     Random numbers are drawn again as they were, and running statistics are updated once, so that

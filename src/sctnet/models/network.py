@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models.checkpointing import recomputed
+from sctnet.models.checkpointing import checkpointed
 from sctnet.models.folding import folded_copy, is_folded
 from sctnet.models.layers import resize
 
@@ -69,7 +69,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     config: NetworkConfig
     widths: Widths
-    recomputes_stages: bool = False
+    checkpoints_stages: bool = False
     """Whether training computes stages 3 and 4 again for their gradients, which saves memory."""
 
     folds_norms: bool = False
@@ -113,8 +113,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         """Return what stage 3 or 4 makes of ``x``."""
-        again = self.recomputes_stages and self.training and torch.is_grad_enabled()
-        y: Tensor = recomputed(stage, x) if again else stage(x)
+        again = self.checkpoints_stages and self.training and torch.is_grad_enabled()
+        y: Tensor = checkpointed(stage, x) if again else stage(x)
         return y
 
     def fuse(self) -> Self:

@@ -82,7 +82,7 @@ class ReducedAttention(nn.Module):
         return y
 
 
-class TransformerBlock(nn.Module):
+class SegFormerEncoderBlock(nn.Module):
     """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.))."""
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
@@ -202,7 +202,10 @@ def _stage(number: int, in_channels: int, channels: int, rates: list[float]) -> 
         nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2),
         ChannelNorm(channels),
         nn.Sequential(
-            *(TransformerBlock(channels, HEADS[number], REDUCTIONS[number], rate) for rate in rates)
+            *(
+                SegFormerEncoderBlock(channels, HEADS[number], REDUCTIONS[number], rate)
+                for rate in rates
+            )
         ),
         ChannelNorm(channels),
     )

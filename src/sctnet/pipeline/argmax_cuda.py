@@ -12,12 +12,18 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.pipeline.argmax_torch import Size, Taps, planar_label_map, taps_on, torch_label_dtype
+from sctnet.pipeline.argmax_torch import (
+    SampleWeights,
+    Size,
+    torch_label_dtype,
+    torch_label_map,
+    weights_on,
+)
 
 _compiles = True
 
 
-def gathered_label_map(
+def cuda_label_map(
     logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
     """Return the label map in one kernel, or, where none can be compiled, class after class.
@@ -29,8 +35,8 @@ def gathered_label_map(
     if _compiles:
         height, width = logits.shape[2:]
         heights, widths = zip(*sizes, strict=True)
-        down = taps_on((height, *heights), rows.start, rows.stop, logits.device)
-        across = taps_on((width, *widths), columns.start, columns.stop, logits.device)
+        down = weights_on((height, *heights), rows.start, rows.stop, logits.device)
+        across = weights_on((width, *widths), columns.start, columns.stop, logits.device)
         try:
             return _compiled()(logits, down, across)
         except torch.OutOfMemoryError:
@@ -38,11 +44,11 @@ def gathered_label_map(
         except Exception as error:  # no compiler, no Triton, a GPU too old for it, ...
             _compiles = False
             logging.getLogger(__name__).info("label maps class after class: %s", error)
-    return planar_label_map(logits, sizes, rows, columns)
+    return torch_label_map(logits, sizes, rows, columns)
 
 
-def largest_gathered(
-    logits: Float[Tensor, "n k h w"], down: Taps, across: Taps
+def gathered_argmax(
+    logits: Float[Tensor, "n k h w"], down: SampleWeights, across: SampleWeights
 ) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
     """Return the class with the largest weighted sum of the samples that each pixel gathers."""
     # With the classes last the sum and the argmax run over the same order: one kernel.
@@ -61,6 +67,6 @@ def largest_gathered(
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable[[Tensor, Taps, Taps], Tensor]:
+def _compiled() -> Callable[[Tensor, SampleWeights, SampleWeights], Tensor]:
     # fullgraph: refused, and caught above, rather than run with all planes in memory.
-    return torch.compile(largest_gathered, dynamic=True, fullgraph=True)
+    return torch.compile(gathered_argmax, dynamic=True, fullgraph=True)

@@ -7,11 +7,11 @@ from jaxtyping import Float, Float32, Int32, UInt8, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
-from sctnet.kernels.interpolation import composed, side_of
+from sctnet.kernels.interpolation import composed_weights, interpolation_weights
 from sctnet.pipeline.label_dtype import UINT8_CLASSES
 
 Size = tuple[int, int]
-Taps = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
+SampleWeights = tuple[Int32[Tensor, "_ _"], Float32[Tensor, "_ _"]]
 
 
 def torch_label_dtype(classes: int) -> torch.dtype:
@@ -19,7 +19,7 @@ def torch_label_dtype(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= UINT8_CLASSES else torch.uint16
 
 
-def planar_label_map(
+def torch_label_map(
     logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> UInt8[Tensor, "n hs ws"] | UInt16[Tensor, "n hs ws"]:
     """Return the label map, one class at a time, so that only two of its planes exist at once.
@@ -39,7 +39,9 @@ def planar_label_map(
     return labels.to(torch_label_dtype(classes))
 
 
-def resized(logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...]) -> Float[Tensor, "n k _ _"]:
+def resize_logits(
+    logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...]
+) -> Float[Tensor, "n k _ _"]:
     """Resize logits to each (height, width) in turn: bilinear, align_corners=False."""
     for size in sizes:
         if logits.shape[2:] != size:
@@ -52,14 +54,14 @@ def _plane(
 ) -> Float[Tensor, "n rows columns"]:
     height = sizes[-1][0] if sizes else logits.shape[2]
     if (rows.start, rows.stop) in {(None, None), (0, height)}:
-        plane = resized(logits[:, index : index + 1], sizes)[:, 0]
+        plane = resize_logits(logits[:, index : index + 1], sizes)[:, 0]
     else:
         sizes = sizes or ((logits.shape[2], logits.shape[3]),)
-        return torch.stack([resized_part(each, sizes, rows, columns) for each in logits[:, index]])
+        return torch.stack([resize_region(each, sizes, rows, columns) for each in logits[:, index]])
     return plane[:, :, columns]
 
 
-def resized_part(
+def resize_region(
     plane: Float[Tensor, "h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> Float[Tensor, "rows columns"]:
     """Resize a plane to each size in turn; compute only these rows and columns of the last.
@@ -67,15 +69,15 @@ def resized_part(
     Those of ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
     """
     height, width = plane.shape
-    down = taps_on((height, *(size[0] for size in sizes)), rows.start, rows.stop, plane.device)
-    across = taps_on(
+    down = weights_on((height, *(size[0] for size in sizes)), rows.start, rows.stop, plane.device)
+    across = weights_on(
         (width, *(size[1] for size in sizes)), columns.start, columns.stop, plane.device
     )
     lines = _weighted(plane, 0, down)
     return _weighted(lines, 1, across)
 
 
-def _weighted(plane: Tensor, side: int, taps: Taps) -> Tensor:
+def _weighted(plane: Tensor, side: int, taps: SampleWeights) -> Tensor:
     total: Tensor | None = None
     for places, weights in zip(*taps, strict=True):
         part = plane.index_select(side, places)
@@ -86,7 +88,9 @@ def _weighted(plane: Tensor, side: int, taps: Taps) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def taps_on(lengths: tuple[int, ...], begin: int, end: int, device: torch.device) -> Taps:
+def weights_on(
+    lengths: tuple[int, ...], begin: int, end: int, device: torch.device
+) -> SampleWeights:
     """Return the samples that each pixel of a side reads, and their weights, on a device."""
-    places, weights = composed(side_of(lengths, begin, end))
+    places, weights = composed_weights(interpolation_weights(lengths, begin, end))
     return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)

@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor, nn
 
 from sctnet.pipeline.label_map import label_map
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 
 class ImageToLabels(nn.Module):
@@ -20,11 +20,11 @@ class ImageToLabels(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        preparation: PreparationConfig,
+        preparation: PreprocessingConfig,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.preparation = Preparation(preparation)
+        self.preparation = Preprocessing(preparation)
         self.network = network
         self.autocast = autocast
 

@@ -7,12 +7,12 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
 from sctnet.errors import SctnetError
-from sctnet.kernels.argmax import compiled_label_map
+from sctnet.kernels.argmax import cpu_label_map
 from sctnet.kernels.jit import has_numba
-from sctnet.pipeline.argmax_cuda import gathered_label_map
-from sctnet.pipeline.argmax_torch import Size, planar_label_map, resized, torch_label_dtype
+from sctnet.pipeline.argmax_cuda import cuda_label_map
+from sctnet.pipeline.argmax_torch import Size, resize_logits, torch_label_dtype, torch_label_map
 
-Method = Literal["compiled", "gathered", "planar"]
+Method = Literal["cpu", "cuda", "torch"]
 
 _WHOLE = slice(None)
 
@@ -33,19 +33,19 @@ def label_map(
     Raises :class:`SctnetError` where logits are not finite: NaN has no place in any order.
     """
     if torch.compiler.is_compiling():  # and where it is exported
-        return planar_label_map(logits, sizes, rows, columns)
+        return torch_label_map(logits, sizes, rows, columns)
     logits = logits.detach()
     sizes, rows, columns = _checked(logits, sizes, rows, columns)
     method = label_map_method(logits.device)
-    if method == "compiled":
-        made = compiled_label_map(logits, sizes, rows, columns, torch_label_dtype(logits.shape[1]))
+    if method == "cpu":
+        made = cpu_label_map(logits, sizes, rows, columns, torch_label_dtype(logits.shape[1]))
         if made is None:
             raise _not_finite()
         return made[0]
     _require_finite(logits)
-    if method == "gathered":
-        return gathered_label_map(logits, sizes, rows, columns)
-    return planar_label_map(logits, sizes, rows, columns)
+    if method == "cuda":
+        return cuda_label_map(logits, sizes, rows, columns)
+    return torch_label_map(logits, sizes, rows, columns)
 
 
 def label_map_and_confidence(
@@ -57,28 +57,28 @@ def label_map_and_confidence(
     """Return the label map, as :func:`label_map` does, and each label's softmax, from 1/K to 1."""
     logits = logits.detach()
     sizes, rows, columns = _checked(logits, sizes, _WHOLE, _WHOLE)
-    if label_map_method(logits.device) == "compiled":
+    if label_map_method(logits.device) == "cpu":
         dtype = torch_label_dtype(logits.shape[1])
-        made = compiled_label_map(logits, sizes, rows, columns, dtype, with_confidence=True)
+        made = cpu_label_map(logits, sizes, rows, columns, dtype, with_confidence=True)
         if made is None:
             raise _not_finite()
         return made
     _require_finite(logits)
-    labels = planar_label_map(logits, sizes, rows, columns)
-    return labels, resized(logits.float(), sizes).softmax(1).amax(1)
+    labels = torch_label_map(logits, sizes, rows, columns)
+    return labels, resize_logits(logits.float(), sizes).softmax(1).amax(1)
 
 
 def label_map_method(device: torch.device | str = "cpu") -> Method:
     """Say how label maps are made on a device.
 
-    ``"compiled"``: by numba's loop on the CPU; ``"gathered"``: in one kernel of ``torch.compile``
-    on a CUDA GPU; ``"planar"``: by PyTorch's operations, class after class, on other devices and
+    ``"cpu"``: by numba's loop on the CPU; ``"cuda"``: in one kernel of ``torch.compile``
+    on a CUDA GPU; ``"torch"``: by PyTorch's operations, class after class, on other devices and
     where numba is missing.
     """
     kind = torch.device(device).type
     if kind == "cpu" and has_numba():
-        return "compiled"
-    return "gathered" if kind == "cuda" else "planar"
+        return "cpu"
+    return "cuda" if kind == "cuda" else "torch"
 
 
 def _checked(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.kernels.jit import has_numba
-from sctnet.kernels.preprocessing import compiled_preparation
+from sctnet.kernels.preprocessing import cpu_preprocessing
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]
@@ -22,7 +22,7 @@ LARGE_PICTURE = 32_000_000
 """Pixels; above, one copy as floats would already be too much."""
 _BAND_PIXELS = 8_000_000
 
-Side = Any
+Length = Any
 """A number of pixels: an int, or a symbol that stands for one while a graph is exported."""
 
 
@@ -59,7 +59,7 @@ class WorkingSize(BaseModel):
         bound = "" if self.longest is None else f", at most {self.longest}"
         return self.rule + sizes.get(self.rule, f" {self.pixels}{bound}")
 
-    def apply(self, height: Side, width: Side) -> tuple[Side, Side]:
+    def apply(self, height: Length, width: Length) -> tuple[Length, Length]:
         """Return the (height, width) at which a picture of this size is processed.
 
         In integers, halves rounded up as the released code does: so any runtime computes the very
@@ -89,20 +89,20 @@ class WorkingSize(BaseModel):
         )
 
 
-def _scaled(length: Side, pixels: int, side: Side) -> Side:
+def _scaled(length: Length, pixels: int, side: Length) -> Length:
     """Return length * pixels / side, rounded, at least 1."""
     return _larger(1, (2 * length * pixels + side) // (2 * side))
 
 
-def _smaller(first: Side, second: Side) -> Side:
+def _smaller(first: Length, second: Length) -> Length:
     return torch.sym_min(first, second)  # type: ignore[no-untyped-call]
 
 
-def _larger(first: Side, second: Side) -> Side:
+def _larger(first: Length, second: Length) -> Length:
     return torch.sym_max(first, second)  # type: ignore[no-untyped-call]
 
 
-class PreparationConfig(BaseModel):
+class PreprocessingConfig(BaseModel):
     """Normalisation (in units of 0-255, RGB) and working size; a part of a model's config.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -114,7 +114,7 @@ class PreparationConfig(BaseModel):
     """Whether a picture is smoothed where it is made smaller; the paper's runs are not."""
 
 
-class Preparation(nn.Module):
+class Preprocessing(nn.Module):
     """Resize to the working size and normalise.
 
     Bilinear, align_corners=False; with anti-aliasing, unless that is turned off, so that a 4K photo
@@ -125,7 +125,7 @@ class Preparation(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PreparationConfig) -> None:
+    def __init__(self, config: PreprocessingConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
@@ -142,7 +142,7 @@ class Preparation(nn.Module):
         layout = _layout(images)
         if layout == torch.channels_last and self.mean.dtype == torch.float32 and _may_loop(images):
             antialias = self.config.antialias
-            return compiled_preparation(images, size, antialias, self.mean, self.std)
+            return cpu_preprocessing(images, size, antialias, self.mean, self.std)
         if height * width <= LARGE_PICTURE:
             pixels = self._resized(images, size)
         else:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+def ema_weights(model: nn.Module, decay: float) -> AveragedModel:
     """Return an average of weights and running statistics, updated by ``update_parameters``.
 
     It begins short, with a decay of (1 + n) / (10 + n) after n updates, so that the random start

@@ -8,7 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from sctnet.training.devices import convert_sync_batchnorm
-from sctnet.training.ema import moving_average
+from sctnet.training.ema import ema_weights
 from sctnet.training.schedule import build_optimizer, rate_factor, set_learning_rate
 from sctnet.training.task import Task
 
@@ -46,7 +46,7 @@ class Learner:
         optimizer = build_optimizer(self.model, recipe.optimizer, outside, factor)
         self.criterion, self.optimizer = fabric.setup(criterion, optimizer)
         decay = recipe.run.ema_decay
-        self.average = None if decay is None else moving_average(self.model, decay)
+        self.average = None if decay is None else ema_weights(self.model, decay)
 
     def step(self, batch: Any, iteration: int) -> tuple[float, dict[str, Tensor]]:
         """Do one iteration on this process's share; return the learning rate and all losses."""

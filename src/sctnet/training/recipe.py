@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError
-from sctnet.pipeline.preprocessing import PreparationConfig, WorkingSize
+from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 from sctnet.training.classification.recipe import (
     ClassificationAugmentation,
     ClassificationDataRecipe,
@@ -154,7 +154,7 @@ class Recipe(RecipePart):
     description: str = ""
     model: ModelRecipe
     data: PicturesRecipe
-    preparation: PreparationConfig = PreparationConfig()
+    preparation: PreprocessingConfig = PreprocessingConfig()
     optimizer: OptimizerRecipe
     run: RunRecipe
 

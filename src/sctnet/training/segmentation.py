@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.checkpoints.initialisation import Start, start
+from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.caching import CachedDataset
 from sctnet.data.class_frequencies import refuse_unlearnable
@@ -62,10 +62,10 @@ class SegmentationTask(Task[SegmentationNetwork]):
         )
 
     @override
-    def build(self, from_start: bool) -> tuple[SegmentationNetwork, Start | None]:
+    def build(self, from_start: bool) -> tuple[SegmentationNetwork, Initialisation | None]:
         wanted, classes = self.recipe.model, self.data.classes
         network = create_model(wanted.variant, len(classes), **wanted.options)
-        network.recomputes_stages = self.recipe.run.activation_checkpointing
+        network.checkpoints_stages = self.recipe.run.activation_checkpointing
         if wanted.init is None or not from_start:
             return network, None
         return network, start(network, wanted.init, classes)

@@ -9,7 +9,7 @@ from sctnet.data.augmentation import Sample
 from sctnet.data.dataset import IGNORE
 from sctnet.models import SegmentationNetwork
 from sctnet.models.layers import resize
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.criterion import Criterion
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
@@ -27,7 +27,7 @@ class SegmentationCriterion(Criterion):
     def __init__(
         self,
         model: SegmentationNetwork,
-        preparation: PreparationConfig,
+        preparation: PreprocessingConfig,
         loss: LossRecipe,
         class_weights: Float[Tensor, " k"] | None,
         alignment: Alignment | None = None,
@@ -36,7 +36,7 @@ class SegmentationCriterion(Criterion):
         self.model = model
         self._features = model.features
         self.alignment = alignment
-        self.preparation = Preparation(preparation)
+        self.preparation = Preprocessing(preparation)
         self.loss = loss
         self.register_buffer("class_weights", class_weights, persistent=False)
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from sctnet.checkpoints.initialisation import Start
+from sctnet.checkpoints.initialisation import Initialisation
 from sctnet.data.loading import EpochStream, Pictures
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes
@@ -49,7 +49,7 @@ class Task(ABC, Generic[Student]):
         """Return the endless stream of training samples, named tuples of tensors."""
 
     @abstractmethod
-    def build(self, from_start: bool) -> tuple[Student, Start | None]:
+    def build(self, from_start: bool) -> tuple[Student, Initialisation | None]:
         """Return a new student and, unless that is not asked for, what it starts from."""
 
     @abstractmethod

@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sctnet.checkpoints.exported_file import Output
-from sctnet.kernels.network import CompiledNetwork
+from sctnet.kernels.network import CpuNetwork
 from sctnet.models import SCTNet
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 
 class CpuRuntime:
@@ -24,10 +24,10 @@ class CpuRuntime:
     output: Output = "logits8"
     size: tuple[int, int] | None = None
 
-    def __init__(self, fused: SCTNet, preparation: PreparationConfig, precision: str) -> None:
+    def __init__(self, fused: SCTNet, preparation: PreprocessingConfig, precision: str) -> None:
         self.precision = precision
-        self.preparation = Preparation(preparation)
-        self.network = CompiledNetwork(
+        self.preparation = Preprocessing(preparation)
+        self.network = CpuNetwork(
             fused, preparation.mean, preparation.std, short=precision == "bf16"
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
-from sctnet.pipeline.preprocessing import LARGE_PICTURE, Preparation
+from sctnet.pipeline.preprocessing import LARGE_PICTURE, Preprocessing
 
 _OUTPUTS = {"logits8": "logits"}  # every other is named as its kind
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -67,7 +67,7 @@ class ExportedRuntime:
         plain = self.config.model.preparation.model_copy(
             update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
         )
-        self._resizing = Preparation(plain)
+        self._resizing = Preprocessing(plain)
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""

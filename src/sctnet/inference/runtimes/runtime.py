@@ -12,9 +12,9 @@ from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, Output
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
-from sctnet.kernels.network import can_be_compiled
+from sctnet.kernels.network import has_cpu_kernels
 from sctnet.models import SCTNet, SegmentationNetwork
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 
 if TYPE_CHECKING:
     from sctnet.inference.runtimes.exported_runtime import ExportedRuntime
@@ -84,7 +84,7 @@ def exported_file(model: str | Path) -> Path | None:
 
 def open_network(
     network: SegmentationNetwork,
-    preparation: PreparationConfig,
+    preparation: PreprocessingConfig,
     device: str | torch.device | None,
     precision: str = "auto",
     compiled: bool = False,
@@ -97,7 +97,7 @@ def open_network(
     runtime = TorchRuntime(network, preparation, device, precision, compiled)
     fused = runtime.labeller.network
     ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
-    if ours and isinstance(fused, SCTNet) and can_be_compiled(fused, runtime.precision == "bf16"):
+    if ours and isinstance(fused, SCTNet) and has_cpu_kernels(fused, runtime.precision == "bf16"):
         return CpuRuntime(fused, preparation, runtime.precision)
     return runtime
 

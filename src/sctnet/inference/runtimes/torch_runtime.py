@@ -11,7 +11,7 @@ from sctnet.checkpoints.model_folder import usable_device
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.image_to_labels import ImageToLabels
-from sctnet.pipeline.preprocessing import PreparationConfig
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,7 +29,7 @@ class TorchRuntime:
     def __init__(
         self,
         network: SegmentationNetwork,
-        preparation: PreparationConfig,
+        preparation: PreprocessingConfig,
         device: str | torch.device | None = None,
         precision: str = "auto",
         compiled: bool = False,

@@ -7,7 +7,7 @@ from sctnet.kernels.network.packing import LINE
 _VALUES = LINE // 4
 
 
-class Plane(NamedTuple):
+class Buffer(NamedTuple):
     """Maps in the memory, channels last, in a frame of zeros."""
 
     begin: int
@@ -24,7 +24,7 @@ class Plane(NamedTuple):
         """Return height, width and channels."""
         return self.height, self.width, self.channels
 
-    def part(self, first: int, channels: int) -> "Plane":
+    def part(self, first: int, channels: int) -> "Buffer":
         """Return some of its channels."""
         return self._replace(begin=self.begin + first, channels=channels)
 

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from sctnet.kernels.jit import compiled, has_numba, share_out
+from sctnet.kernels.jit import compiled, has_numba, run_parts
 from sctnet.models.blocks import BLOCKS
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
-    from sctnet.kernels.network.memory import Plane
     from sctnet.kernels.network.writer import Program
 
 _KEPT_VALUES = 100_000_000
@@ -23,8 +22,8 @@ _KEPT_VALUES = 100_000_000
 _KEPT_PROGRAMS = 16
 
 
-def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
-    """Say whether :class:`CompiledNetwork` computes such a network on this machine.
+def has_cpu_kernels(network: nn.Module, short: bool = False) -> bool:
+    """Say whether :class:`CpuNetwork` computes such a network on this machine.
 
     SCTNet with the paper's block or residual ones, in float32, and of finite weights: what is not
     finite is left to PyTorch, whose logits then are not either. With ``short`` the processor has
@@ -52,7 +51,7 @@ def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
     )
 
 
-class CompiledNetwork:
+class CpuNetwork:
     """The logits of a fused network, at stride 8, without PyTorch.
 
     3x3 convolutions are computed in tiles with a quarter of the products (Winograd's F(4x4, 3x3));
@@ -106,7 +105,7 @@ class CompiledNetwork:
             self._idle.append(workspace)
         return torch.from_numpy(logits).permute(0, 3, 1, 2)
 
-    def side_by_side(self, callers: int) -> "CompiledNetwork":
+    def side_by_side(self, callers: int) -> "CpuNetwork":
         """Return the same for so many callers at a time, each in its share of the threads."""
         other = copy.copy(self)
         other._callers, other._idle = callers, []
@@ -169,9 +168,9 @@ class _Workspace:
                 loop(program.steps, counters, pictures, memory, program.offsets, weights, both)
             return True
 
-        share_out(work, self._scratch, len(self._scratch))
+        run_parts(work, self._scratch, len(self._scratch))
 
-    def read(self, plane: "Plane") -> np.ndarray:
+    def read(self, plane: "Buffer") -> np.ndarray:
         """Return a plane without its frame."""
         rows = self._memory[plane.begin :][: plane.height * plane.row].reshape(plane.height, -1)
         pixels = rows[:, : plane.width * plane.pixel]

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sctnet.kernels.network.memory import Plane
+from sctnet.kernels.network.memory import Buffer
 from sctnet.kernels.network.packing import Weights
 from sctnet.kernels.network.steps import GELU, LINEAR, RELU
 from sctnet.kernels.network.writer import Norm, Program, Statistics, Writer
@@ -57,10 +57,10 @@ def _sequence(
     writer: Writer,
     name: str,
     modules: nn.Sequential,
-    x: Plane,
+    x: Buffer,
     rectify: bool = False,
     multiplied: bool = False,
-) -> Plane:
+) -> Buffer:
     """Write modules one after the other; a ReLU is a part of what stands before it.
 
     ``rectify`` says whether one follows, ``multiplied`` whether only products read the result.
@@ -92,8 +92,8 @@ def _sequence(
 
 
 def _residual(
-    writer: Writer, name: str, block: ResidualBlock, x: Plane, activation: int, short: bool
-) -> Plane:
+    writer: Writer, name: str, block: ResidualBlock, x: Buffer, activation: int, short: bool
+) -> Buffer:
     if isinstance(block.final_relu, nn.ReLU):
         activation = RELU
     between, y = writer.strided(block.conv1, x), writer.strided(block.conv1, x, short)
@@ -110,8 +110,8 @@ def _residual(
 
 
 def _transformer(
-    writer: Writer, name: str, block: TransformerBlock, x: Plane, activation: int, short: bool
-) -> Plane:
+    writer: Writer, name: str, block: TransformerBlock, x: Buffer, activation: int, short: bool
+) -> Buffer:
     x = _attention(writer, name, block, x)
     norm, between = writer.plane(*x.shape), writer.plane(*x.shape)
     writer.affine(x, Norm(f"{name}.norm2", block.feed_forward_norm), norm, rectify=False)
@@ -125,7 +125,7 @@ def _transformer(
     return y
 
 
-def _attention(writer: Writer, name: str, block: TransformerBlock, x: Plane) -> Plane:
+def _attention(writer: Writer, name: str, block: TransformerBlock, x: Buffer) -> Buffer:
     stripes: list[Any] = list(cast(Any, block.attention).stripes)
     frame = max(max(stripe.padding) for stripe in stripes)
     norm = writer.plane(*x.shape, frame=frame, short=True)
@@ -149,7 +149,7 @@ def _attention(writer: Writer, name: str, block: TransformerBlock, x: Plane) -> 
     return x
 
 
-def _dappm(writer: Writer, dappm: DAPPM, x: Plane) -> Plane:
+def _dappm(writer: Writer, dappm: DAPPM, x: Buffer) -> Buffer:
     """Write the pyramid; the compression and the shortcut are one product."""
     height, width, channels = x.shape
     parts: Any = dappm
@@ -157,7 +157,7 @@ def _dappm(writer: Writer, dappm: DAPPM, x: Plane) -> Plane:
     inner = scales // len(parts.pools)
     together = writer.plane(height, width, scales + channels, short=True)
     writer.affine(x, Norm("dappm.shortcut", parts.shortcut[0]), together.part(scales, channels))
-    output: Plane | None = None
+    output: Buffer | None = None
     for index, (pool, scale) in enumerate(zip(parts.pools, parts.scales, strict=True)):
         name = f"dappm.{index}"
         pooled = _pooled(writer, pool, Norm(f"{name}.scale", scale[0]), x)
@@ -189,7 +189,7 @@ def _dappm(writer: Writer, dappm: DAPPM, x: Plane) -> Plane:
     return aggregated
 
 
-def _pooled(writer: Writer, pool: nn.Module, norm: Norm, x: Plane) -> Plane:
+def _pooled(writer: Writer, pool: nn.Module, norm: Norm, x: Buffer) -> Buffer:
     if isinstance(pool, nn.Identity):
         pooled = writer.plane(*x.shape, short=True)
         writer.affine(x, norm, pooled)

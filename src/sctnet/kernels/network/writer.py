@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.kernels.network import steps as kinds
-from sctnet.kernels.network.memory import Memory, Plane
+from sctnet.kernels.network.memory import Buffer, Memory
 from sctnet.kernels.network.packing import Weights, at_points, by_taps, whole_panels
 from sctnet.kernels.network.vectors import LANES, PANEL, ROWS
 
@@ -59,7 +59,7 @@ class Program(NamedTuple):
     """Values."""
     scratch: int
     """Values for each thread."""
-    logits: Plane
+    logits: Buffer
 
 
 class Writer:
@@ -71,11 +71,11 @@ class Writer:
         self._offsets = [0]
         self._scratch = 0
         self._memory = Memory()
-        self._spans: dict[Plane, tuple[int, int]] = {}
+        self._spans: dict[Buffer, tuple[int, int]] = {}
 
     def plane(
         self, height: int, width: int, channels: int, *, frame: int = 1, short: bool = False
-    ) -> Plane:
+    ) -> Buffer:
         """Return a place for maps; its frame is wider below and to the right, as far as tiles go.
 
         Only the step that clears the frame writes there, at the same time as the next one makes
@@ -86,23 +86,23 @@ class Writer:
         length = (height + 2 * frame + kinds.TILE - 1) * row
         span = self._memory.take(-(-length // 2) if short else length)
         begin = (2 if short else 1) * span[0] + frame * (row + channels)
-        plane = Plane(begin, row, channels, height, width, channels, short)
+        plane = Buffer(begin, row, channels, height, width, channels, short)
         self._spans[plane] = span
         self._rows(kinds.CLEAR, None, plane, {"taps": frame, "joins": False})
         return plane
 
-    def strided(self, convolution: nn.Conv2d, x: Plane, short: bool = False) -> Plane:
+    def strided(self, convolution: nn.Conv2d, x: Buffer, short: bool = False) -> Buffer:
         """Return a place for what a convolution makes that pads with half of its size."""
         stride = int(convolution.stride[0])
         height, width = ((side - 1) // stride + 1 for side in (x.height, x.width))
         return self.plane(height, width, convolution.out_channels, short=short)
 
-    def release(self, *planes: Plane) -> None:
+    def release(self, *planes: Buffer) -> None:
         """Let what comes now write over planes."""
         for plane in planes:
             self._memory.give_back(self._spans.pop(plane))
 
-    def picture(self, height: int, width: int, statistics: Statistics | None) -> Plane:
+    def picture(self, height: int, width: int, statistics: Statistics | None) -> Buffer:
         """Write the step that reads the picture; return where it is then.
 
         With ``statistics`` it is one of bytes, else prepared. Pairs of short floats are multiplied:
@@ -117,22 +117,24 @@ class Writer:
             self._scratch = max(self._scratch, 3 * width)
         return target
 
-    def affine(self, source: Plane, norm: Norm, target: Plane, rectify: bool = True) -> None:
+    def affine(self, source: Buffer, norm: Norm, target: Buffer, rectify: bool = True) -> None:
         """Write a batch norm of running statistics, and a ReLU."""
         self._rows(kinds.AFFINE, source, target, self._affine(norm, target, rectify))
 
-    def pool(self, source: Plane, size: int, stride: int, norm: Norm, target: Plane) -> None:
+    def pool(self, source: Buffer, size: int, stride: int, norm: Norm, target: Buffer) -> None:
         """Write an average of size x size pixels, 0: of all, a batch norm and a ReLU."""
         pieces = target.height * target.width
         values = self._affine(norm, target, True) | {"taps": size, "stride": stride}
         self._step(kinds.POOL, source, target, pieces, values)
 
-    def resize(self, source: Plane, norm: Norm, target: Plane, plus: Plane | None = None) -> None:
+    def resize(
+        self, source: Buffer, norm: Norm, target: Buffer, plus: Buffer | None = None
+    ) -> None:
         """Write a bilinear resize, a sum, a batch norm and a ReLU."""
         assert not target.short
         self._rows(kinds.RESIZE, source, target, self._affine(norm, target, True), plus)
 
-    def normalise(self, maps: Plane, group: int, squared: bool, target: Plane) -> None:
+    def normalise(self, maps: Buffer, group: int, squared: bool, target: Buffer) -> None:
         """Write a grouped double normalisation; each group has so many maps, which are lost."""
         pieces = _rows_at_once(maps)[1]
         parts = [self.plane(1, pieces, maps.channels, frame=0) for _ in range(2)]
@@ -147,10 +149,10 @@ class Writer:
         self,
         name: str,
         module: nn.Conv2d,
-        source: Plane,
-        target: Plane,
+        source: Buffer,
+        target: Buffer,
         activation: int = kinds.LINEAR,
-        plus: Plane | None = None,
+        plus: Buffer | None = None,
     ) -> None:
         """Write a module, a sum and an activation."""
         stride, weight = int(module.stride[0]), module.weight
@@ -161,11 +163,11 @@ class Writer:
         name: str,
         kernels: Float[Tensor, "out depth h w"],
         bias: Float[Tensor, " out"] | None,
-        source: Plane,
-        target: Plane,
+        source: Buffer,
+        target: Buffer,
         stride: int = 1,
         activation: int = kinds.LINEAR,
-        plus: Plane | None = None,
+        plus: Buffer | None = None,
     ) -> None:
         """Write a convolution that pads with half of its kernels' size, a sum, an activation."""
         if kernels.shape[1] < source.channels:  # a picture's fourth channel
@@ -176,7 +178,7 @@ class Writer:
         cut = self._winograd if stride == 1 and _in_tiles(kernels) else self._taps
         cut(name, kernels, source, target, values, plus)
 
-    def program(self, logits: Plane) -> Program:
+    def program(self, logits: Buffer) -> Program:
         """Return what was written."""
         steps = np.zeros(len(self._steps), kinds.STEP)
         for index, step in enumerate(self._steps):
@@ -190,11 +192,11 @@ class Writer:
     def _step(
         self,
         kind: int,
-        source: Plane | None,
-        target: Plane,
+        source: Buffer | None,
+        target: Buffer,
         pieces: int,
         values: Mapping[str, int],
-        residual: Plane | None = None,
+        residual: Buffer | None = None,
     ) -> None:
         height, width, channels = target.shape
         if kind in _MAKE_FACTORS:
@@ -211,17 +213,17 @@ class Writer:
     def _rows(
         self,
         kind: int,
-        source: Plane | None,
-        target: Plane,
+        source: Buffer | None,
+        target: Buffer,
         values: Mapping[str, int],
-        residual: Plane | None = None,
+        residual: Buffer | None = None,
     ) -> None:
         """Write a step of which a piece is some rows."""
         rows, pieces = _rows_at_once(target)
         self._step(kind, source, target, pieces, {**values, "group": rows}, residual)
         self._scratch = max(self._scratch, 2 * target.channels)
 
-    def _affine(self, norm: Norm, target: Plane, rectify: bool) -> dict[str, int]:
+    def _affine(self, norm: Norm, target: Buffer, rectify: bool) -> dict[str, int]:
         channels = target.channels
         begin = self._weights.terms(
             f"{norm.name}[{norm.first}:{norm.first + channels}]",
@@ -234,10 +236,10 @@ class Writer:
         self,
         name: str,
         kernels: Tensor,
-        source: Plane,
-        target: Plane,
+        source: Buffer,
+        target: Buffer,
         values: Mapping[str, int],
-        plus: Plane | None,
+        plus: Buffer | None,
     ) -> None:
         """Write a step whose pieces are some tiles, and of these some panels."""
         tiles = -(-target.height // kinds.TILE) * -(-target.width // kinds.TILE)
@@ -263,10 +265,10 @@ class Writer:
         self,
         name: str,
         kernels: Tensor,
-        source: Plane,
-        target: Plane,
+        source: Buffer,
+        target: Buffer,
         values: Mapping[str, int],
-        plus: Plane | None,
+        plus: Buffer | None,
     ) -> None:
         """Write a step whose pieces are some rows, and of these some panels."""
         _, depth, down, across = kernels.shape
@@ -293,12 +295,12 @@ class Writer:
     def _products(
         self,
         kind: int,
-        source: Plane,
-        target: Plane,
+        source: Buffer,
+        target: Buffer,
         cut: tuple[int, int, int],
         values: Mapping[str, int],
         how: Mapping[str, int],
-        plus: Plane | None,
+        plus: Buffer | None,
     ) -> None:
         group, groups, of_piece = cut
         shares = -(-values["panels"] // of_piece)
@@ -321,7 +323,7 @@ def _in_tiles(kernels: Tensor) -> bool:
     return kernels.shape[2:] == (3, 3) and kernels.shape[1] >= LANES
 
 
-def _rows_at_once(plane: Plane) -> tuple[int, int]:
+def _rows_at_once(plane: Buffer) -> tuple[int, int]:
     """Return how many rows a piece has, and how many pieces there are."""
     rows = max(1, plane.height // _PIECES)
     return rows, -(-plane.height // rows)

@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class AccessGuard:
     """Lets through what the page needs, from this machine's own pages.
 
     Uploads may have ``most_bytes``; a file that a request names must lie in ``uploads``.

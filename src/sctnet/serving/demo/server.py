@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.serving.demo.guard import Guard
+from sctnet.serving.demo.guard import AccessGuard
 from sctnet.serving.demo.results import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ async def build_application(
         max_file_size=MOST_BYTES, show_error=False, ssr_mode=False, mcp_server=False, pwa=False,
         enable_monitoring=False, allowed_paths=[],
     )  # fmt: skip
-    return Guard(application, uploads, MOST_BYTES), labelling
+    return AccessGuard(application, uploads, MOST_BYTES), labelling
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from sctnet.serving.http.answers import Answer, chosen_answer
 from sctnet.serving.http.handling import Handler
 from sctnet.serving.http.limits import Claim, Limits, Refusal
 from sctnet.serving.http.metrics import Metrics
-from sctnet.serving.http.middleware import Guard
+from sctnet.serving.http.middleware import RequestMiddleware
 from sctnet.serving.http.open_inference import InferenceRequest
 from sctnet.serving.http.page import PAGE
 from sctnet.serving.http.reading import decoded, decompressed, uploaded_file
@@ -185,7 +185,7 @@ def create_application(
         lifespan=routes.lifespan,
         redoc_url=None,
     )
-    app.add_middleware(Guard, metrics=metrics, api_key=api_key)
+    app.add_middleware(RequestMiddleware, metrics=metrics, api_key=api_key)
     for kind in (Refusal, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     v2, model = "/v2", "/v2/models/{model_name}"

@@ -12,7 +12,7 @@ _OPEN = {"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 """What is told to everybody: nothing of the models, the traffic or the pictures."""
 
 
-class Guard:
+class RequestMiddleware:
     """Asks for the API key, if there is one, before a request is read; keeps records."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None) -> None:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sctnet.pipeline.preprocessing import Preparation
+from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.training.classification.rand_augment import RandAugment, import_kornia
 from sctnet.training.classification.recipe import ClassificationAugmentation
 
@@ -20,7 +20,7 @@ class BatchAugmentation(nn.Module):
     generator. Raises :class:`SctnetError` where kornia is needed and missing.
     """
 
-    def __init__(self, recipe: ClassificationAugmentation, preparation: Preparation) -> None:
+    def __init__(self, recipe: ClassificationAugmentation, preparation: Preprocessing) -> None:
         super().__init__()
         self.preparation = preparation
         self.rand_augment = (

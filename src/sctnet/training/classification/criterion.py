@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from sctnet.data.classification.loading import ClassifiedSample
 from sctnet.models.classifier import Classifier
-from sctnet.pipeline.preprocessing import Preparation, PreparationConfig
+from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 from sctnet.training.classification.batch_augmentation import BatchAugmentation
 from sctnet.training.classification.mixup import (
     Mix,
@@ -34,7 +34,7 @@ class ClassificationCriterion(Criterion):
     def __init__(
         self,
         model: Classifier,
-        preparation: PreparationConfig,
+        preparation: PreprocessingConfig,
         augmentation: ClassificationAugmentation,
         loss: ClassificationLossRecipe,
         teaching: Teaching | None = None,
@@ -42,7 +42,7 @@ class ClassificationCriterion(Criterion):
         super().__init__()
         self.model = model
         self._pooled = model.pooled
-        self.preparation = Preparation(preparation)
+        self.preparation = Preprocessing(preparation)
         self.augmentation = augmentation
         self.augment = BatchAugmentation(augmentation, self.preparation)
         self.loss = loss

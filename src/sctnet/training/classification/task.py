@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sctnet.checkpoints.classifier_folder import save_classifier
-from sctnet.checkpoints.initialisation import Start, start
+from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.data.classification.dataset import ClassificationDataset
 from sctnet.data.classification.loading import ClassificationStream
 from sctnet.data.classification.registry import open_classified
@@ -17,7 +17,7 @@ from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
-from sctnet.pipeline.preprocessing import Preparation
+from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification.criterion import ClassificationCriterion
 from sctnet.training.classification.soft_labels import CachedAnswers, answers_file, build_teaching
@@ -61,10 +61,10 @@ class ClassificationTask(Task[Classifier]):
         )
 
     @override
-    def build(self, from_start: bool) -> tuple[Classifier, Start | None]:
+    def build(self, from_start: bool) -> tuple[Classifier, Initialisation | None]:
         wanted, classes = self.recipe.model, self.data.classes
         network = create_model(wanted.variant, len(classes), **wanted.options)
-        network.recomputes_stages = self.recipe.run.activation_checkpointing
+        network.checkpoints_stages = self.recipe.run.activation_checkpointing
         started = None
         if wanted.init is not None and from_start:
             started = start(network, wanted.init, classes)
@@ -85,7 +85,7 @@ class ClassificationTask(Task[Classifier]):
         self, student: Classifier, device: torch.device, processes: Processes
     ) -> dict[str, float]:
         assert self.validation is not None
-        preparation = Preparation(self.recipe.preparation).to(device)
+        preparation = Preprocessing(self.recipe.preparation).to(device)
         training = student.training
         student.eval()
 
