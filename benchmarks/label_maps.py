@@ -47,7 +47,7 @@ def logits_of(segmenter: Segmenter, picture: np.ndarray, working: Size) -> Tenso
     """Return the network's logits of a picture at this working size."""
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, working, mode="bilinear", antialias=True)
-    preparation = segmenter.runtime.preparation
+    preparation = segmenter.runtime.preprocessing
     prepared = (pixels - preparation.mean) / preparation.std
     return segmenter.runtime.network(prepared)
 

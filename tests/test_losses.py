@@ -95,7 +95,7 @@ def test_padding_is_zero_after_normalisation() -> None:
     task = _task()
     batch = _batch()
     sizes = torch.tensor([[40, 56], [1, 1], [17, 56], [40, 3]])
-    images = task.preparation.normalise_crops(batch.image, sizes)
+    images = task.preprocessing.normalise_crops(batch.image, sizes)
     for image, (height, width) in zip(images, sizes.tolist(), strict=True):
         outside = torch.ones_like(image, dtype=torch.bool)
         outside[:, :height, :width] = False

@@ -35,14 +35,14 @@ class PictureGraph(nn.Module):
     def __init__(
         self,
         network: SegmentationNetwork,
-        preparation: PreprocessingConfig,
+        preprocessing: PreprocessingConfig,
         output: Output,
         dtype: torch.dtype = torch.float32,
         inspected: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.preparation = Preprocessing(preparation)
+        self.preprocessing = Preprocessing(preprocessing)
         self.network = network.fuse()
         if channels_last:
             normalise_channels_last(self.network)
@@ -55,7 +55,7 @@ class PictureGraph(nn.Module):
     def forward(self, images: UInt8[Tensor, "n h w 3"]) -> tuple[Tensor, ...]:
         """Return the answer, N x H x W or N x K x H x W, and perhaps the logits."""
         size = images.shape[1], images.shape[2]
-        working = self.preparation.config.working_size.apply(*size)
+        working = self.preprocessing.config.working_size.apply(*size)
         prepared = self._prepared(images, working)
         logits = self.network.features(prepared.to(self.dtype)).logits.float()
         answer = self._answer(logits, (working, size))
@@ -65,9 +65,9 @@ class PictureGraph(nn.Module):
         self, images: UInt8[Tensor, "n h w 3"], working: tuple[Length, Length]
     ) -> Float[Tensor, "n 3 hw ww"]:
         pixels = images.float()  # first: some runtimes have bytes at their borders only
-        mean, std = self.preparation.mean, self.preparation.std
+        mean, std = self.preprocessing.mean, self.preprocessing.std
         if not _is_same(working, (images.shape[1], images.shape[2])):
-            pixels = resize_pictures(pixels, working, self.preparation.config.antialias)
+            pixels = resize_pictures(pixels, working, self.preprocessing.config.antialias)
         elif self.channels_last:
             return ((pixels - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
         else:

@@ -80,7 +80,7 @@ class Reference:
         """Return the answer, the labels, and the logits at the network's own stride."""
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode():
-            prepared = self.whole.preparation(images)
+            prepared = self.whole.preprocessing(images)
             logits = self.whole.logits(prepared)
             if self.output == "logits8":
                 return logits, logits.argmax(1), logits

@@ -51,12 +51,12 @@ def score_classifier(
         raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preparation = Preprocessing(config.preparation).to(place)
+    preprocessing = Preprocessing(config.preparation).to(place)
     kind = _AUTOCAST[precision]
 
     def predict(images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind is not None):
-            prepared = preparation(images.to(place))
+            prepared = preprocessing(images.to(place))
             logits: Tensor = network(prepared.contiguous(memory_format=torch.channels_last))
         return logits
 

@@ -20,11 +20,11 @@ class ImageToLabels(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        preparation: PreprocessingConfig,
+        preprocessing: PreprocessingConfig,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.preparation = Preprocessing(preparation)
+        self.preprocessing = Preprocessing(preprocessing)
         self.network = network
         self.autocast = autocast
 
@@ -32,7 +32,7 @@ class ImageToLabels(nn.Module):
         self, images: UInt8[Tensor, "n 3 h w"]
     ) -> UInt8[Tensor, "n h w"] | UInt16[Tensor, "n h w"]:
         """Label pictures; uint8 up to 255 classes, else uint16."""
-        prepared = self.preparation(images)
+        prepared = self.preprocessing(images)
         working, size = prepared.shape[2:], images.shape[2:]
         return label_map(self.logits(prepared), (working[0], working[1]), (size[0], size[1]))
 

@@ -27,7 +27,7 @@ class SegmentationCriterion(Criterion):
     def __init__(
         self,
         model: SegmentationNetwork,
-        preparation: PreprocessingConfig,
+        preprocessing: PreprocessingConfig,
         loss: LossRecipe,
         class_weights: Float[Tensor, " k"] | None,
         alignment: Alignment | None = None,
@@ -36,7 +36,7 @@ class SegmentationCriterion(Criterion):
         self.model = model
         self._features = model.features
         self.alignment = alignment
-        self.preparation = Preprocessing(preparation)
+        self.preprocessing = Preprocessing(preprocessing)
         self.loss = loss
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -50,7 +50,7 @@ class SegmentationCriterion(Criterion):
         step, all parts and processes, so that the result does not depend on how it is divided.
         What is a mean over images is divided by the number of equal ``parts``.
         """
-        images = self.preparation.normalise_crops(batch.image, batch.size)
+        images = self.preprocessing.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
         images = images.contiguous(memory_format=torch.channels_last)
         features = self._features(images)

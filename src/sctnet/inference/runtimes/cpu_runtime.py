@@ -24,11 +24,11 @@ class CpuRuntime:
     output: Output = "logits8"
     size: tuple[int, int] | None = None
 
-    def __init__(self, fused: SCTNet, preparation: PreprocessingConfig, precision: str) -> None:
+    def __init__(self, fused: SCTNet, preprocessing: PreprocessingConfig, precision: str) -> None:
         self.precision = precision
-        self.preparation = Preprocessing(preparation)
+        self.preprocessing = Preprocessing(preprocessing)
         self.network = CpuNetwork(
-            fused, preparation.mean, preparation.std, short=precision == "bf16"
+            fused, preprocessing.mean, preprocessing.std, short=precision == "bf16"
         )
 
     def __str__(self) -> str:
@@ -46,8 +46,8 @@ class CpuRuntime:
 
     def _logits(self, image: Tensor, scale: float, mirrored: bool) -> Tensor:
         own = image.shape[2], image.shape[3]
-        size = self.preparation.config.working_size.apply_scaled(*own, scale)
-        seen = image if size == own else self.preparation(image, scale)
+        size = self.preprocessing.config.working_size.apply_scaled(*own, scale)
+        seen = image if size == own else self.preprocessing(image, scale)
         logits = self.network(seen.flip(3) if mirrored else seen)
         return logits.flip(3) if mirrored else logits
 

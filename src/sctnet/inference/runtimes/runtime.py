@@ -84,7 +84,7 @@ def exported_file(model: str | Path) -> Path | None:
 
 def open_network(
     network: SegmentationNetwork,
-    preparation: PreprocessingConfig,
+    preprocessing: PreprocessingConfig,
     device: str | torch.device | None,
     precision: str = "auto",
     compiled: bool = False,
@@ -94,11 +94,11 @@ def open_network(
     On a CPU an SCTNet in fp32 or bf16 is computed in loops of our own, all else in PyTorch: what is
     ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
     """
-    runtime = TorchRuntime(network, preparation, device, precision, compiled)
+    runtime = TorchRuntime(network, preprocessing, device, precision, compiled)
     fused = runtime.labeller.network
     ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
     if ours and isinstance(fused, SCTNet) and has_cpu_kernels(fused, runtime.precision == "bf16"):
-        return CpuRuntime(fused, preparation, runtime.precision)
+        return CpuRuntime(fused, preprocessing, runtime.precision)
     return runtime
 
 

@@ -29,7 +29,7 @@ class TorchRuntime:
     def __init__(
         self,
         network: SegmentationNetwork,
-        preparation: PreprocessingConfig,
+        preprocessing: PreprocessingConfig,
         device: str | torch.device | None = None,
         precision: str = "auto",
         compiled: bool = False,
@@ -43,7 +43,7 @@ class TorchRuntime:
         self.device = usable_device(device)
         automatic = "fp16" if self.device.type == "cuda" else "fp32"
         self.precision = automatic if precision == "auto" else precision
-        labeller = ImageToLabels(network.fuse(), preparation, _AUTOCAST[self.precision])
+        labeller = ImageToLabels(network.fuse(), preprocessing, _AUTOCAST[self.precision])
         self.labeller = labeller.to(self.device)
         self.compiled = compiled
         self._logits = self.labeller.logits
@@ -64,8 +64,8 @@ class TorchRuntime:
     ) -> list[Tensor]:
         """Return the logits, at the network's stride, of pictures of one working size."""
         # Prepared one after the other: of large pictures only one exists as floats in full.
-        preparation = self.labeller.preparation
-        batch = torch.cat([preparation(image, scale) for image in images])
+        preprocessing = self.labeller.preprocessing
+        batch = torch.cat([preprocessing(image, scale) for image in images])
         if mirrored:
             batch = batch.flip(3)
         # In the layout of the decoder's bytes, as validation in training has it.

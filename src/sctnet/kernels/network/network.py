@@ -15,6 +15,7 @@ from sctnet.models.blocks import BLOCKS
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
+    from sctnet.kernels.network.memory import Buffer
     from sctnet.kernels.network.writer import Program
 
 _KEPT_VALUES = 100_000_000

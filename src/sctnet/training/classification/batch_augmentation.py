@@ -20,9 +20,9 @@ class BatchAugmentation(nn.Module):
     generator. Raises :class:`SctnetError` where kornia is needed and missing.
     """
 
-    def __init__(self, recipe: ClassificationAugmentation, preparation: Preprocessing) -> None:
+    def __init__(self, recipe: ClassificationAugmentation, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.preparation = preparation
+        self.preprocessing = preprocessing
         self.rand_augment = (
             None if recipe.rand_augment is None else RandAugment(recipe.rand_augment)
         )
@@ -38,6 +38,6 @@ class BatchAugmentation(nn.Module):
             pixels = 255 * self.rand_augment(pixels / 255)
         if self.erasing is not None:
             kept = self.erasing(torch.ones_like(pixels[:, :1]))
-            noise = torch.randn_like(pixels) * self.preparation.std + self.preparation.mean
+            noise = torch.randn_like(pixels) * self.preprocessing.std + self.preprocessing.mean
             pixels = torch.where(kept > 0.5, pixels, noise.clamp(0, 255))
         return pixels

@@ -34,7 +34,7 @@ class ClassificationCriterion(Criterion):
     def __init__(
         self,
         model: Classifier,
-        preparation: PreprocessingConfig,
+        preprocessing: PreprocessingConfig,
         augmentation: ClassificationAugmentation,
         loss: ClassificationLossRecipe,
         teaching: Teaching | None = None,
@@ -42,9 +42,9 @@ class ClassificationCriterion(Criterion):
         super().__init__()
         self.model = model
         self._pooled = model.pooled
-        self.preparation = Preprocessing(preparation)
+        self.preprocessing = Preprocessing(preprocessing)
         self.augmentation = augmentation
-        self.augment = BatchAugmentation(augmentation, self.preparation)
+        self.augment = BatchAugmentation(augmentation, self.preprocessing)
         self.loss = loss
         self.teaching = teaching
 
@@ -60,7 +60,7 @@ class ClassificationCriterion(Criterion):
         mix = self._drawn_mix(batch.image.shape[2])
         if mix is not None:
             pixels, targets = mix.images(pixels), mix.targets(targets)
-        images = (pixels - self.preparation.mean) / self.preparation.std
+        images = (pixels - self.preprocessing.mean) / self.preprocessing.std
         images = images.contiguous(memory_format=torch.channels_last)
         pooled = self._pooled(images)
         losses = {"loss_main": soft_cross_entropy(self.model.linear(pooled), targets) / share}

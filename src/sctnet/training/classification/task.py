@@ -85,13 +85,13 @@ class ClassificationTask(Task[Classifier]):
         self, student: Classifier, device: torch.device, processes: Processes
     ) -> dict[str, float]:
         assert self.validation is not None
-        preparation = Preprocessing(self.recipe.preparation).to(device)
+        preprocessing = Preprocessing(self.recipe.preparation).to(device)
         training = student.training
         student.eval()
 
         def predict(images: Tensor) -> Tensor:
             with torch.inference_mode():
-                logits: Tensor = student(preparation(images.to(device)))
+                logits: Tensor = student(preprocessing(images.to(device)))
             return logits
 
         scores = evaluate_classifier(

@@ -92,8 +92,8 @@ def load_classifier_teacher(source: str | os.PathLike[str], size: int | None) ->
     path = find_model(source)
     if is_classifier_folder(path):
         model, config = load_classifier(path)
-        preparation = config.preparation
-        return ClassifierTeacher(model, size or config.crop, preparation.mean, preparation.std)
+        preprocessing = config.preparation
+        return ClassifierTeacher(model, size or config.crop, preprocessing.mean, preprocessing.std)
     return _of_transformers(path, size)
 
 
