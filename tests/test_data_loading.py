@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sctnet.data.augmentation import AugmentationConfig, Sample
 from sctnet.data.dataset import FileDataset
-from sctnet.data.loading import StepSampler, TrainingStream, read_ahead, training_loader
+from sctnet.data.loading import StepSampler, TrainingStream, training_loader
+from sctnet.data.streams import read_pairs
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 
@@ -116,7 +117,7 @@ def test_mistake_midway_is_one_sentence(files: FileDataset, workers: int, mistak
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_read_ahead_keeps_the_order(workers: int) -> None:
     indices = [5, 0, 6, 2, 3, 1, 4, 0]
-    seen = list(read_ahead(STREETS, indices, workers))
+    seen = list(read_pairs(STREETS, indices, workers))
     assert [index for index, _, _ in seen] == indices
     for index, image, labels in seen:
         assert (image == STREETS.image(index)).all()
@@ -131,7 +132,7 @@ def test_read_ahead_is_bounded_and_stops_with_its_reader() -> None:
             taken.append(k)
             yield k
 
-    reader = read_ahead(STREETS, numbers(), 2)
+    reader = read_pairs(STREETS, numbers(), 2)
     next(reader)
     reader.close()
     assert len(taken) <= 5
@@ -139,7 +140,7 @@ def test_read_ahead_is_bounded_and_stops_with_its_reader() -> None:
 
 def test_read_ahead_raises_in_its_place(files: FileDataset) -> None:
     files.files[2].mask.unlink()
-    reader = read_ahead(files, range(4), 2)
+    reader = read_pairs(files, range(4), 2)
     assert [next(reader)[0], next(reader)[0]] == [0, 1]
     with pytest.raises(SctnetError, match="2_mask"):
         next(reader)

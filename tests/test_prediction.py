@@ -18,8 +18,8 @@ import sctnet
 from sctnet.data import images as image_files
 from sctnet.data import rle as run_lengths
 from sctnet.data.rle import Runs, decode_runs
+from sctnet.data.streams import batches
 from sctnet.inference import planning
-from sctnet.inference.batching import batches
 from sctnet.inference.polygons import outlines
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.tiling import (

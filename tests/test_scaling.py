@@ -302,7 +302,7 @@ def averaged(network, pictures, classes, preparation=None, **options):
     runtime.labeller.network = network
     predictor = Predictor(runtime, config, None, None, **options)
     images = [np.ascontiguousarray(image) for image in pictures.permute(0, 2, 3, 1).numpy()]
-    return torch.from_numpy(np.stack(predictor.labels(images)))
+    return torch.from_numpy(np.stack(predictor.labels([predictor.plan(image) for image in images])))
 
 
 def test_one_scale_without_flip_is_plain() -> None:

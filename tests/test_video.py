@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli import app
+from sctnet.data.streams import ReadAhead, ordered_map
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.threads import ReadAhead, ordered_map
 from sctnet.inference.video.files import find_videos
 from sctnet.inference.video.overlay import tinted
 from sctnet.inference.video.prediction import VideoOptions, _pixels_of_each, predict_video

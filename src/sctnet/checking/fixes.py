@@ -13,8 +13,8 @@ from sctnet.checking.value_diagnosis import Diagnosis, corrected
 from sctnet.data.dataset import FileDataset
 from sctnet.data.dataset_yaml import FolderConfig, read_config
 from sctnet.data.folder import folder_dataset
-from sctnet.data.loading import in_threads
 from sctnet.data.pairing import mask_stem
+from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.pictures.palette import default_palette, save_label_map
 from sctnet.writing import write_whole

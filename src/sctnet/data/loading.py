@@ -5,9 +5,7 @@ worker, the process or how often a run was resumed.
 """
 
 import signal
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
@@ -18,7 +16,7 @@ from typing_extensions import override
 
 from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sample
 from sctnet.data.caching import CachedDataset
-from sctnet.data.dataset import Labels, Picture, SegmentationDataset
+from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.pipeline.preprocessing import WorkingSize
 
@@ -169,30 +167,6 @@ def training_loader(
             "fork" if workers and isinstance(stream.dataset, CachedDataset) else None
         ),
     )
-
-
-def read_ahead(
-    dataset: SegmentationDataset, indices: Iterable[int], workers: int
-) -> Iterator[tuple[int, Picture, Labels]]:
-    """Yield (index, picture, labels) in order, reading up to 2 x ``workers`` ahead in threads."""
-    return in_threads(lambda index: (index, *dataset.pair(index)), indices, workers)
-
-
-def in_threads(
-    read: Callable[[int], Result], indices: Iterable[int], workers: int
-) -> Iterator[Result]:
-    """Yield ``read`` of every index in order, computed up to 2 x ``workers`` ahead in threads."""
-    pool = ThreadPoolExecutor(max(1, workers))
-    window: deque[Future[Result]] = deque()
-    try:
-        for index in indices:
-            window.append(pool.submit(read, index))
-            if len(window) > 2 * workers:
-                yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _Item = tuple[Any, dict[int, str]] | SctnetError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sctnet.data.classification.dataset import ClassificationDataset
 from sctnet.data.classification.random_crops import centre_crop, to_tensor
-from sctnet.data.loading import in_threads
+from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.processes import ALONE, Processes
 

@@ -1,7 +1,7 @@
 """Scoring a predictor on a data set."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from sctnet.data.dataset import SegmentationDataset
-from sctnet.data.loading import read_ahead
+from sctnet.data.streams import batches, read_pairs
 from sctnet.errors import SctnetError
 from sctnet.evaluation.confusion import ConfusionMatrix
 from sctnet.evaluation.scores import Scores
@@ -58,8 +58,8 @@ def evaluate(
     confusion = ConfusionMatrix(len(dataset.classes))
     started, predict_seconds, done = perf_counter(), 0.0, 0
     threads = max(1, min(4, (os.cpu_count() or 1) // processes.local_count))
-    items = read_ahead(dataset, processes.share(len(dataset)), threads)
-    for batch in _batches(items, batch_size):
+    items = read_pairs(dataset, processes.share(len(dataset)), threads)
+    for batch in batches(items, lambda item: item[1].shape, lambda _: batch_size):
         begun = perf_counter()
         predictions = predict([picture for _, picture, _ in batch])
         predict_seconds += perf_counter() - begun
@@ -78,15 +78,3 @@ def evaluate(
     scores = Scores.from_counts(counts, dataset.classes)
     slowest = max(part[1] for part in parts)
     return Evaluation(scores, len(dataset), slowest, perf_counter() - started)
-
-
-def _batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
-    """Group neighbours of equal size, at most ``batch_size`` of them."""
-    batch: list[Item] = []
-    for item in items:
-        if batch and (len(batch) == batch_size or item[1].shape != batch[0][1].shape):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

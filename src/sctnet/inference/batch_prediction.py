@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from sctnet.errors import SctnetError
+from sctnet.inference.planning import PlannedPicture
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
@@ -44,7 +45,7 @@ class PicturePredictor(Generic[Item]):
         readable = self._readable(items, failed)
         for group in self.segmenter.batches(readable, lambda pair: pair[1]):
             try:
-                found = self.segmenter.label([image for _, image in group], self.probabilities)
+                found = self.segmenter.label([picture for _, picture in group], self.probabilities)
             except SctnetError as error:
                 failed += [(item, self._told(item, error)) for item, _ in group]
                 found = []
@@ -59,18 +60,18 @@ class PicturePredictor(Generic[Item]):
 
     def _readable(
         self, items: Iterable[Item], failed: list[tuple[Item, SctnetError]]
-    ) -> Iterator[tuple[Item, Picture]]:
-        """Yield what can be labelled, decoded; what is wrong with the others is noted."""
+    ) -> Iterator[tuple[Item, PlannedPicture]]:
+        """Yield the pictures that can be labelled, decoded; append the others to ``failed``."""
         for item, image in self._read_ahead(items):
             if isinstance(image, SctnetError):
                 failed.append((item, image))
                 continue
             try:
-                self.segmenter.check(image, self.probabilities)
+                planned = self.segmenter.plan(image, self.probabilities)
             except SctnetError as error:
                 failed.append((item, self._told(item, error)))
                 continue
-            yield item, image
+            yield item, planned
 
     def _read_ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, Picture | SctnetError]]:
         """Yield items with their pictures, or why not, while the next one is read in a thread."""

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sctnet.errors import SctnetError
+from sctnet.inference.sources import Picture
 from sctnet.inference.tiling import Grid, window_grid
 from sctnet.pipeline.preprocessing import LARGE_PICTURE, WorkingSize
 
@@ -20,6 +21,13 @@ class Plan(NamedTuple):
     """Height and width at which the picture, or a window of it, passes the network."""
     grid: Grid | None
     """None: whole, resized in one piece, and with others in a batch."""
+
+
+class PlannedPicture(NamedTuple):
+    """An RGB picture, H x W x 3 uint8, with the plan that was made for it."""
+
+    image: Picture
+    plan: Plan
 
 
 def plan_picture(

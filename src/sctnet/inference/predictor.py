@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
-from sctnet.inference.planning import TILE, Plan, plan_picture
+from sctnet.inference.planning import TILE, Plan, PlannedPicture, plan_picture
 from sctnet.inference.runtimes.runtime import Runtime
 from sctnet.inference.sources import Picture
 from sctnet.inference.tiling import (
@@ -65,7 +65,7 @@ class Predictor:
         self.scales, self.flip = tuple(scales), flip
         self._rule = config.preparation.working_size
         self._classes = len(config.classes)
-        self._kind = label_dtype(self._classes)
+        self._dtype = label_dtype(self._classes)
         if self.averages:
             runtime.require_logits("an average of scales or mirrored pictures")
 
@@ -74,8 +74,14 @@ class Predictor:
         """Whether several predictions are averaged."""
         return self.scales != (1.0,) or self.flip
 
-    def plan(self, image: Picture) -> Plan:
-        """Return how a picture is processed; raises :class:`SctnetError` where it cannot be."""
+    def plan(self, image: Picture, probabilities: bool = False) -> PlannedPicture:
+        """Return a picture with the way it is processed.
+
+        Raises :class:`SctnetError` for a picture that cannot be labelled, or whose
+        ``probabilities`` cannot be computed.
+        """
+        if probabilities:
+            self._require_probabilities(image)
         height, width = image.shape[:2]
         plan = plan_picture((height, width), self._rule, self.tile, self.overlap)
         seen, taken = (height, width) if plan.grid is None else plan.grid.window, self.runtime.size
@@ -92,17 +98,13 @@ class Predictor:
                     f"a picture of {width} x {height} is taken in tiles, which "
                     "several scales and flip cannot be: leave them out"
                 )
-        return plan
+        return PlannedPicture(image, plan)
 
     def most(self, plan: Plan) -> int:
         """Return how many pictures of this plan may pass the network together."""
         return max(1, _BATCH_PIXELS // (plan.working[0] * plan.working[1]))
 
-    def check(self, image: Picture, probabilities: bool) -> None:
-        """Raise :class:`SctnetError` for a picture that cannot be labelled."""
-        self.plan(image)
-        if not probabilities:
-            return
+    def _require_probabilities(self, image: Picture) -> None:
         self.runtime.require_logits("probabilities")
         height, width = image.shape[:2]
         if height * width * self._classes > _MOST_PROBABILITIES:
@@ -111,28 +113,28 @@ class Predictor:
                 f"{width} x {height} would take more than 8 GB: ask for labels alone"
             )
 
-    def labels(self, images: Sequence[Picture]) -> list[LabelMap]:
+    def labels(self, pictures: Sequence[PlannedPicture]) -> list[LabelMap]:
         """Return the label map of each picture, at its size."""
         if self.averages:
-            return [each.argmax(axis=0).astype(self._kind) for each in self._averaged(images)]
-        return self._predict(images, self.label_map, composed_labels)
+            return [each.argmax(axis=0).astype(self._dtype) for each in self._averaged(pictures)]
+        return self._predict(pictures, self.label_map, composed_labels)
 
-    def probabilities(self, images: Sequence[Picture]) -> list[Probabilities]:
+    def probabilities(self, pictures: Sequence[PlannedPicture]) -> list[Probabilities]:
         """Return the probability of each class and pixel, K x H x W, of each picture."""
         self.runtime.require_logits("probabilities")
         if self.averages:
-            return self._averaged(images)
+            return self._averaged(pictures)
 
         def probabilities(logits: Tensor, image: Picture) -> np.ndarray:
             return resize_logits(logits.float(), self._sizes(image)).softmax(dim=1)[0].cpu().numpy()
 
-        return self._predict(images, probabilities, composed_probabilities)
+        return self._predict(pictures, probabilities, composed_probabilities)
 
     def label_map(self, found: Tensor, image: Picture) -> LabelMap:
         """Return the label map of what the runtime found in one whole picture, at its size."""
         by_class = self.runtime.output != "labels"
         labels = label_map(found, *self._sizes(image)) if by_class else found
-        return labels[0].cpu().numpy().astype(self._kind, copy=False)
+        return labels[0].cpu().numpy().astype(self._dtype, copy=False)
 
     def _sizes(self, image: Picture, scale: float = 1.0) -> Sizes:
         """Return the sizes to which the runtime's logits are brought, one after the other."""
@@ -147,12 +149,11 @@ class Predictor:
         return torch.from_numpy(usable).to(self.runtime.device).permute(2, 0, 1)[None]
 
     @torch.inference_mode()
-    def _averaged(self, images: Sequence[Picture]) -> list[Probabilities]:
+    def _averaged(self, pictures: Sequence[PlannedPicture]) -> list[Probabilities]:
         """Return the mean probabilities of each picture, one after the other."""
-        return [self._mean_probabilities(image).cpu().numpy() for image in images]
+        return [self._mean_probabilities(picture.image).cpu().numpy() for picture in pictures]
 
     def _mean_probabilities(self, image: Picture) -> Tensor:
-        self.plan(image)
         pixels = self.pixels(image)
         total: Tensor | None = None
         for scale in self.scales:
@@ -167,21 +168,21 @@ class Predictor:
     @torch.inference_mode()
     def _predict(
         self,
-        images: Sequence[Picture],
+        pictures: Sequence[PlannedPicture],
         of_found: Callable[[Tensor, Picture], np.ndarray],
         of_composed: Callable[[ComposedLogits], np.ndarray],
     ) -> list[np.ndarray]:
         """Return what one of the two functions makes of what the runtime finds in each picture."""
         results: list[np.ndarray] = []
         try:
-            for plan, group in groupby(images, key=self.plan):
+            for plan, group in groupby(pictures, key=lambda picture: picture.plan):
+                images = [picture.image for picture in group]
                 if plan.grid is not None:
-                    results += [of_composed(self._composed(image, plan)) for image in group]
+                    results += [of_composed(self._composed(image, plan)) for image in images]
                     continue
                 # The network takes them together; before and after, one large picture at a time.
-                pictures = list(group)
-                together = self.runtime([self.pixels(image) for image in pictures])
-                for image, found in zip(pictures, together, strict=True):
+                together = self.runtime([self.pixels(image) for image in images])
+                for image, found in zip(images, together, strict=True):
                     results.append(of_found(found, image))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise SctnetError(

@@ -8,9 +8,9 @@ from typing import Any, TypeVar, overload
 import torch
 
 from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config, load_model
+from sctnet.data.streams import batches
 from sctnet.errors import SctnetError
-from sctnet.inference.batching import batches
-from sctnet.inference.planning import Plan
+from sctnet.inference.planning import Plan, PlannedPicture
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
 from sctnet.inference.runtimes.runtime import Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
@@ -175,21 +175,41 @@ class Segmenter:
             return list(self._labelled(source, probabilities))
         if isinstance(source, Iterator):
             return self._labelled(source, probabilities)
-        return self.label([read_source(source)], probabilities)[0]
+        return self.label([self.plan(read_source(source), probabilities)], probabilities)[0]
+
+    def plan(self, image: Picture, probabilities: bool | None = None) -> PlannedPicture:
+        """Return a picture with the way it is processed, decided once.
+
+        Raises :class:`SctnetError` for a picture that cannot be labelled, for example one that is
+        too large.
+        """
+        return self.predictor.plan(image, self._wants(probabilities))
 
     def batches(
-        self, items: Iterable[Item], picture: Callable[[Item], Picture]
+        self, items: Iterable[Item], picture: Callable[[Item], PlannedPicture]
     ) -> Iterator[list[Item]]:
         """Yield consecutive items in lists whose pictures may pass the network together."""
 
         def most(plan: Plan) -> int:
             return 1 if plan.grid is not None else min(self.batch_size, self.predictor.most(plan))
 
-        return batches(items, lambda item: self.predictor.plan(picture(item)), most)
+        return batches(items, lambda item: picture(item).plan, most)
 
-    def check(self, image: Picture, probabilities: bool | None = None) -> None:
-        """Raise :class:`SctnetError` for a picture that cannot be labelled, a too large one say."""
-        self.predictor.check(image, self._wants(probabilities))
+    def label(
+        self, pictures: Sequence[PlannedPicture], probabilities: bool | None = None
+    ) -> list[Segmentation]:
+        """Label pictures of one plan, together in one batch."""
+        likely: Sequence[Probabilities | None] = [None] * len(pictures)
+        if self._wants(probabilities):
+            found = self.predictor.probabilities(pictures)
+            dtype = label_dtype(len(self.classes))
+            likely, labels = found, [each.argmax(axis=0).astype(dtype) for each in found]
+        else:
+            labels = self.predictor.labels(pictures)
+        return [
+            Segmentation(found, picture.image, self.classes, self.colours, each)
+            for found, picture, each in zip(labels, pictures, likely, strict=True)
+        ]
 
     def _wants(self, probabilities: bool | None) -> bool:
         return self.probabilities if probabilities is None else probabilities
@@ -197,37 +217,16 @@ class Segmenter:
     def _labelled(
         self, sources: Iterable[Any], probabilities: bool | None
     ) -> Iterator[Segmentation]:
-        pictures = (read_source(source) for source in sources)
-        for group in self.batches(pictures, lambda image: image):
+        pictures = (self.plan(read_source(source), probabilities) for source in sources)
+        for group in self.batches(pictures, lambda picture: picture):
             yield from self.label(group, probabilities)
-
-    def label(
-        self, images: Sequence[Picture], probabilities: bool | None = None
-    ) -> list[Segmentation]:
-        """Label RGB pictures, all that may pass the network together in one batch."""
-        likely: Sequence[Probabilities | None] = [None] * len(images)
-        for image in images:
-            self.check(image, probabilities)
-        if self._wants(probabilities):
-            likely = self.predict_probabilities(images)
-            labels = [
-                each.argmax(axis=0).astype(label_dtype(len(self.classes)))
-                for each in likely
-                if each is not None
-            ]
-        else:
-            labels = self.predict_labels(images)
-        return [
-            Segmentation(found, image, self.classes, self.colours, each)
-            for found, image, each in zip(labels, images, likely, strict=True)
-        ]
 
     def predict_labels(self, images: Sequence[Picture]) -> list[LabelMap]:
         """Return the label map of each RGB picture, at its size; uint16 above 255 classes.
 
         Neighbours that are processed at the same size pass the network as one batch.
         """
-        return self.predictor.labels(images)
+        return self.predictor.labels([self.predictor.plan(image) for image in images])
 
     def predict_probabilities(self, images: Sequence[Picture]) -> list[Probabilities]:
         """Return the probability of each class and pixel, K x H x W, of each RGB picture.
@@ -235,7 +234,7 @@ class Segmenter:
         The softmax of the logits at the picture's size; its mean where there are several scales or
         ``flip``.
         """
-        return self.predictor.probabilities(images)
+        return self.predictor.probabilities([self.predictor.plan(image) for image in images])
 
     def side_by_side(self, callers: int) -> "Segmenter":
         """Return the same for so many threads that call it at a time.

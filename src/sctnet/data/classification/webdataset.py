@@ -36,7 +36,7 @@ from sctnet.data.classification.dataset import ClassificationDataset
 from sctnet.data.classification.image_folder import SUFFIXES
 from sctnet.data.dataset import check_splits
 from sctnet.data.images import EncodedImage
-from sctnet.data.loading import in_threads
+from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.yaml_files import load_yaml
 

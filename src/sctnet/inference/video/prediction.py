@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from sctnet.data.streams import ReadAhead, ordered_map
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.threads import ReadAhead, ordered_map
 from sctnet.inference.video.files import check_video_output, clear_folder
 from sctnet.inference.video.overlay import tinted
 from sctnet.inference.video.report import VideoReport, VideoTally

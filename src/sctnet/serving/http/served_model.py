@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sctnet.checkpoints.model_folder import first_message
 from sctnet.errors import SctnetError
+from sctnet.inference.planning import PlannedPicture
 from sctnet.inference.predictor import LabelMap
 from sctnet.inference.runtimes.runtime import RUNTIMES
 from sctnet.inference.segmenter import Segmenter
@@ -88,7 +89,7 @@ def read_choices(texts: Sequence[str], defaults: Mapping[str, object]) -> list[M
 
 class _Loaded(NamedTuple):
     segmenter: Segmenter
-    batcher: MicroBatcher[Picture, LabelMap]
+    batcher: MicroBatcher[PlannedPicture, LabelMap]
 
 
 class ServedModel:
@@ -117,9 +118,8 @@ class ServedModel:
         while True:
             current = self._current
             try:
-                for picture in pictures:
-                    current.segmenter.check(picture)
-                return current.segmenter, current.batcher.submit(pictures)
+                planned = [current.segmenter.plan(picture) for picture in pictures]
+                return current.segmenter, current.batcher.submit(planned)
             except Closed:
                 if current is self._current:
                     raise Refusal(503, "the server is stopping: ask another one") from None
@@ -159,17 +159,17 @@ class ServedModel:
         if choice.workers is None and not _on_cpu(segmenter):
             workers = 1
 
-        def label(pictures: list[Picture]) -> list[LabelMap]:
+        def label(pictures: list[PlannedPicture]) -> list[LabelMap]:
             self._metrics.batch_pictures.labels(self.name).observe(len(pictures))
             return [
                 labels
                 for group in segmenter.batches(pictures, lambda picture: picture)
-                for labels in segmenter.predict_labels(group)
+                for labels in segmenter.predictor.labels(group)
             ]
 
         batcher = MicroBatcher(
             label,
-            lambda picture: picture.shape,
+            lambda picture: picture.image.shape,
             most=segmenter.batch_size,
             delay=choice.delay / 1000,
             workers=workers,

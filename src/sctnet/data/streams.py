@@ -1,14 +1,17 @@
-"""Threads that hand items on: bounded, in order, and gone when the pipeline ends."""
+"""Streams of items: read ahead in threads, kept in order, and grouped into batches."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from sctnet.data.dataset import Labels, Picture, SegmentationDataset
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 
 
 class ReadAhead(Generic[Item]):
@@ -92,3 +95,41 @@ def ordered_map(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def in_threads(
+    read: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Yield ``read`` of every item in order, computed up to 2 x ``workers`` ahead in threads."""
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        yield from ordered_map(pool, read, items, 2 * workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_pairs(
+    dataset: SegmentationDataset, indices: Iterable[int], workers: int
+) -> Iterator[tuple[int, Picture, Labels]]:
+    """Yield (index, picture, labels) in order, reading up to 2 x ``workers`` ahead in threads."""
+    return in_threads(lambda index: (index, *dataset.pair(index)), indices, workers)
+
+
+def batches(
+    items: Iterable[Item], key: Callable[[Item], Key], most: Callable[[Key], int]
+) -> Iterator[list[Item]]:
+    """Yield lists of consecutive items of an equal key, ``most(key)`` in one at most.
+
+    A full list is yielded before another item is asked for.
+    """
+    group: list[Item] = []
+    for item in items:
+        if group and key(item) != key(group[0]):
+            yield group
+            group = []
+        group.append(item)
+        if len(group) >= most(key(item)):
+            yield group
+            group = []
+    if group:
+        yield group
