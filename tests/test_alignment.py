@@ -19,6 +19,7 @@ from sctnet.models import SCTNet
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.alignment import Alignment
+from sctnet.training.optim import build_optimizer
 from sctnet.training.recipe import (
     AlignmentRecipe,
     LossRecipe,
@@ -27,7 +28,6 @@ from sctnet.training.recipe import (
     load_recipe,
 )
 from sctnet.training.run_folder import read_metrics
-from sctnet.training.schedule import build_optimizer
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.teachers import ForeignTeacher, NetworkTeacher, load_teacher
 from sctnet.training.trainer import train

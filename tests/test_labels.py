@@ -21,7 +21,7 @@ from sctnet.kernels import jit as compiled_loops
 from sctnet.pipeline import argmax_cuda as gathered
 from sctnet.pipeline import argmax_torch as planes
 from sctnet.pipeline.argmax_torch import resize_logits, torch_label_map
-from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
+from sctnet.pipeline.label_map import label_map, label_map_method
 
 SIDES = st.integers(1, 300)
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=0, max_size=3)
@@ -129,22 +129,6 @@ def test_a_part_is_cut_out_of_the_whole(seed, bounds, then):
     assert (planar == part).float().mean() > 0.99
 
 
-@given(
-    classes=st.sampled_from([1, 2, 5, 19, 300]),
-    sizes=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), max_size=2),
-    scale=st.sampled_from([0.0, 0.3, 5.0, 100.0]),
-    kind=st.sampled_from(list(TYPES)),
-    seed=st.integers(0, 100),
-)
-@settings(deadline=None, max_examples=40)
-def test_confidence_is_the_softmax_of_the_label(classes, sizes, scale, kind, seed):
-    logits = (scale * smooth_logits((2, classes, 7, 9), seed)).to(kind)
-    labels, confidence = label_map_and_confidence(logits, *sizes)
-    assert torch.equal(labels, label_map(logits, *sizes))
-    planes = resize_logits(logits.float().contiguous(), tuple(sizes))
-    torch.testing.assert_close(confidence, planes.softmax(1).amax(1), atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("kind", list(TYPES))
 @pytest.mark.parametrize("method", ["cpu", "torch"])
@@ -153,9 +137,8 @@ def test_logits_that_are_not_finite_are_refused(value, kind, method, monkeypatch
     for place in [(0, 0, 0, 0), (1, 2, 3, 5), (1, 4, 11, 8)]:
         logits = smooth_logits((2, 5, 12, 9), seed=0).to(kind)
         logits[place] = value
-        for make in (label_map, label_map_and_confidence):
-            with pytest.raises(SctnetError, match=r"not finite .* try fp32"):
-                make(logits, (96, 72))
+        with pytest.raises(SctnetError, match=r"not finite .* try fp32"):
+            label_map(logits, (96, 72))
 
 
 def label_maps_module():
@@ -261,10 +244,9 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None  # what import then finds is no numba
 import torch
-from sctnet.pipeline.label_map import label_map, label_map_and_confidence, label_map_method
+from sctnet.pipeline.label_map import label_map, label_map_method
 logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
-labels, confidence = label_map_and_confidence(logits, (48, 64))
-assert torch.equal(labels, label_map(logits, (48, 64)))
+labels = label_map(logits, (48, 64))
 print(label_map_method(), labels.dtype, labels.long().sum().item())
 """
 

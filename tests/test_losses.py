@@ -14,8 +14,9 @@ from sctnet.data.class_frequencies import balanced_weights
 from sctnet.models.layers import resize
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
+from sctnet.training.optim import build_optimizer, set_learning_rate
 from sctnet.training.recipe import OHEM, LossRecipe, OptimizerRecipe, ScheduleRecipe
-from sctnet.training.schedule import build_optimizer, learning_rate, set_learning_rate
+from sctnet.training.schedule import learning_rate
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 
 LABELLED_MEAN = 8.719155464  # of ce_main, over the labelled pixels alone

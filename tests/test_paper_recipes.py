@@ -6,8 +6,8 @@ import torch
 from sctnet.errors import SctnetError
 from sctnet.models import build, create_model, model_configuration
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
+from sctnet.training.optim import build_optimizer
 from sctnet.training.recipe import OptimizerRecipe, load_recipe, shipped_recipes, shipped_scales
-from sctnet.training.schedule import build_optimizer
 
 CITYSCAPES = {
     # recipe: crop, scale, shorter side at test, published mIoU plain and with SIAM, teacher

@@ -29,9 +29,10 @@ from sctnet.training.classification.task import open_classification
 from sctnet.training.classification.teachers import ClassifierTeacher
 from sctnet.training.dry_run import dry_run
 from sctnet.training.learner import Learner
+from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import ClassificationRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
-from sctnet.training.schedule import cosine_schedule, learning_rate, rate_factor
+from sctnet.training.schedule import cosine_schedule, learning_rate
 from sctnet.training.trainer import train
 
 SETTINGS = [

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from math import log
 from typing import Any
 
 import numpy as np
@@ -22,30 +21,21 @@ def cpu_label_map(
     rows: slice,
     columns: slice,
     dtype: torch.dtype,
-    with_confidence: bool = False,
-) -> (
-    tuple[
-        UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"],
-        Float32[Tensor, "n _ _"],
-    ]
-    | None
-):
-    """Return labels, and confidences where asked for, of logits on the CPU.
+) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"] | None:
+    """Return the labels of logits on the CPU; None where a logit that is read is not finite.
 
-    None where what is read is not finite. As many threads are at work as PyTorch uses.
+    Uses as many threads as PyTorch does.
     """
-    number, classes, height, width = logits.shape
+    number, _, height, width = logits.shape
     down = interpolation_weights((height, *(size[0] for size in sizes)), rows.start, rows.stop)
     across = interpolation_weights(
         (width, *(size[1] for size in sizes)), columns.start, columns.stop
     )
     shape = number, rows.stop - rows.start, columns.stop - columns.start
     labels = torch.empty(shape, dtype=dtype)
-    confidence = torch.empty(shape if with_confidence else (number, 0, 0))
-    # All classes that are further from the largest are together less than its share's rounding.
-    reach = 17 + log(classes) if with_confidence else 0.0
+    no_confidence = np.empty((0, 0), np.float32)
     loop = compiled(_loop, labels.dtype == torch.uint16)
-    samples, drawn, sure = _readable(logits), labels.numpy(), confidence.numpy()
+    samples, drawn = _readable(logits), labels.numpy()
 
     def work(shares: Iterator[tuple[int, int, int]]) -> bool:
         for image, first, last in shares:
@@ -54,13 +44,13 @@ def cpu_label_map(
             pixels = slice(int(spans[0, -1, 0]) - rows.start, int(spans[-1, -1, 1]) - rows.start)
             read = _as_float32(samples[image, :, top:bottom])
             sides = (spans, *down[1:]), tuple(across)
-            if not loop(read, top, *sides, reach, drawn[image, pixels], sure[image, pixels]):
+            if not loop(read, top, *sides, 0.0, drawn[image, pixels], no_confidence):
                 return False
         return True
 
     threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
     finite = run_parts(work, _shares(number, len(down.spans), threads), threads)
-    return (labels, confidence) if finite else None
+    return labels if finite else None
 
 
 @lru_cache(maxsize=64)  # videos ask for the same again and again

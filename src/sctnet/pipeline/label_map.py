@@ -3,14 +3,14 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from sctnet.errors import SctnetError
 from sctnet.kernels.argmax import cpu_label_map
 from sctnet.kernels.jit import has_numba
 from sctnet.pipeline.argmax_cuda import cuda_label_map
-from sctnet.pipeline.argmax_torch import Size, resize_logits, torch_label_dtype, torch_label_map
+from sctnet.pipeline.argmax_torch import Size, torch_label_dtype, torch_label_map
 
 Method = Literal["cpu", "cuda", "torch"]
 
@@ -38,34 +38,14 @@ def label_map(
     sizes, rows, columns = _checked(logits, sizes, rows, columns)
     method = label_map_method(logits.device)
     if method == "cpu":
-        made = cpu_label_map(logits, sizes, rows, columns, torch_label_dtype(logits.shape[1]))
-        if made is None:
+        labels = cpu_label_map(logits, sizes, rows, columns, torch_label_dtype(logits.shape[1]))
+        if labels is None:
             raise _not_finite()
-        return made[0]
+        return labels
     _require_finite(logits)
     if method == "cuda":
         return cuda_label_map(logits, sizes, rows, columns)
     return torch_label_map(logits, sizes, rows, columns)
-
-
-def label_map_and_confidence(
-    logits: Float[Tensor, "n k h w"], *sizes: Size
-) -> tuple[
-    UInt8[Tensor, "n hs ws"] | UInt16[Tensor, "n hs ws"],
-    Float32[Tensor, "n hs ws"],
-]:
-    """Return the label map, as :func:`label_map` does, and each label's softmax, from 1/K to 1."""
-    logits = logits.detach()
-    sizes, rows, columns = _checked(logits, sizes, _WHOLE, _WHOLE)
-    if label_map_method(logits.device) == "cpu":
-        dtype = torch_label_dtype(logits.shape[1])
-        made = cpu_label_map(logits, sizes, rows, columns, dtype, with_confidence=True)
-        if made is None:
-            raise _not_finite()
-        return made
-    _require_finite(logits)
-    labels = torch_label_map(logits, sizes, rows, columns)
-    return labels, resize_logits(logits.float(), sizes).softmax(1).amax(1)
 
 
 def label_map_method(device: torch.device | str = "cpu") -> Method:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sctnet.training.devices import convert_sync_batchnorm
 from sctnet.training.ema import ema_weights
-from sctnet.training.schedule import build_optimizer, rate_factor, set_learning_rate
+from sctnet.training.optim import build_optimizer, rate_factor, set_learning_rate
 from sctnet.training.task import Task
 
 

@@ -21,8 +21,9 @@ from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification.criterion import ClassificationCriterion
 from sctnet.training.classification.soft_labels import CachedAnswers, answers_file, build_teaching
+from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import ClassificationRecipe
-from sctnet.training.schedule import cosine_schedule, rate_factor
+from sctnet.training.schedule import cosine_schedule
 from sctnet.training.task import Task, source_of
 
 _LOG = logging.getLogger(__name__)
