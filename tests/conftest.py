@@ -1,4 +1,4 @@
-"""Shapes are checked in every test: jaxtyping's annotations are enforced by beartype."""
+"""Shapes are checked in every test and module: beartype enforces jaxtyping's annotations."""
 
 import os
 import sys
@@ -10,36 +10,23 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+import sctnet
+
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 # A busy machine is no failure: speed is measured by benchmarks.
 settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")
 
-install_import_hook(
-    [
-        "sctnet.models",
-        "sctnet.pipeline.preprocessing",
-        "sctnet.pipeline.image_to_labels",
-        "sctnet.pipeline.label_map",
-        "sctnet.kernels.argmax",
-        "sctnet.pipeline.argmax_torch",
-        "sctnet.kernels.interpolation",
-        "sctnet.data.classification.random_crops",
-        "sctnet.training.classification.batch_augmentation",
-        "sctnet.training.classification.criterion",
-        "sctnet.training.classification.teachers",
-        "sctnet.training.losses",
-        "sctnet.training.classification.mixup",
-        "sctnet.training.classification.rand_augment",
-        "sctnet.training.classification.soft_labels",
-        "sctnet.training.distillation",
-        "sctnet.training.teachers",
-        "sctnet.training.alignment",
-        "sctnet.evaluation",
-        "sctnet.inference",
-    ],
-    "beartype.beartype",
-)
+
+def checked_modules() -> list[str]:
+    """Return all modules of the package that annotate shapes, found by walking it."""
+    root = Path(sctnet.__file__).parent
+    paths = [path for path in root.rglob("*.py") if "from jaxtyping" in path.read_text()]
+    names = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in paths]
+    return sorted({name.removesuffix(".__init__") for name in names} - {"sctnet"})
+
+
+install_import_hook(checked_modules(), "shapes.checked")
 _checked_export = torch.export.export
 
 

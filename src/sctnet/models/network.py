@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -117,7 +117,7 @@ class SegmentationNetwork(nn.Module, ABC):
         y: Tensor = checkpointed(stage, x) if again else stage(x)
         return y
 
-    def fuse(self) -> Self:
+    def fuse(self) -> "SegmentationNetwork":
         """Return a new network for inference with the same logits up to rounding.
 
         Batch norms are folded into convolutions where ``folds_norms``; an auxiliary head is left

@@ -1,7 +1,5 @@
 """SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -79,12 +77,13 @@ class SCTNet(SegmentationNetwork):
         feature, logits = self.head(decoder_input)
         return feature, logits
 
-    def fuse(self) -> Self:
+    def fuse(self) -> "SCTNet":
         """Return a new inference network: norms folded into convolutions, no auxiliary head.
 
         Same logits up to rounding; ``self`` is left as it was. Fusing twice changes nothing.
         """
         fused = super().fuse()
+        assert isinstance(fused, SCTNet)
         for module in fused.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = True  # nothing else reads the input of these ReLUs
