@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from sctnet.cli.prepare import prepare
 from typer.testing import CliRunner
 
-from sctnet.cli.prepare import prepare
 from sctnet.data import cocostuff
 from sctnet.data.prepared_labels import PreparedLabels, prepare_cocostuff
 from sctnet.data.registry import open_dataset
@@ -95,9 +95,9 @@ def test_preparation_goes_on_where_it_was(root: Path) -> None:
         pytest.param("field", r"1\.mat: not a whole COCO-Stuff annotation", id="no-field-S"),
         pytest.param("cube", r"1\.mat: not a whole COCO-Stuff annotation", id="not-a-map"),
         pytest.param("float", r"1\.mat: not a whole COCO-Stuff annotation", id="no-integers"),
-        pytest.param("value", r"1\.mat: the value 183 is no label", id="unknown-value"),
-        pytest.param("large", r"1\.mat: the value 65535 is no label", id="large-value"),
-        pytest.param("negative", r"1\.mat: the value -1 is no label", id="negative-value"),
+        pytest.param("value", r"1\.mat: the value 183 is not a label", id="unknown-value"),
+        pytest.param("large", r"1\.mat: the value 65535 is not a label", id="large-value"),
+        pytest.param("negative", r"1\.mat: the value -1 is not a label", id="negative-value"),
         pytest.param("gone", r"1\.mat: no such file", id="missing"),
     ],
 )

@@ -183,9 +183,9 @@ CASES = {
         "stretched-ids", _mapped({1: 127, 2: 254}), "by 127", ignored=False, is_guessed=True
     ),
     "others": Case("other-ids", _mapped({0: 7, 1: 26, 2: 40}), "other numbers", is_guessed=True),
-    "another ignore": Case("other-ignore", _mapped({IGNORE: 99}), "99 is no class", {}, True),
+    "another ignore": Case("other-ignore", _mapped({IGNORE: 99}), "99 is not a class", {}, True),
     "another ignore given": Case(
-        "other-ignore", _mapped({}), "255 is no class", {"ignore": 254}, is_guessed=True
+        "other-ignore", _mapped({}), "255 is not a class", {"ignore": 254}, is_guessed=True
     ),
     "one more": Case("one-value-more", _mapped({IGNORE: 3}), "ignore: 3", is_mended=False),
     "many": Case(

@@ -262,7 +262,7 @@ def test_masks_beside_drawn_labels_are_mended(drawn: Path) -> None:
     for target in (drawn.parent / "mended.yaml", drawn.parent / "mended"):
         result = data("check", drawn, "--fix", target)
         assert "error off-by-one in val" in result.output
-        assert "Left out: the split train, whose labels are no masks" in result.output
+        assert "Left out: the split train, whose labels are not masks" in result.output
         fixed = target / "own.yaml" if target.is_dir() else target
         again = data("check", fixed)
         assert again.exit_code == 0

@@ -222,7 +222,9 @@ def test_masks_whose_values_would_change_are_refused(
 ) -> None:
     path = tmp_path / f"mask.{ending}"
     path.write_bytes(data)
-    with pytest.raises(SctnetError, match=r"mask\.\w+: a mask's values cannot be had as they are"):
+    with pytest.raises(
+        SctnetError, match=r"mask\.\w+: this file does not give a mask's values unchanged"
+    ):
         read_mask(path)
 
 

@@ -287,7 +287,9 @@ def test_folder_description_is_checked(own: Path, changes: dict, sentence: str) 
         pytest.param(
             "a: 1\nb: {c: 1,\n    'c': 2}", "line 3: the key 'c' stands twice", id="twice"
         ),
-        pytest.param("a: 1\nb: [2026-02-30]", "line 2: '2026-02-30' is no possible", id="a-date"),
+        pytest.param(
+            "a: 1\nb: [2026-02-30]", "line 2: '2026-02-30' is not a possible", id="a-date"
+        ),
         pytest.param("a: 1\n\nb: \x07", "line 3: a character YAML does not allow", id="bell"),
         pytest.param("a: !!python/name:os.system", "line 1: not valid YAML", id="a-python-name"),
         pytest.param("[" * 9999, "nested too deeply", id="deep"),

@@ -376,7 +376,7 @@ def test_mmsegmentations_encoders_start_our_segformer(
     ("change", "variant", "named"),
     [
         (lambda t: t.pop("backbone.layers.2.1.5.norm1.weight"), "segformer-b2", "lacks stages.2"),
-        (lambda _: None, "segformer-b1", "it is no start for this segformer-b1"),
+        (lambda _: None, "segformer-b1", "this file cannot start a segformer-b1"),
         (lambda _: None, "segformer-b0", "no start for this segformer-b0"),
         (
             lambda t: t["backbone.layers.0.0.norm.weight"].fill_(math.nan),
@@ -449,8 +449,8 @@ def _only_pickled(folder: Path) -> None:
 
 FUSE = "decode_head.linear_fuse.weight"
 SPOILT = [
-    (_json(lambda f: f.update(model_type="bert")), "'bert' is no network that can be used here"),
-    (_json(lambda f: f.update(model_type=[1])), "is no network that can be used here"),
+    (_json(lambda f: f.update(model_type="bert")), "'bert' cannot be used here"),
+    (_json(lambda f: f.update(model_type=[1])), "cannot be used here"),
     (
         _json(lambda f: f.update(architectures=["SegformerForImageClassification"])),
         "holds a SegformerForImageClassification, which labels no pixels",

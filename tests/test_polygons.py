@@ -367,7 +367,7 @@ SAME_NUMBER = [
         pytest.param({"images": SAME_NUMBER}, "two pictures have the number 1:", id="number"),
         pytest.param(
             {"images": [{"id": 1, "file_name": "../a.png", "height": 9, "width": 9}]},
-            "no place below",
+            "is not below",
             id="outside",
         ),
         pytest.param(

@@ -357,7 +357,7 @@ def test_a_classifier_of_other_classes_or_half_a_file_is_refused(
     with pytest.raises(SctnetError, match=r"classifier\.safetensors: not a whole safetensors"):
         load_classifier(run)
     shutil.copy(run / "model.safetensors", head)
-    with pytest.raises(SctnetError, match="it is no head of a run"):
+    with pytest.raises(SctnetError, match="this is not the head of a run"):
         load_classifier(run)
     head.unlink()
     with pytest.raises(SctnetError, match=r"holds no classifier\.safetensors"):

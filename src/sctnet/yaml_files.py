@@ -56,7 +56,7 @@ class _StrictLoader(yaml.SafeLoader):
             raise
         except ValueError as error:
             raise SctnetError(
-                f"{_place(node)}: {node.value!r} is no possible date or number: "
+                f"{_place(node)}: {node.value!r} is not a possible date or number: "
                 "correct it, or put it in quotes"
             ) from error
 

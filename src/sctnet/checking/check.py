@@ -51,7 +51,7 @@ class Report:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, of which all splits have the same."""
+        """The class names, the same in all splits."""
         return self._whole.classes
 
     @property
@@ -141,7 +141,7 @@ def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSpl
     """Open splits one by one, going on past everything that a finding can tell.
 
     Without ``names`` all that exist, but those that join others (trainval) or hold other labels
-    for the same pictures (coarse ones). Raises :class:`SctnetError` for a source that is no data
+    for the same pictures (coarse ones). Raises :class:`SctnetError` for a source that is not a data
     set, and for a split it does not have.
     """
     opened = []

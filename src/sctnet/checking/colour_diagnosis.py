@@ -75,7 +75,10 @@ def _colours_for_numbers(config: FolderConfig, seen: Tally) -> Diagnosis:
         return _new_colours(config, seen, found)
     advice = "set rgb_masks: true, and list colours and ignored_colours"
     if len(seen.colours) > FEW:
-        advice = "so many are no code but a photo, or a mask resized smoothly or saved as JPEG"
+        advice = (
+            "so many colours are not a code: this is a photo, "
+            "or a mask resized smoothly or saved as JPEG"
+        )
     return Diagnosis("rgb-masks", f"{found}, and rgb_masks is false: {advice}")
 
 
@@ -178,7 +181,7 @@ def _unknown_colours(config: FolderConfig, seen: Tally) -> Diagnosis | None:
         f"nor ignored_colours, of which {histogram(unknown, colours=True)}"
     )
     if len(unknown) > FEW:
-        sentence = f"{found}: the masks were resized smoothly or saved as JPEG; export them anew"
+        sentence = f"{found}: the masks were resized smoothly or saved as JPEG; export them again"
         return Diagnosis("blended-colours", sentence)
     if set(unknown) == {0}:
         changes = {"ignored_colours": (*config.ignored_colours, (0, 0, 0))}

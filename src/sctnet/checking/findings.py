@@ -56,7 +56,7 @@ def find_all(
         *_values(tallies, diagnoses),
     ]
     for split in splits:
-        # Where values are no classes, what follows from it is no news.
+        # Wrong values explain the other findings, which are therefore left out.
         if split.name not in diagnoses and tallies[split.name].pixels.any():
             findings += _labels(split, tallies[split.name], split.name == training)
     known = [split for split in splits if split.name not in diagnoses]
@@ -110,7 +110,7 @@ def _labels(split: OpenedSplit, tally: Tally, is_training: bool) -> Iterator[Fin
     occurring = np.flatnonzero(tally.occurrences[:number])
     stored = f"; the masks hold {histogram(tally.values)}" if tally.values else ""
     if tally.unknown.count:
-        sentence = f"labels that are none of the {number} classes"
+        sentence = f"labels that are not one of the {number} classes"
         yield _finding("unknown-values", True, split.name, sentence, tally.unknown)
     if not len(occurring):
         sentence = f"no pixel is labelled, there is nothing to learn or to score{stored}"

@@ -55,7 +55,7 @@ def write_fix(report: Report, target: str | Path) -> list[str]:
             return [f"Nothing written: {diagnosis.cause} in {split} needs a decision of yours."]
     lines = (_write_yaml if target.suffix.lower() in _YAML else _write_masks)(report, target)
     drawn = [split.name for split in report.splits if split.config is None]
-    return lines + [f"Left out: the split {name}, whose labels are no masks" for name in drawn]
+    return lines + [f"Left out: the split {name}, whose labels are not masks" for name in drawn]
 
 
 def _write_yaml(report: Report, target: Path) -> list[str]:

@@ -159,7 +159,7 @@ def _raw_figure(data: SegmentationDataset, index: int) -> tuple[str, str]:
 
 
 def _shrunk(array: Integer[np.ndarray, "h w *c"]) -> Integer[np.ndarray, "h2 w2 *c"]:
-    """Scale to a thumbnail without mixing values: by taking every so many pixels."""
+    """Scale to a thumbnail without mixing values, by taking every n-th pixel."""
     height, width = array.shape[:2]
     scale = min(1.0, _WIDEST / max(height, width))
     rows = (np.arange(max(1, round(height * scale))) / scale).astype(int).clip(max=height - 1)

@@ -10,7 +10,7 @@ from sctnet.data.dataset import Colour
 from sctnet.data.dataset_yaml import FolderConfig
 
 FEW = 64
-"""More different values or colours than this are no code."""
+"""More different values or colours than this cannot be a code for classes."""
 
 _SHOWN = 8  # values in a histogram
 
@@ -28,7 +28,7 @@ class Diagnosis:
 
 
 def corrected(config: FolderConfig, changes: Mapping[str, Any]) -> FolderConfig:
-    """Return the description with changed fields, validated anew."""
+    """Return the description with changed fields, validated again."""
     fields = {name: getattr(config, name) for name in config.model_fields_set}
     fields.update(changes)
     return FolderConfig(**{name: value for name, value in fields.items() if value is not None})
@@ -64,7 +64,10 @@ def diagnose_values(config: FolderConfig, values: Mapping[int, int]) -> Diagnosi
         return _other_ignore(config, values, unknown[0])
     advice = "name all classes, or map the values by ids"
     if len(unknown) > max(FEW, number):
-        advice = "so many are no labels but a photo, or a mask resized smoothly or saved as JPEG"
+        advice = (
+            "so many values are not labels: this is a photo, "
+            "or a mask resized smoothly or saved as JPEG"
+        )
     outside = f"{len(unknown)} values outside the {number} classes and ignore {config.ignore}"
     return Diagnosis("unknown-values", f"{found}, {outside}: {advice}")
 
@@ -118,7 +121,7 @@ def _ids_in_order(config: FolderConfig, values: list[int]) -> tuple[dict[str, An
 
 def _other_ignore(config: FolderConfig, values: Mapping[int, int], value: int) -> Diagnosis:
     sentence = (
-        f"the masks hold {histogram(values)}: {value} is no class, and probably what stands for "
+        f"the masks hold {histogram(values)}: {value} is not a class and probably stands for "
         f"ignored pixels, where the YAML says {config.ignore}"
     )
     changes: dict[str, Any] = {"ignore": value}

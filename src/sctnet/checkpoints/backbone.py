@@ -76,7 +76,7 @@ def fill(model: SegmentationNetwork, tensors: Mapping[str, Tensor], origin: str)
     extra = [key for key in tensors if key not in expected]
     if lacking or extra:
         what = f"lacks {lacking[0]}" if lacking else f"holds {extra[0]}, which this network lacks"
-        raise SctnetError(f"{origin}: {what}; it is no start for this {model.config.variant}")
+        raise SctnetError(f"{origin}: {what}; this file cannot start a {model.config.variant}")
     for key, tensor in tensors.items():
         check_tensor(key, tensor, expected[key], origin)
     model.load_state_dict({**expected, **tensors})

@@ -108,6 +108,8 @@ def _read_config(file: Path) -> ClassifierConfig:
             text = (stream.metadata() or {}).get(_KEY, "")
         return ClassifierConfig.model_validate_json(text)
     except ValidationError as error:
-        raise SctnetError(f"{file}: {first_message(error)}; it is no head of a run") from error
+        raise SctnetError(
+            f"{file}: {first_message(error)}; this is not the head of a run"
+        ) from error
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise SctnetError(f"{file}: not a whole safetensors file ({error})") from error

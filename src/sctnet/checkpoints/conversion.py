@@ -105,7 +105,7 @@ class ConversionReport:
     ignored: dict[str, str]
     """Key to group: teacher, projections, classifier of the pre-training."""
     missing: tuple[str, ...]
-    """Of a backbone file: the tensors that it does not hold and that a network starts anew."""
+    """Tensors that a backbone file does not hold; a network initialises them."""
     sha256: str
     variant: str
     num_classes: int

@@ -23,7 +23,7 @@ class Initialisation:
     loaded: int
     """Tensors."""
     new: tuple[str, ...]
-    """The tensors that start anew."""
+    """The tensors that are initialised, not loaded."""
 
     def __str__(self) -> str:
         """Say it in a sentence."""

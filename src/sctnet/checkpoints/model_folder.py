@@ -190,7 +190,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
         if b'"model_type"' in content and b'"network"' not in content:
             raise SctnetError(
                 f"{file}: of transformers; such a folder can teach (alignment.teacher) or start "
-                "training (model.init), but is no model of this package"
+                "training (model.init), but cannot be used as a model"
             ) from error
         raise SctnetError(f"{file}: {first_message(error)}") from error
 
@@ -267,7 +267,7 @@ def check_tensor(key: str, tensor: Tensor, expected: Tensor, origin: str) -> Non
 
 
 def check_finite(key: str, tensor: Tensor, origin: str) -> None:
-    """Raise :class:`SctnetError` for values that are no numbers."""
+    """Raise :class:`SctnetError` for NaN and infinity."""
     if not tensor.isfinite().all():
         raise SctnetError(
             f"{origin}: {key} holds NaN or infinity; take an earlier checkpoint, "

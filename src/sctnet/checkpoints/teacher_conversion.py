@@ -79,7 +79,7 @@ def load_encoder(model: SegmentationNetwork, checkpoint: str | os.PathLike[str])
     """Start a SegFormer from a checkpoint of MMSegmentation; return the keys that stay new.
 
     The file is the ImageNet encoder (``mit_b2.pth``, keys bare or under ``backbone.``) or a whole
-    network, of which all but the classifier is taken: the file does not name its classes. Nothing
+    network; everything but its classifier is taken, as the file does not name its classes. Nothing
     is executed. Raises :class:`SctnetError` for another network, another file, and an encoder that
     is not whole.
     """

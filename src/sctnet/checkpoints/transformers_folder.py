@@ -132,7 +132,7 @@ def read_transformers_start(
     extra = [key for key in found.left_over if not _may_be_left_over(key, model)]
     if extra:
         raise SctnetError(
-            f"{weights}: {extra[0]} has no place; it is no start for this {model.config.variant}"
+            f"{weights}: {extra[0]} does not fit; this file cannot start a {model.config.variant}"
         )
     tensors = {
         key: tensor for key, tensor in found.tensors.items() if not (others and "classifier" in key)
@@ -150,7 +150,7 @@ def _fields(folder: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("model_type") not in known:
         kind = fields.get("model_type") if isinstance(fields, dict) else fields
         raise SctnetError(
-            f"{file}: {str(kind)[:80]!r} is no network that can be used here; of transformers "
+            f"{file}: {str(kind)[:80]!r} cannot be used here; of transformers' networks "
             f"these can: {', '.join(known)}"
         )
     return fields
@@ -269,7 +269,7 @@ def _check_same_backbone(fields: Mapping[str, Any], config: TransformersConfig, 
     kind = _backbone_of(fields, file)
     if kind != config.backbone:
         raise SctnetError(
-            f"{file}: a {kind} is no start for a {config.variant}; choose a variant of its own"
+            f"{file}: a {kind} cannot start a {config.variant}; choose a variant of the same kind"
         )
     given = _sizes(fields, file)
     for key, wanted in config.backbone_sizes.items():

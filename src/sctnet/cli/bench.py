@@ -16,7 +16,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
     images: Annotated[
         Path | None,
-        typer.Option(help="A folder of pictures, brought to the size; default: drawn streets."),
+        typer.Option(help="A folder of pictures, resized to --size; default: drawn streets."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each model.")] = 10,
     threads: Annotated[

@@ -126,5 +126,5 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise SctnetError(
-            f"--scales: {text} is no list of numbers such as 0.75,1.0,1.25"
+            f"--scales: {text} is not a list of numbers such as 0.75,1.0,1.25"
         ) from error

@@ -36,7 +36,8 @@ def export(
         str | None, typer.Option(help="Take pictures of this HEIGHTxWIDTH only; default: any.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Take exactly so many at a time; default: any number.")
+        int | None,
+        typer.Option(min=1, help="Take exactly this many at a time; default: any number."),
     ] = None,
     images: Annotated[
         Path | None,

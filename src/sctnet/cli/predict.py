@@ -44,7 +44,7 @@ def predict(
     ] = 1,
     tile: Annotated[
         int | None,
-        typer.Option(min=32, help="Label in windows of so many of the picture's own pixels."),
+        typer.Option(min=32, help="Label in square windows of this many pixels of the picture."),
     ] = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out pictures whose results are there.")

@@ -48,7 +48,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP: POST /predict, and the Open Inference Protocol at /v2.
 
-    Writes one line of JSON a request. SIGHUP loads the models anew without dropping a request;
+    Writes one line of JSON a request. SIGHUP reloads the models without dropping a request;
     SIGTERM and Ctrl-C finish what was accepted.
     """
     from sctnet.errors import SctnetError

@@ -25,7 +25,7 @@ _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18  # of OpenCV's 180 steps
 _LEVELS = np.arange(256, dtype=np.float64)
 _AS_IS = WorkingSize()
-_WHOLE_IS_FASTER = 4  # up to so many windows: OpenCV's resize takes a quarter of its warp's time
+_WHOLE_IS_FASTER = 4  # up to this many windows: OpenCV's resize takes a quarter of its warp's time
 
 
 class AugmentationConfig(BaseModel):

@@ -87,7 +87,7 @@ def find_instances(
     """Return the pictures that a file of instances lists, in its order, and how to draw them.
 
     Their masks bear the file's and the picture's name; there is no such file. Raises
-    :class:`SctnetError` for a file that is none, a category that is not a class, and a picture
+    :class:`SctnetError` for another kind of file, a category that is not a class, and a picture
     that is missing, or shares its number or stem with another.
     """
     file = read_json(path, _INSTANCES, "a COCO file of instances")
@@ -141,6 +141,6 @@ def _safe_name(file_name: str, path: Path) -> PurePosixPath:
     name = PurePosixPath(file_name.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise SctnetError(
-            f"{path}: {file_name!r} is no place below the folder of images: write a relative path"
+            f"{path}: {file_name!r} is not below the folder of images: write a relative path"
         )
     return name

@@ -2,7 +2,7 @@
 
 ``images/*.jpg``, ``annotations/*.mat``, and ``imageLists/train.txt`` and ``test.txt`` with names
 without endings. The field S of a .mat holds 0 for unlabeled, 1-91 for things and 92-182 for
-stuff; eleven of the things never occur and are no classes. The .mat files are turned once into
+stuff; eleven of the things never occur and are not classes. The .mat files are turned once into
 ``labels/*.png`` (:mod:`sctnet.data.prepared_labels`), which hold labels, 255 for ignored.
 https://github.com/nightrome/cocostuff10k
 """

@@ -130,7 +130,7 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
         raise SctnetError(
-            f"{path}: a mask's values cannot be had as they are from this file: "
+            f"{path}: this file does not give a mask's values unchanged: "
             "save it as a PNG with 8 bits a channel, or as grey with 16"
         )
     try:
@@ -157,7 +157,7 @@ def read_mask_encoding(path: str | Path) -> MaskEncoding:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return a file's content; :class:`SctnetError` where it cannot be had."""
+    """Return a file's content; :class:`SctnetError` where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:

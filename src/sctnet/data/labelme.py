@@ -108,7 +108,7 @@ _POINTS = {"polygon": range(3, 1 << 30), "rectangle": _TWO, "circle": _TWO, "mas
 def read_labelme(names: LabelNames, path: Path) -> Labels:
     """Read a LabelMe file as a label map.
 
-    Raises :class:`SctnetError` for a file that is none, a label that is not a class, and a shape
+    Raises :class:`SctnetError` for another kind of file, a label that is not a class, and a shape
     without an area (a line, a point).
     """
     file = read_json(path, _LABELME, "a LabelMe file")

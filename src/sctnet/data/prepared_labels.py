@@ -114,7 +114,7 @@ def _read_mat(path: Path, loadmat: Callable[..., Any], whosmat: Callable[..., An
     wrong = (labels == UNKNOWN) | (values < 0) | (values > 255)
     if wrong.any():
         raise SctnetError(
-            f"{path}: the value {values[wrong][0]} is no label of COCO-Stuff (0-182): "
+            f"{path}: the value {values[wrong][0]} is not a label of COCO-Stuff (0-182): "
             "copy it again from its source"
         )
     return labels

@@ -104,7 +104,7 @@ def _files_of(base: Path, name: str) -> Files:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the names of a class_names.txt, or VOC's where there is none."""
+    """Return the names of class_names.txt, or VOC's without such a file."""
     if not path.is_file():
         return CLASSES
     names = [line.strip() for line in read_list(path) if line.strip()]

@@ -1,4 +1,4 @@
-"""The figures of segmentation, from the counts of who was taken for whom."""
+"""The scores of segmentation, computed from a confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

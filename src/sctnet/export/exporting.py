@@ -108,7 +108,7 @@ def export_model(
     that the model's folder tells. The file is compared with PyTorch on the pictures of the folder
     ``images``, or on drawn streets, before it appears; an earlier file of the name is replaced.
 
-    int8 needs pictures like those to come, in the folder ``calibrate``, of which up to 300 are
+    int8 needs pictures like those to come, in the folder ``calibrate``; up to 300 of them are
     taken; it is compared on these. With a ``dataset`` the mIoU before and after is reported, and a
     file that lost more than ``max_drop`` points is not written. ``say`` receives what is found on
     the way, a line at a time.

@@ -76,7 +76,7 @@ def onnx_model(
     """Return the model whose logits are shown beside its answer; see :func:`without_logits`.
 
     The model is checked by ``onnx.checker`` (with its shape inference) and describes itself under
-    the key ``sctnet``, and in plain words for those who have not this package. Constants are
+    the key ``sctnet``, and in plain words for users without this package. Constants are
     folded, which is exact; nothing else is simplified. Raises :class:`SctnetError` where a package
     is missing, or a network has an operator that ONNX has not.
     """

@@ -31,7 +31,7 @@ def write(
     """Write an .xml and its .bin; return what runs them on the CPU.
 
     In ``fp16`` the network is float16, which halves the file; a CPU computes it in float32 all the
-    same. ``bf16`` is no kind of file: it is noted, for who loads it to ask for.
+    same. A file cannot be ``bf16``: the precision is noted in it, and the loader asks the device for it.
     """
     openvino = required("openvino", "openvino")
     model = openvino_model(network, config)

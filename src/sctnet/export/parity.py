@@ -28,7 +28,7 @@ Quantise = Callable[[Any], Any]
 """Turns a float model of some format into an int8 one."""
 
 SIZES = ((181, 243), (240, 97), (360, 480))
-"""Height and width of the streets that are drawn where there are no pictures."""
+"""Height and width of the drawn streets that stand in for missing pictures."""
 MOST_PICTURES = 20
 """Of a folder, evenly spread."""
 
@@ -112,7 +112,7 @@ def compare(run: Run, reference: Reference, batches: Iterable[Batch]) -> Parity:
         pixels += labels.numel()
         pictures += len(batch)
         gaps = [their_logits.float() - logits] + ([] if is_labels else [theirs.float() - answer])
-        # What is no number stays none: NaN is larger than nothing and fails every limit.
+        # NaN stays NaN: it is never within a limit, so it fails every comparison.
         difference = float(np.max([difference, *(float(gap.abs().max()) for gap in gaps)]))
         largest = max(largest, float(logits.abs().max()))
     return Parity(equal / pixels, difference, largest, pictures)

@@ -71,7 +71,7 @@ def run_torch(file: Path, inspected: ExportedProgram, is_compiled: bool) -> Run:
 def _for_any_size(program: ExportedProgram) -> ExportedProgram:
     """Take out the assertions on sizes.
 
-    They forbid what the example happened not to be, one picture or a pool of one cell, of which the
+    They forbid sizes that the example did not have (one picture, a pool of one cell), on which the
     graph makes no use: parity is proven there too.
     """
     graph = program.graph_module.graph

@@ -17,7 +17,7 @@ _EXAMPLE_SIZE = (601, 805)
 
 
 def trace(graph: PictureGraph, size: Size | None, batch: int | None) -> ExportedProgram:
-    """Trace the graph for pictures of ``size`` and so many at a time; None: any.
+    """Trace the graph for pictures of ``size``, ``batch`` at a time; None: any.
 
     Raises :class:`sctnet.errors.SctnetError` where the network refuses the size.
     """

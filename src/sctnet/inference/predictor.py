@@ -38,7 +38,7 @@ class Predictor:
     """Computes what a :class:`~sctnet.inference.segmenter.Segmenter` is asked for.
 
     ``scales`` multiply each picture's working size, and with ``flip`` it is also seen mirrored: the
-    logits of all are brought to the picture's own size, and their softmaxes averaged there. One
+    logits of all are resized to the picture's own size, and their softmaxes are averaged there. One
     probability a class and pixel is held then: some 160 MB for 19 classes at 1024 x 2048.
     """
 
@@ -200,7 +200,7 @@ class Predictor:
             self.pixels(image)[0],
             self._classes,
             plan.grid,
-            # Where logits have a window's size already they are not brought to the working size.
+            # Logits that already have the window's size are not resized to the working size.
             plan.working if self.runtime.output == "logits8" else plan.grid.window,
             window_logits,
             1 if self.runtime.device.type == "cpu" else self.most(plan),

@@ -37,10 +37,10 @@ class Segmenter:
 
     ``threads`` is how many the CPU's part may use, by default as many as PyTorch does; for a folder
     it is PyTorch's own setting that changes, for the whole process. ``compiled`` lets
-    ``torch.compile`` build the network for every size anew, on a GPU with CUDA graphs: for many
+    ``torch.compile`` build the network for every new size, on a GPU with CUDA graphs: for many
     pictures of few sizes.
 
-    With ``tile`` a picture is labelled in windows of so many of its own pixels, which share
+    With ``tile`` a picture is labelled in windows of that many of its own pixels, which share
     ``overlap`` pixels (an eighth by default) and are blended there. Each window is treated as a
     picture of its own: the working-size rule applies to it, so that smaller windows show the
     network more of the detail. Without ``tile`` a picture is labelled whole, or, where it would be
@@ -169,7 +169,7 @@ class Segmenter:
         A picture is a path, an encoded picture (bytes), a PIL image or an RGB or grey uint8 array
         (H x W x 3 or H x W). A list or tuple gives a list; an iterator a generator, which holds one
         batch at a time. Neighbours that are processed at the same size pass the network together.
-        Raises :class:`SctnetError` for what is no picture or cannot be decoded.
+        Raises :class:`SctnetError` for anything that is not a picture or cannot be decoded.
         """
         if isinstance(source, list | tuple):
             return list(self._labelled(source, probabilities))
@@ -237,10 +237,10 @@ class Segmenter:
         return self.predictor.probabilities([self.predictor.plan(image) for image in images])
 
     def side_by_side(self, callers: int) -> "Segmenter":
-        """Return the same for so many threads that call it at a time.
+        """Return a segmenter for ``callers`` threads that call it at the same time.
 
-        Each call is then computed in its share of the threads, where it is not PyTorch that
-        computes: that has as many as it is told.
+        Each call uses its part of the CPU's threads. PyTorch is the exception: it uses the number
+        of threads that it was given.
         """
         other = copy.copy(self)
         other.runtime = self.runtime.side_by_side(callers)

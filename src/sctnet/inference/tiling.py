@@ -68,7 +68,7 @@ class ComposedLogits:
 
     ``window_logits`` receives windows, n x 3 x h x w, and returns their logits; ``working`` is the
     size at which a window passes the network, to which its logits are resized before they are
-    brought to the window's.
+    resized to the window's.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The blocks of Table 4, any of which may stand where SCTNet has its CFBlocks."""
+"""The blocks of Table 4; each of them can take the place of SCTNet's CFBlocks."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -150,7 +150,7 @@ def _conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) ->
 
 
 def _residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
-    """Build two blocks, of which the last leaves its sum unrectified."""
+    """Build two blocks; the second has no final ReLU."""
     return nn.Sequential(
         ResidualBlock(in_channels, channels, stride, bias=False),
         ResidualBlock(channels, channels, final_relu=False, bias=False),

@@ -47,7 +47,7 @@ class NonNegativeFactorisation(nn.Module):
 
     C x HW is approximated by (C x R) (R x HW), all without negative values, by multiplicative
     updates (Lee and Seung 2001), through which gradients flow. In training the bases start from
-    PyTorch's generator, for every image anew.
+    PyTorch's generator, again for every image.
     """
 
     bases: Tensor

@@ -60,7 +60,7 @@ def overlay(
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise :class:`SctnetError` for what is no share."""
+    """Raise :class:`SctnetError` for a value outside 0 to 1."""
     if not 0 <= alpha <= 1:
         raise SctnetError(f"alpha {alpha}: give 0 (the picture alone) to 1 (the colours alone)")
 
@@ -79,7 +79,7 @@ def _tints(labels: LabelMap, colours: Sequence[Colour]) -> Picture:
     if labels.dtype != np.uint8:
         tints: Picture = np.asarray(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
         return tints
-    # Four bytes are looked up at a time, of which three are wanted.
+    # A look-up of four bytes is faster than one of three; the fourth is not used.
     table = np.zeros((256, 4), np.uint8)
     table[: len(colours), :3] = colours[:256]
     found = cv2.LUT(np.ascontiguousarray(labels), table.view(np.int32))

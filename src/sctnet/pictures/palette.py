@@ -18,9 +18,9 @@ Colour = tuple[int, int, int]
 """Red, green, blue; 0 to 255."""
 
 MOST_CLASSES = 65535
-"""What a 16-bit label map can hold beside one value that is no class."""
+"""A 16-bit label map holds this many classes beside the value for pixels without a class."""
 
-_SEPARATED = 256  # so many colours are chosen one by one; nobody tells more of them apart
+_SEPARATED = 256  # colours are chosen one by one up to here; people cannot tell more apart
 _LEVELS = 41  # 41 levels a channel are the fewest whose cube exceeds MOST_CLASSES
 
 

@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
 
     Every batch takes and frees the same tens of megabytes. glibc hands them back to the system in
     between, and with several threads nearly every time: thousands of pages a picture are then
-    cleared and mapped anew, which costs the server a fifth of its throughput. Blocks above 32 MB
+    cleared and mapped again, which costs the server a fifth of its throughput. Blocks above 32 MB
     are still handed back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Companion(Protocol):
-    """What learns beside the student and is no part of it."""
+    """A module that is trained beside the student but does not belong to it."""
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser is given, at the heads' rate."""

@@ -65,7 +65,7 @@ class Meter:
             )
 
     def take(self) -> dict[str, float]:
-        """Return the record and start anew; raises what :meth:`check` raises."""
+        """Return the record and reset the meter; raises what :meth:`check` raises."""
         self.check()
         losses = {key: float(value) / self._steps for key, value in self._sums.items()}
         seconds = time.monotonic() - self._since

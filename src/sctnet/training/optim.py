@@ -27,7 +27,7 @@ def build_optimizer(
     """Return AdamW: the backbone, and everything else at its higher rate.
 
     ``model`` is a module that tells its ``backbone_modules``. All rates are times ``factor``.
-    ``outside`` are parameters that learn with the model but are no part of it. Each group keeps its
+    ``outside`` are parameters that are trained with the model but do not belong to it. Each group keeps its
     base rate under ``base_rate``; parameters that the recipe spares from decay have groups of their
     own.
     """

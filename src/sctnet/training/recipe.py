@@ -248,7 +248,7 @@ def load_recipe(
     base = fields.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
-            raise SctnetError(f"{path}: base: name a recipe, {base!r} is none")
+            raise SctnetError(f"{path}: base: {base!r} is not a recipe; name one")
         beneath = _read(_find(base, beside=path.parent))
         if "base" in beneath:
             raise SctnetError(f"{path}: its base {base} has a base itself; one level is allowed")
@@ -282,7 +282,9 @@ def validated(fields: Mapping[str, Any], origin: str) -> SegmentationRecipe | Cl
     """Return the recipe of these fields; ``origin`` names them in an error."""
     task = fields.get("task", "segmentation")
     if not isinstance(task, str) or task not in _TASKS:
-        raise SctnetError(f"{origin}: task: {task!r} is none of {', '.join(_TASKS)}")
+        raise SctnetError(
+            f"{origin}: task: unknown task {task!r}; choose one of {', '.join(_TASKS)}"
+        )
     try:
         return _TASKS[task].model_validate(fields)
     except ValidationError as error:

@@ -46,7 +46,7 @@ class RunFolder:
         if not run and any((self.path / name).exists() for name in (CARD_FILE, CONFIG_FILE)):
             raise SctnetError(
                 f"{self.path}: holds files that a run would replace ({CARD_FILE} or {CONFIG_FILE}) "
-                "and is no run's folder; choose another --out"
+                "and is not the folder of a run; choose another --out"
             )
         if self.has_checkpoint():
             field = _first_difference(load_recipe(self.recipe_file), recipe)

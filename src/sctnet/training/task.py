@@ -60,7 +60,7 @@ class Task(ABC, Generic[Student]):
     def validate(
         self, student: Student, device: torch.device, processes: Processes
     ) -> dict[str, float]:
-        """Return the scores of the student, of which all processes have the same."""
+        """Return the student's scores, the same in every process."""
 
     @abstractmethod
     def save(self, student: Student, path: Path, card: str) -> None:

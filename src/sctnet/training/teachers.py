@@ -72,7 +72,7 @@ class ForeignTeacher(nn.Module):
     ``stage3`` and ``stage4`` name submodules (as ``named_modules`` does) whose output is a map of
     stride 16 and of stride 32. ``network(images)`` returns logits, or something that ``logits``
     takes them from. It has no decoder to share: the recipe needs ``alignment.decoder=0`` and
-    ``alignment.shared_head=false``. Raises :class:`SctnetError` for a name that is no submodule.
+    ``alignment.shared_head=false``. Raises :class:`SctnetError` for a name that is not a submodule.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
     """
     if str(folder).endswith(CHECKPOINTS) and Path(folder).is_file():
         raise SctnetError(
-            f"{folder}: a checkpoint is no teacher yet; make a folder of it: "
+            f"{folder}: a checkpoint cannot teach as it is; convert it to a folder: "
             f"sctnet convert {folder} FOLDER --teacher --classes ..."
         )
     path = find_model(folder)

@@ -19,7 +19,7 @@ class ClassifiedSample(NamedTuple):
     image: UInt8[Tensor, "*n 3 side side"]
     label: Int64[Tensor, "*n"]
     view: Int64[Tensor, "*n"]
-    """The number of a fixed crop among all of the data set's; -1 for one drawn anew."""
+    """The number of a fixed crop among all of the data set's; -1 for a random crop."""
 
 
 class ClassificationStream(EpochStream[ClassifiedSample]):

@@ -26,7 +26,7 @@ class CropConfig(BaseModel):
 
     A rectangle of a share of the area drawn from ``scale`` and a ratio of width to height drawn
     (its logarithm evenly) from ``ratio`` becomes ``crop`` x ``crop`` pixels, and is mirrored with
-    the probability ``flip``. With ``fixed_crops``, a picture has so many crops, drawn once,
+    the probability ``flip``. With ``fixed_crops``, a picture has that many crops, drawn once,
     that take turns from epoch to epoch.
     """
 
@@ -69,7 +69,7 @@ def resized_side(crop: int) -> int:
 
 
 def centre_crop(image: EncodedImage, crop: int) -> Crop:
-    """Return the middle of a picture whose shorter side was brought to :func:`resized_side`."""
+    """Return the centre of a picture whose shorter side was resized to :func:`resized_side`."""
     window = min(image.height, image.width) * crop / resized_side(crop)
     side = max(1, round(window))
     top, left = (image.height - side) // 2, (image.width - side) // 2

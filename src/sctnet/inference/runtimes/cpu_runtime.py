@@ -1,4 +1,4 @@
-"""A network of a model folder on the CPU, in loops of our own."""
+"""A network of a model folder on the CPU, computed by the kernels of this package."""
 
 import copy
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class CpuRuntime:
         """Raise nothing: they are here."""
 
     def side_by_side(self, callers: int) -> "CpuRuntime":
-        """Return the same for so many callers at a time, each in its share of the threads."""
+        """Return a runtime for ``callers`` concurrent calls; each uses its part of the threads."""
         if callers == 1:
             return self
         other = copy.copy(self)

@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Return the graph's output, in memory of its own; may be called from several threads."""
 
     def side_by_side(self, callers: int) -> "Engine":
-        """Return the same for so many callers at a time, or itself; see ``Runtime``."""
+        """Return an engine for ``callers`` concurrent calls, or itself; see ``Runtime``."""
 
 
 class ExportedRuntime:
@@ -118,7 +118,7 @@ class ExportedRuntime:
         """Bring a picture to its working size here, rounded to bytes, where that is better.
 
         A graph would hold a very large picture as floats. And one that rounds what it resized to
-        bytes itself takes more time for it, and is compiled anew for every size that comes.
+        bytes itself takes more time for it, and is compiled again for every new size.
         """
         height, width = image.shape[2:]
         rounds = self._engine.rounds_pixels and self.output == "logits8"

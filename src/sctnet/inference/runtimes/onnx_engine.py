@@ -57,7 +57,7 @@ class OnnxEngine:
         if precision not in {"auto", self.precision}:
             raise SctnetError(
                 f"precision {precision!r}: {file} computes in {self.precision}, which stands in "
-                "the file: export it anew with --precision"
+                "the file: export it again with --precision"
             )
         self.inputs = [_port(given) for given in self._session.get_inputs()]
         self.outputs = [_port(given) for given in self._session.get_outputs()]
@@ -88,7 +88,7 @@ class OnnxEngine:
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """Return what changes where a file is replaced or written anew."""
+    """Return values that change when a file is replaced or rewritten."""
     try:
         facts = file.stat()
     except OSError:

@@ -41,7 +41,7 @@ def _only(make: Callable[[], Any]) -> Any:
 
 
 class CompiledModels:
-    """A model, compiled once, or anew for every shape of pictures with the last few kept.
+    """A model, compiled once, or for every shape of pictures, with the last few kept.
 
     The latter is for int8: with free sizes OpenVINO 2026.4 computes it less exactly (2 % of the
     labels of CamVid differ from float32's, not 0.3 %), whatever its settings.
@@ -57,7 +57,7 @@ class CompiledModels:
         self.any = self._core.compile_model(model, *self._target)
 
     def side_by_side(self, callers: int) -> "CompiledModels":
-        """Return the same for so many callers at a time, each in its share of the threads."""
+        """Return a runtime for ``callers`` concurrent calls; each uses its part of the threads."""
         device, settings = self._target
         other = copy.copy(self)
         other._target = device, settings | {"NUM_STREAMS": callers}
@@ -187,7 +187,7 @@ def _chosen_precision(wanted: str, config: ExportedConfig, file: Path) -> str:
     if wanted not in {"auto", *possible}:
         raise SctnetError(
             f"precision {wanted!r}: {file} can be computed in {' or '.join(sorted(possible))}; for "
-            "another, export it anew with --precision"
+            "another, export it again with --precision"
         )
     return config.precision if wanted == "auto" else wanted
 

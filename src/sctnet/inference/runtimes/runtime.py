@@ -55,13 +55,13 @@ class Runtime(Protocol):
         """
 
     def require_logits(self, purpose: str) -> None:
-        """Raise :class:`SctnetError` where there are none for this purpose, which it names."""
+        """Raise :class:`SctnetError`, which names ``purpose``, where there are no logits."""
 
     def side_by_side(self, callers: int) -> "Runtime":
-        """Return the same for so many callers at a time, each in its share of the threads.
+        """Return a runtime for ``callers`` concurrent calls; each uses its part of the threads.
 
-        Several pictures pass faster so than one after the other in all threads, which wait for each
-        other behind every layer.
+        This is faster than one picture after the other in all threads, because threads that share
+        a picture wait for each other after every layer.
         """
 
 
@@ -89,10 +89,10 @@ def open_network(
     precision: str = "auto",
     compiled: bool = False,
 ) -> Runtime:
-    """Return the runtime of a network in memory, of which it keeps a fused copy.
+    """Return the runtime of a network in memory; it keeps a fused copy.
 
-    On a CPU an SCTNet in fp32 or bf16 is computed in loops of our own, all else in PyTorch: what is
-    ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
+    On a CPU an SCTNet in fp32 or bf16 is computed by the kernels of this package. PyTorch computes
+    everything else: other networks, ``compiled`` ones, and bf16 on a processor without it.
     """
     runtime = TorchRuntime(network, preprocessing, device, precision, compiled)
     fused = runtime.labeller.network

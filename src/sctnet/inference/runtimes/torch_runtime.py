@@ -20,7 +20,7 @@ class TorchRuntime:
     """Preparation and a fused network, channels last; the network under autocast where it is short.
 
     ``precision`` ``auto`` is fp16 on a CUDA GPU and fp32 elsewhere. ``compiled`` compiles the
-    network anew for every size that comes (``torch.compile``), on a GPU with CUDA graphs.
+    network for every new size (``torch.compile``), on a GPU with CUDA graphs.
     """
 
     output: Output = "logits8"

@@ -12,7 +12,7 @@ class ExponentialSmoothing:
 
     s(t) = share s(t-1) + (1 - share) logits(t), without any motion compensation: what moves fast
     leaves a short trail. At 0 the logits pass as they are. It keeps one map, at the logits' size,
-    and starts anew where that size changes.
+    and starts again where that size changes.
     """
 
     def __init__(self, share: float) -> None:

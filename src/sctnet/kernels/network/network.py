@@ -107,7 +107,7 @@ class CpuNetwork:
         return torch.from_numpy(logits).permute(0, 3, 1, 2)
 
     def side_by_side(self, callers: int) -> "CpuNetwork":
-        """Return the same for so many callers at a time, each in its share of the threads."""
+        """Return a runtime for ``callers`` concurrent calls; each uses its part of the threads."""
         other = copy.copy(self)
         other._callers, other._idle = callers, []
         return other

@@ -12,7 +12,7 @@ MOST_BYTES = 2_000_000_000
 
 
 class Encoded(NamedTuple):
-    """A picture that is still encoded, or the sentence why there is none."""
+    """An encoded picture, or the sentence that says why it is missing."""
 
     source: str
     """What it is called in the manifest: a path, a URL, TABLE::ID or SHARD::MEMBER."""
@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 def decoded(item: Encoded) -> Picture:
-    """Return a picture's pixels; :class:`SctnetError`, which names it, where there are none."""
+    """Return a picture's pixels; raises :class:`SctnetError`, which names a damaged picture."""
     if item.problem is not None:
         raise SctnetError(item.problem)
     if item.data is not None:

@@ -85,7 +85,7 @@ class Manifest:
             )
 
     def begin(self) -> None:
-        """Write an empty manifest where there is none, and take in what an ended run has left."""
+        """Write an empty manifest if there is none, and merge the parts of an interrupted run."""
         if not exists(self.file):
             self._write(self.file, self._schema.empty_table())
         self.compact()
@@ -153,7 +153,7 @@ class Manifest:
             self._schema if wanted is None else pa.schema([self._schema.field(c) for c in wanted])
         )
         table = pa.concat_tables([each.cast(schema) for each in tables] or [schema.empty_table()])
-        # Of several rows of a picture the last that is no failure, else the last.
+        # Of several rows of a picture: the last success, else the last failure.
         order = pa.array(range(len(table)), pa.int64())
         good = pc.cast(pc.is_null(table.column("error")), pa.int64())
         rank = pc.add(order, pc.multiply(good, len(table)))

@@ -66,7 +66,7 @@ def predict_bulk(
     batches of one picture, labels are those of ``sctnet predict`` on the same kind of device, bit
     for bit; larger batches may round otherwise. ``progress`` is told how many pictures are done,
     and of how many where that is known. Raises :class:`SctnetError` for mistakes in what is given,
-    another model's manifest in ``out``, and a cluster that cannot be had.
+    another model's manifest in ``out``, and a cluster that cannot be reached.
     """
     _require_ray()
     out = full_name(out)

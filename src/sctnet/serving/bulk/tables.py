@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class PictureTable:
-    """A Parquet file and what its columns are. Raises :class:`SctnetError` where it is none.
+    """A Parquet file and its columns. Raises :class:`SctnetError` for any other file.
 
     ``column`` names the one with the pictures; by default the only one that holds bytes (or a
     struct of ``bytes`` and ``path``), else the only one of strings, or one with a usual name.

@@ -61,7 +61,7 @@ class Unit:
         )
 
     def encoded(self) -> Iterator[Encoded]:
-        """Yield the pictures, or why one cannot be had."""
+        """Yield the pictures, or the reason why one cannot be read."""
         if self.shard:
             yield from shard_pictures(self.shard, self.name, frozenset(self.done))
         elif self.table:

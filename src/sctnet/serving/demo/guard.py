@@ -83,7 +83,7 @@ class AccessGuard:
 
 
 class _Limited:
-    """A request's body, up to so many bytes; the connection counts as lost after them."""
+    """A request's body up to ``most`` bytes; after them the connection counts as lost."""
 
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive

@@ -32,7 +32,7 @@ EXAMPLES = ("drawn street 1.png", "drawn street 2.png", "drawn street 3.png")
 _DRAWN = (0, 4, 3)  # of the data set below
 _DRAWN_SIZE = (480, 640)  # height, width
 
-_SESSIONS = 4  # whose last picture is held in memory, so that it can be labelled anew
+_SESSIONS = 4  # whose last picture is held in memory, so that it can be labelled again
 _ABANDONED = 600  # seconds after which an upload that nobody had labelled is removed
 
 

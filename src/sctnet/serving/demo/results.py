@@ -81,7 +81,7 @@ def packed_video(
     """Label a video and return it, tinted, with the areas in all its frames.
 
     What is written on the way is gone afterwards. ``progress`` may raise to end it. Raises
-    :class:`SctnetError` for what is no video, or larger or longer than the page takes.
+    :class:`SctnetError` for a file that is not a video, or larger or longer than the page takes.
     """
     from sctnet.inference.video.prediction import VideoOptions, predict_video
 

@@ -43,7 +43,7 @@ def serve_demo(
         )
         try:
             with _signals_end_it():
-                ready(f"http://{_HOST}:{listener.getsockname()[1]}/")  # who comes early waits
+                ready(f"http://{_HOST}:{listener.getsockname()[1]}/")  # early visitors wait
                 uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:  # as usual for a server
             pass
@@ -61,7 +61,7 @@ async def build_application(
     """
     uploads = folder / "uploads"
     uploads.mkdir()
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # of which it also reads when it is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # read when gradio is imported
     from fastapi import FastAPI
 
     from sctnet.serving.demo.labelling import DemoLabelling

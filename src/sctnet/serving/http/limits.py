@@ -52,7 +52,7 @@ class Limits:
         return max(_MOST_HELD, 2 * (6 * self.body + 3 * self.pixels))
 
     def check_body(self, size: int) -> None:
-        """Refuse a body of so many bytes, or more, where that is too large."""
+        """Refuse a body of at least ``size`` bytes where that is too large."""
         if size > self.body:
             raise Refusal(
                 413,
@@ -75,7 +75,7 @@ class Limits:
 
 
 Claim = Callable[[int], None]
-"""Claims so many bytes for a request, or raises :class:`Refusal`; to be called before they are."""
+"""Claims memory in bytes for a request before it is allocated, or raises :class:`Refusal`."""
 
 
 class Admission:
@@ -88,7 +88,7 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[Claim]:
-        """Take a place, and give it back with all that was claimed; 429 where there is none."""
+        """Take a place and give it back at the end with all claims; 429 without a free place."""
         with self._lock:
             if self._requests >= self._limits.requests:
                 raise _busy(f"{self._requests} requests are waiting already")

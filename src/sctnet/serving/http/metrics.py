@@ -46,7 +46,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.reloads = Counter(
-            "sctnet_reloads", "Models loaded anew.", ["model", "result"], registry=self.registry
+            "sctnet_reloads", "Reloads of models.", ["model", "result"], registry=self.registry
         )
         self._queue = Gauge(
             "sctnet_queue_pictures", "Pictures that no worker has taken yet.", ["model"],

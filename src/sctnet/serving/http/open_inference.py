@@ -72,7 +72,7 @@ class InferenceRequest(NamedTuple):
 
 
 def parse_request(body: bytes, header_length: str | None, limits: Limits) -> InferenceRequest:
-    """Read a request's body; raises :class:`Refusal` for whatever is none."""
+    """Read a request's body; raises :class:`Refusal` for any other content."""
     head_size = _head_size(header_length, len(body))
     try:
         head = RequestHead.model_validate_json(body[:head_size])

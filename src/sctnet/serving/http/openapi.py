@@ -21,7 +21,7 @@ _ERROR = {
     }
 }
 _REASONS = {
-    400: "Not what was to be sent.",
+    400: "Malformed request.",
     401: "The API key is missing or wrong.",
     404: "No such model.",
 }

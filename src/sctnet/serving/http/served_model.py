@@ -1,7 +1,7 @@
 """A model that is served: how it was asked for, the threads that run it, and its replacement.
 
 On a CPU a model has one worker a core, each in one thread of PyTorch: several pictures at a time
-pass faster so than one picture in all threads, which wait for each other in every layer.
+are faster than one picture in all threads, because those wait for each other in every layer.
 """
 
 import os
@@ -50,7 +50,7 @@ class ModelChoice(BaseModel):
 
     @classmethod
     def from_text(cls, text: str, defaults: Mapping[str, object]) -> "ModelChoice":
-        """Read ``MODEL[,key=value...]``; raises :class:`SctnetError` for what is none."""
+        """Read ``MODEL[,key=value...]``; raises :class:`SctnetError` for any other text."""
         model, *settings = [text] if Path(text).exists() else text.split(",")
         pairs = dict(_pair(setting, text) for setting in settings)
         path = Path(model)
@@ -69,7 +69,7 @@ def _pair(setting: str, text: str) -> tuple[str, str]:
     known = [field for field in ModelChoice.model_fields if field != "model"]
     if not equals or key not in known:
         raise SctnetError(
-            f"{text}: {setting!r} is no setting of a model: choose of {', '.join(known)}, "
+            f"{text}: {setting!r} is not a setting of a model: choose from {', '.join(known)}, "
             "such as MODEL,precision=bf16,workers=2"
         )
     return key, value
@@ -127,7 +127,7 @@ class ServedModel:
                 raise Refusal(413, str(error)) from error
 
     def reload(self) -> None:
-        """Load the model anew, beside, and put it in the old one's place, which finishes its work.
+        """Load the model again and replace the old one, which finishes its work.
 
         Raises :class:`SctnetError` where it cannot be loaded; the old one then stays.
         """

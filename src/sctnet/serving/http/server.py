@@ -34,8 +34,8 @@ def serve(
 ) -> None:
     """Serve models until SIGTERM or SIGINT, and then finish what was accepted.
 
-    SIGHUP loads every model anew, beside, and replaces the old ones without dropping a request.
-    Raises :class:`SctnetError` for a model that cannot be loaded and an address that cannot be had.
+    SIGHUP reloads every model and replaces the old ones without dropping a request.
+    Raises :class:`SctnetError` for a model that cannot be loaded and an address that is in use.
     """
     if api_key is not None and not (
         api_key.isascii() and api_key.isprintable() and api_key.strip()
@@ -130,7 +130,7 @@ def _pass(_: int, __: FrameType | None) -> None:
 
 
 def _reload(asked: "SimpleQueue[None]", models: Sequence[ServedModel]) -> None:
-    """Load all models anew whenever it is asked for; once for all that asked in the meantime."""
+    """Reload all models on request; requests during a reload are answered by one more."""
     while True:
         asked.get()
         while not asked.empty():

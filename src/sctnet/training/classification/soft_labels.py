@@ -74,7 +74,7 @@ class CachedAnswers:
                 self._bytes = mmap.mmap(stream.fileno(), size)
         except OSError as error:
             raise SctnetError(
-                f"{file}: {size / 1e9:.1f} GB cannot be had for the teacher's answers "
+                f"{file}: {size / 1e9:.1f} GB of disk space are missing for the teacher's answers "
                 f"({error.strerror}); free some space, or set teacher.cached=false"
             ) from error
         self._known = np.frombuffer(self._bytes, np.uint8, views)
