@@ -1,4 +1,4 @@
-"""The network in loops of our own: the same as PyTorch's, whatever the size and the processor."""
+"""The network in the CPU kernels: the same as PyTorch's, whatever the size and the processor."""
 
 import copy
 import os

@@ -377,7 +377,7 @@ def test_mmsegmentations_encoders_start_our_segformer(
     [
         (lambda t: t.pop("backbone.layers.2.1.5.norm1.weight"), "segformer-b2", "lacks stages.2"),
         (lambda _: None, "segformer-b1", "this file cannot start a segformer-b1"),
-        (lambda _: None, "segformer-b0", "no start for this segformer-b0"),
+        (lambda _: None, "segformer-b0", "cannot start a segformer-b0"),
         (
             lambda t: t["backbone.layers.0.0.norm.weight"].fill_(math.nan),
             "segformer-b2",
@@ -460,7 +460,7 @@ SPOILT = [
     (_json(lambda f: f["id2label"].pop("1")), "id2label: the classes are not numbered"),
     (_json(lambda f: f["id2label"].update({"99": "x"})), "id2label"),
     (_json(lambda f: f.update(num_channels=4)), "num_channels is 4; here it can only be 3"),
-    (_json(lambda f: f.update(depths=[1, 1, 1, 1])), "has no place"),
+    (_json(lambda f: f.update(depths=[1, 1, 1, 1])), "does not fit"),
     (_json(lambda f: f.update(depths=[1, 2, 2, 1])), "lacks network.segformer.stages.1.blocks.1"),
     (_json(lambda f: f.update(depths="deep")), "config.json: architecture"),
     (_json(lambda f: f.update(decoder_hidden_size=16)), "has the shape"),
@@ -470,7 +470,7 @@ SPOILT = [
     ),
     (_tensors(lambda t: t[FUSE].view(-1)[3:4].fill_(math.nan)), f"{FUSE} holds NaN or infinity"),
     (_tensors(lambda t: t.pop(FUSE)), f"lacks network.{FUSE}"),
-    (_tensors(lambda t: t.update(surplus=torch.ones(2))), "surplus has no place"),
+    (_tensors(lambda t: t.update(surplus=torch.ones(2))), "surplus does not fit"),
     (_tensors(lambda t: t.update({FUSE: torch.ones(12, 48, 1, 1).int()})), "holds torch.int32"),
     (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
     (_only_pickled, "pytorch_model.bin may hold code"),
@@ -496,10 +496,10 @@ def test_other_heads_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes", "variant", "named"),
     [
-        ("swin", {}, "upernet-convnext-tiny", "a swin is no start for a upernet-convnext-tiny"),
+        ("swin", {}, "upernet-convnext-tiny", "a swin cannot start a upernet-convnext-tiny"),
         ("swin", {"window_size": 4}, "upernet-swin-tiny", "window_size is 4"),
         ("segformer", {"num_attention_heads": [1, 1, 5, 8]}, "segformer-b0-hf", "num_attention"),
-        ("segformer", {}, "upernet-swin-tiny", "a segformer is no start"),
+        ("segformer", {}, "upernet-swin-tiny", "a segformer cannot start"),
     ],
 )
 def test_encoders_of_another_kind(
@@ -513,7 +513,7 @@ def test_encoders_of_another_kind(
     ("change", "named"),
     [
         (lambda t: t.pop("segformer.encoder.layer_norm.3.weight"), "lacks network.segformer"),
-        (lambda t: t.update(surplus=torch.ones(2)), "surplus has no place"),
+        (lambda t: t.update(surplus=torch.ones(2)), "surplus does not fit"),
         (lambda t: t["classifier.bias"].fill_(math.inf), "classifier.bias holds NaN"),
         (
             lambda t: t.update({"segformer.encoder.layer_norm.3.weight": torch.ones(3)}),

@@ -153,7 +153,10 @@ def test_the_rate_follows_the_batch(pictures: Path) -> None:
         ("augmentation.crop=16", "augmentation.crop"),
         ("augmentation.scale=[0.5, 2.0]", "augmentation"),
         ("loss.auxiliary_weight=0.4", "loss.auxiliary_weight"),
-        ("task=detection", "task: 'detection' is none of segmentation, classification"),
+        (
+            "task=detection",
+            "task: unknown task 'detection'; choose one of segmentation, classification",
+        ),
         ("data.cache=memory", "data.cache"),
         ("teacher={source: x, temperature: 0}", "teacher.temperature"),
     ],

@@ -67,7 +67,7 @@ def test_a_cache_changes_no_batch(workers: int, gigabytes: float) -> None:
 
 
 def test_a_cache_that_cannot_be_had_is_named() -> None:
-    with pytest.raises(SctnetError, match=r"data\.cache_gigabytes: 1e\+06 cannot be had here"):
+    with pytest.raises(SctnetError, match=r"data\.cache_gigabytes: 1e\+06 GB of shared memory"):
         CachedDataset(STREETS, 1e6)
 
 

@@ -120,7 +120,7 @@ def test_the_other_variants_backbone_is_refused(
     assert "is it another variant's file?" in refusal(network("sctnet-b"), file)
     folder = save_backbone(network(), tmp_path / "folder", with_context=False)
     assert "is it another variant's file?" in refusal(network("sctnet-b"), folder)
-    assert "is no start for this ddrnet-23-slim" in refusal(network("ddrnet-23-slim"), folder)
+    assert "cannot start a ddrnet-23-slim" in refusal(network("ddrnet-23-slim"), folder)
 
 
 class Code:

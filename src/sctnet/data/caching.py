@@ -27,7 +27,8 @@ class CachedDataset(SegmentationDataset):
             self._bytes = mmap.mmap(-1, max(1, int(gigabytes * 1e9)))
         except (OSError, OverflowError, ValueError) as error:
             raise SctnetError(
-                f"data.cache_gigabytes: {gigabytes:g} GB of shared memory are not available; take fewer"
+                f"data.cache_gigabytes: {gigabytes:g} GB of shared memory are not available; "
+                "take fewer"
             ) from error
         # Of each picture: where it begins (0: not yet kept), its height and its width.
         count = max(1, len(dataset))

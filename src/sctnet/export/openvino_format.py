@@ -31,7 +31,7 @@ def write(
     """Write an .xml and its .bin; return what runs them on the CPU.
 
     In ``fp16`` the network is float16, which halves the file; a CPU computes it in float32 all the
-    same. A file cannot be ``bf16``: the precision is noted in it, and the loader asks the device for it.
+    same. A file cannot be ``bf16``: it notes the precision, and whoever loads it asks the device.
     """
     openvino = required("openvino", "openvino")
     model = openvino_model(network, config)
