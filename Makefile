@@ -53,7 +53,7 @@ test-browser: setup
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/fusing.py
+	$(BIN)/python benchmarks/folding.py
 	$(BIN)/python benchmarks/alignment_step.py
 	$(BIN)/python tools/readme_figures.py
 

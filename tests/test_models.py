@@ -157,13 +157,13 @@ def test_fused_blocks_compute_the_same(kind):
 
 def test_the_benchmark_compares_networks_without_auxiliary_heads(tmp_path, monkeypatch):
     """Its counts of norms are the inference network's; nothing is timed here."""
-    file = Path(__file__).parents[1] / "benchmarks" / "fusing.py"
+    file = Path(__file__).parents[1] / "benchmarks" / "folding.py"
     spec = importlib.util.spec_from_file_location("fusing_benchmark", file)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     monkeypatch.setattr(benchmark, "fastest", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr("sys.argv", ["fusing.py"])
+    monkeypatch.setattr("sys.argv", ["folding.py"])
     benchmark.main()
     rows = json.loads((tmp_path / "fusing.json").read_text())["rows"]
     counts = {(row["batch_norms_plain"], row["batch_norms_fused"]) for row in rows}

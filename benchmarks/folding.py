@@ -1,6 +1,6 @@
 """What ``fuse()`` gains in PyTorch on the CPU: one picture in, logits of its size out.
 
-    python benchmarks/fusing.py [--runs N]
+    python benchmarks/folding.py [--runs N]
 
 Both networks take turns, so that a busy machine slows both; the figure is the ratio of the
 fastest runs. The auxiliary head, which inference does not run, is in neither.

@@ -1,6 +1,6 @@
 """The first step alone: from a picture's bytes to the network's input, compiled and by PyTorch.
 
-    python benchmarks/preparation.py [--rounds 20]
+    python benchmarks/preprocessing.py [--rounds 20]
 
 Noise of common sizes is brought to a shorter side of 360. Both forms take
 turns, so that a busy machine slows both, and the best round counts; what the network itself takes
