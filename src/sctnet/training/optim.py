@@ -27,9 +27,8 @@ def build_optimizer(
     """Return AdamW: the backbone, and everything else at its higher rate.
 
     ``model`` is a module that tells its ``backbone_modules``. All rates are times ``factor``.
-    ``outside`` are parameters that are trained with the model but do not belong to it. Each group keeps its
-    base rate under ``base_rate``; parameters that the recipe spares from decay have groups of their
-    own.
+    ``outside`` are parameters that are trained with the model but do not belong to it. Each group
+    keeps its base rate under ``base_rate``. Parameters without weight decay have their own groups.
     """
     backbone = {id(p) for module in model.backbone_modules() for p in module.parameters()}
     spared = _spared(model, recipe.undecayed)

@@ -1,6 +1,6 @@
 """Videos: decoded, labelled, drawn and encoded at the same time.
 
-``predict_video`` and ``VideoOptions`` can be imported from here; they load when they are first used.
+``predict_video`` and ``VideoOptions`` can be imported from here; they load on first use.
 """
 
 from typing import TYPE_CHECKING, Any
