@@ -1,4 +1,4 @@
-"""Pictures from anywhere, read ahead, labelled in batches: the heart of every engine."""
+"""Pictures from any source, read ahead and labelled in batches; every engine uses this."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +14,16 @@ from sctnet.inference.sources import Picture
 
 Item = TypeVar("Item")
 
-_READ_AHEAD = 50_000_000  # pixels; while a larger picture is labelled, the next one waits
+_READ_AHEAD = 50_000_000  # pixels; after a larger picture, nothing is read ahead
 
 
 class PicturePredictor(Generic[Item]):
-    """Labels what an iterable yields; one bad picture does not stop the others.
+    """Labels the items of an iterable; one bad picture does not stop the others.
 
-    ``read`` turns an item into its RGB picture and raises :class:`SctnetError`, which names it,
-    where there is none; ``name`` is what sentences call an item. While a picture is labelled, the
-    next one is asked for and read in a thread. Neighbours that are processed at one size go
-    through the network in batches of the segmenter's ``batch_size``.
+    ``read`` returns the RGB picture of an item, or raises :class:`SctnetError` with its name.
+    ``name`` returns the item's name for messages. While a picture is labelled, a thread reads the
+    next one. Neighbours that are processed at one size go through the network in batches of the
+    segmenter's ``batch_size``.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class PicturePredictor(Generic[Item]):
         self._read, self._name = read, name
 
     def __call__(self, items: Iterable[Item]) -> Iterator[tuple[Item, Segmentation | SctnetError]]:
-        """Yield every item with its labels or, in one sentence, why it has none.
+        """Yield every item with its labels, or with the error that says why it has none.
 
         Labels come in the items' order; a failure may come before the labels of its batch.
         """
@@ -74,7 +74,7 @@ class PicturePredictor(Generic[Item]):
             yield item, planned
 
     def _read_ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, Picture | SctnetError]]:
-        """Yield items with their pictures, or why not, while the next one is read in a thread."""
+        """Yield items with their pictures or errors, while a thread reads the next item."""
         waiting = iter(items)
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._next, waiting)

@@ -1,4 +1,4 @@
-"""Scoring a pre-trained classifier, and the file that says how it did."""
+"""Scores of a pre-trained classifier, and their file."""
 
 import json
 import os

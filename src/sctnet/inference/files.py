@@ -1,4 +1,4 @@
-"""Prediction on files: which pictures are meant, and where their label maps go."""
+"""Prediction on files: finds the pictures and names their results."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from sctnet.inference.sources import refuse_address
 __all__ = ["check_output", "find_pictures", "predict_files"]
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""What counts as a picture in a folder; a file that is named outright may end in anything."""
+"""Suffixes of pictures in a folder; a file that the user names may have any suffix."""
 
 Given = TypeVar("Given", bound=Hashable)
 
@@ -36,11 +36,10 @@ def find_pictures(
 ) -> tuple[list[PictureFile], list[str]]:
     """Return the pictures that files, folders (recursive) and globs name, and what failed.
 
-    Of folders and globs, earlier results below ``out`` are left out. Results keep the place of
-    their picture below a named folder; where two would have one name, the later one takes its
-    ending into the name, then a number. An input that gives no picture is a sentence among the
-    failures; raises :class:`SctnetError` where there is no picture at all,
-    unless there ``may_be_none``.
+    Earlier results below ``out`` are not taken from folders and globs. Results keep the path of
+    their picture below a named folder. If two results would have the same name, the later one gets
+    its suffix into the name, then a number. An input without a picture gives a sentence among the
+    failures. Raises :class:`SctnetError` if there is no picture at all, unless ``may_be_none``.
     """
     found, failures = find_places(inputs, out)
     if not found and not may_be_none:
@@ -49,9 +48,9 @@ def find_pictures(
 
 
 def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Return pictures, each with its place below the folder that was named, and what failed.
+    """Return pictures, each with its path below the named folder, and the failures.
 
-    What :func:`find_pictures` does, before names are given.
+    The first step of :func:`find_pictures`, before results get their names.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
@@ -78,7 +77,7 @@ def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path
 
 @dataclass
 class PredictionSummary:
-    """How labelling many pictures went."""
+    """The result of labelling many pictures."""
 
     classes: Sequence[str]
     labelled: int = 0
@@ -92,7 +91,7 @@ class PredictionSummary:
 
     @property
     def done(self) -> int:
-        """Return the number of pictures that need nothing more."""
+        """Return the number of pictures that are labelled."""
         return self.labelled + self.skipped + len(self.failures)
 
 
@@ -110,11 +109,10 @@ def predict_files(
     """Label pictures into ``out``, a folder for each kind, and return how it went.
 
     Neighbours that are processed at one size go through the network in batches of the segmenter's
-    ``batch_size``. Each file appears whole or not at all: stopped at any time, what is there is
-    right, and ``skip_existing`` goes on with the rest. A picture that cannot be read or labelled
-    is one sentence among the failures; the others are done all the same. Raises
-    :class:`SctnetError` as :func:`check_output` does, for ``classes`` that the model does not
-    know, and where writing fails.
+    ``batch_size``. Each file appears whole or not at all, so a run may be stopped at any time and
+    ``skip_existing`` continues it. A picture that cannot be read or labelled gives a sentence among
+    the failures and does not stop the others. Raises :class:`SctnetError` as :func:`check_output`
+    does, for ``classes`` that the model does not have, and if writing fails.
     """
     check_output(out, kinds)
     class_indices(classes or [], segmenter.classes)
@@ -142,7 +140,7 @@ def predict_files(
 
 
 def _paths(item: str) -> list[Path]:
-    """Return what an input names; a file that really has a * in its name is not a glob."""
+    """Return the paths of an input; an existing file with a * in its name is not a glob."""
     path = Path(item)
     if path.exists():
         return [path]
@@ -152,9 +150,9 @@ def _paths(item: str) -> list[Path]:
 
 
 def _pictures_at(path: Path, out: Path, named: bool) -> list[tuple[Path, Path]]:
-    """Return a file as it is, and of a folder the pictures below it, each with its place there.
+    """Return a file itself, or the pictures below a folder with their paths there.
 
-    What is not ``named`` by the user outright may be an earlier result, and is then left out.
+    Earlier results are left out, unless the user ``named`` the file.
     """
     if not path.is_dir():
         return [(path, Path(path.name))] if named or not is_result(path, out) else []
@@ -176,11 +174,10 @@ def distinct_names(
     endings: Collection[str] | None = None,
     taken: Iterable[Path] = (),
 ) -> list[tuple[Given, Path]]:
-    """Return each input once, with the name of its results: its place without its ending.
+    """Return each input once, with the name of its results: its path without the suffix.
 
-    Only one of ``endings`` is taken off, by default any. Where two inputs would have one name, the
-    later one takes its ending into the name, then a number; so it does where the name is among
-    those ``taken`` before.
+    Only a suffix of ``endings`` is removed, by default any. If a name is used already, by an
+    earlier input or among ``taken``, the input gets its suffix into the name, then a number.
     """
     taken = set(taken)
     named = []

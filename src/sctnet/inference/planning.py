@@ -1,4 +1,4 @@
-"""How a picture of some size is processed: at once or in windows, and at what size."""
+"""The plan for a picture: whole or in windows, and at which size."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from sctnet.pipeline.preprocessing import LARGE_PICTURE, WorkingSize
 TILE = 1024  # pixels; what the largest crops in training have
 
 # At the working size, where SCTNet-S needs some 0.1 GB for a million pixels.
-_WHOLE_PIXELS = 16_000_000  # above, a picture is taken in windows if its scale stays the same then
+_WHOLE_PIXELS = 16_000_000  # a larger picture is cut into windows, if these keep its scale
 _MOST_PIXELS = 100_000_000
 
 
@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     working: tuple[int, int]
     """Height and width at which the picture, or a window of it, passes the network."""
     grid: Grid | None
-    """None: whole, resized in one piece, and with others in a batch."""
+    """None: the picture is processed whole, and may share a batch."""
 
 
 class PlannedPicture(NamedTuple):
@@ -52,7 +52,7 @@ def plan_picture(
 
 
 def _automatic_tile(size: tuple[int, int], rule: WorkingSize) -> int | None:
-    """Return the side of windows that keep the picture's scale, where it is not to be whole."""
+    """Return the side of windows for a picture that is too large to be processed whole."""
     working = rule.apply(*size)
     if working[0] * working[1] > _WHOLE_PIXELS:
         if rule.rule == "as-is":

@@ -1,4 +1,4 @@
-"""The outlines of a mask, as GeoJSON has them.
+"""The polygons of a mask, as in GeoJSON.
 
 Coordinates are in pixels, x to the right and y down, on the pixels' edges: the picture's corners
 are (0, 0) and (width, height), and a single pixel is a square of area 1. A region therefore has
@@ -18,15 +18,15 @@ Ring = Int[np.ndarray, "_ 2"]
 def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[list[list[int]]]]:
     """Return the coordinates of a GeoJSON MultiPolygon: polygons of an outer ring and its holes.
 
-    Rings are closed and touch neither themselves nor others but in single points.
+    Rings are closed. They touch themselves and others only in single points.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return []
     top, left = int(rows[0]), int(columns[0])
     part = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
-    # OpenCV's borders run through the centres of pixels. Where every pixel is four, the centres
-    # of those at a border lie half a (large) pixel apart, one for each corner of the true outline.
+    # OpenCV's contours run through the centres of pixels. In a mask of twice the size, the centres
+    # at a border are half an original pixel apart: one for each corner of the true outline.
     doubled = part.repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []
@@ -71,8 +71,8 @@ def _corners(path: list[tuple[int, int]]) -> Ring:
 
 
 def _nested(rings: list[Ring]) -> list[list[Ring]]:
-    """Put each hole behind the outer ring that it lies in."""
-    # Seen in the picture, OpenCV goes around outer borders one way and around holes the other.
+    """Append each hole to the outer ring around it."""
+    # OpenCV follows outer contours and holes in opposite directions.
     areas = [_signed_area(ring) for ring in rings]
     polygons = [[ring] for ring, area in zip(rings, areas, strict=True) if area * areas[0] > 0]
     for ring, area in zip(rings, areas, strict=True):
@@ -84,7 +84,7 @@ def _nested(rings: list[Ring]) -> list[list[Ring]]:
 def _smallest_around(polygons: list[list[Ring]], hole: Ring) -> list[Ring]:
     if len(polygons) == 1:
         return polygons[0]
-    # The middle of a pixel of the hole, beside its first edge, is on no ring.
+    # The centre of a pixel of the hole, next to its first edge, is not on any ring.
     inside = _point_inside(hole)
     around = [
         rings

@@ -1,4 +1,4 @@
-"""From pictures to label maps or probabilities by any runtime: whole, in windows, or averaged."""
+"""Label maps and probabilities by any runtime: whole, in tiles, averaged over scales and flip."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -35,11 +35,12 @@ _MOST_PROBABILITIES = 2_000_000_000  # of four bytes each
 
 
 class Predictor:
-    """Computes what a :class:`~sctnet.inference.segmenter.Segmenter` is asked for.
+    """Computes label maps and probabilities for a :class:`~sctnet.inference.segmenter.Segmenter`.
 
-    ``scales`` multiply each picture's working size, and with ``flip`` it is also seen mirrored: the
-    logits of all are resized to the picture's own size, and their softmaxes are averaged there. One
-    probability a class and pixel is held then: some 160 MB for 19 classes at 1024 x 2048.
+    ``scales`` multiply each picture's working size; with ``flip`` the mirrored picture is added.
+    The logits of all versions are resized to the picture's own size, and their softmaxes are
+    averaged there. This holds one probability per class and pixel: about 160 MB for 19 classes at
+    1024 x 2048.
     """
 
     def __init__(
@@ -131,20 +132,20 @@ class Predictor:
         return self._predict(pictures, probabilities, composed_probabilities)
 
     def label_map(self, found: Tensor, image: Picture) -> LabelMap:
-        """Return the label map of what the runtime found in one whole picture, at its size."""
+        """Return the label map of one whole picture, at its size, from the runtime's output."""
         by_class = self.runtime.output != "labels"
         labels = label_map(found, *self._sizes(image)) if by_class else found
         return labels[0].cpu().numpy().astype(self._dtype, copy=False)
 
     def _sizes(self, image: Picture, scale: float = 1.0) -> Sizes:
-        """Return the sizes to which the runtime's logits are brought, one after the other."""
+        """Return the sizes to which the runtime's logits are resized, one after the other."""
         size = image.shape[0], image.shape[1]
         at_stride = self.runtime.output == "logits8"
         return (self._rule.apply_scaled(*size, scale), size) if at_stride else (size,)
 
     def pixels(self, image: Picture) -> UInt8[Tensor, "1 3 h w"]:
-        """Return a picture as runtimes take it."""
-        # PyTorch takes no array that cannot be written or runs backwards; others are not copied.
+        """Return a picture as a tensor on the runtime's device."""
+        # PyTorch cannot take read-only arrays or negative strides; only those are copied.
         usable = np.require(image, requirements=["C", "W"])
         return torch.from_numpy(usable).to(self.runtime.device).permute(2, 0, 1)[None]
 
@@ -172,7 +173,7 @@ class Predictor:
         of_found: Callable[[Tensor, Picture], np.ndarray],
         of_composed: Callable[[ComposedLogits], np.ndarray],
     ) -> list[np.ndarray]:
-        """Return what one of the two functions makes of what the runtime finds in each picture."""
+        """Run the pictures; pass each output to ``of_found``, or for tiles to ``of_composed``."""
         results: list[np.ndarray] = []
         try:
             for plan, group in groupby(pictures, key=lambda picture: picture.plan):
@@ -180,7 +181,7 @@ class Predictor:
                 if plan.grid is not None:
                     results += [of_composed(self._composed(image, plan)) for image in images]
                     continue
-                # The network takes them together; before and after, one large picture at a time.
+                # The network takes the batch; before and after it, one picture at a time.
                 together = self.runtime([self.pixels(image) for image in images])
                 for image, found in zip(images, together, strict=True):
                     results.append(of_found(found, image))

@@ -1,4 +1,4 @@
-"""What is written of a labelled picture: a folder for each kind of result."""
+"""The files of a labelled picture: a folder for each kind of result."""
 
 import json
 import os
@@ -24,9 +24,9 @@ KINDS = {
     "json": ".json",
     "polygons": ".geojson",
 }
-"""The kinds of results, which are also their folders, and the endings of the files."""
+"""The suffix of the files of each kind of result; the kind is also the folder's name."""
 
-_LARGEST_OVERLAY = 40_000_000  # pixels; larger ones few viewers open, and they are held five times
+_LARGEST_OVERLAY = 40_000_000  # pixels; few viewers open larger ones, and drawing needs five copies
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_output(out: Path, kinds: Sequence[str]) -> None:
 
 
 def _shrunk(result: Segmentation) -> Segmentation:
-    """Return a segmentation small enough to be looked at."""
+    """Return a segmentation that is small enough for a viewer."""
     height, width = result.labels.shape
     scale = sqrt(_LARGEST_OVERLAY / (height * width))
     if scale >= 1:

@@ -1,4 +1,4 @@
-"""Scoring a segmenter, the files that say how it did, and label maps for others to score."""
+"""Scores of a segmenter and their files, and label maps for benchmark servers."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet
 PREDICTIONS_FOLDER = "predictions"
 
 PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
-"""Of a segmenter with its defaults; :func:`protocol` says that of any."""
+"""The protocol of a segmenter with default options; see :func:`protocol`."""
 
 
 def protocol(segmenter: Segmenter) -> str:
@@ -52,10 +52,10 @@ def score(
     """Score a segmenter and write scores.json, confusion.png and, where asked for, sheet.png.
 
     The sheet shows ``sheet_pictures`` pictures, spread evenly, each beside its truth and its
-    prediction; ``save_predictions`` writes all label maps into ``predictions``, in the data set's
-    own codes. ``processes`` share the pictures; the first of them writes the rest. Raises
-    :class:`SctnetError` where the model and the data set have other classes, for a data set without
-    labels, and for a folder that cannot be written.
+    prediction. ``save_predictions`` writes all label maps into ``predictions``, with the data set's
+    own values. ``processes`` divide the pictures; the first process writes all other files. Raises
+    :class:`SctnetError` if the model and the data set have different classes, for a data set
+    without labels, and for a folder that cannot be written.
     """
     _require_same_classes(segmenter, dataset)
     dataset.require_labels()
@@ -93,10 +93,10 @@ def predict_split(
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
 ) -> None:
-    """Write the label maps that ``score`` would into ``predictions``, and need no labels.
+    """Write the label maps of a split into ``predictions``, as ``score`` does, without its labels.
 
-    ``progress`` receives the number of pictures done so far; ``processes`` share them. Raises
-    :class:`SctnetError` where the model and the data set have other classes, and for a folder that
+    ``progress`` receives the number of finished pictures; ``processes`` divide the pictures. Raises
+    :class:`SctnetError` if the model and the data set have different classes, and for a folder that
     cannot be written.
     """
     _require_same_classes(segmenter, dataset)

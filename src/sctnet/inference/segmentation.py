@@ -1,4 +1,4 @@
-"""What a picture was found to show."""
+"""The result of labelling a picture."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ class Segmentation:
     classes: Sequence[str]
     colours: Sequence[Colour]
     probabilities: Float32[np.ndarray, "k h w"] | None = None
-    """Of each class at each pixel, where they were asked for; the largest is the label's."""
+    """Probability of each class at each pixel, K x H x W, if requested; the label has the
+    largest."""
 
     def overlay(
         self,
@@ -46,8 +47,8 @@ class Segmentation:
     ) -> Image.Image:
         """Return the picture, tinted in the classes' colours.
 
-        ``alpha`` is the colours' share. With ``classes`` only these are tinted and named, whatever
-        the case of their letters; raises :class:`SctnetError` for one that there is not.
+        ``alpha`` is the opacity of the colours, 0 to 1. With ``classes`` only these are tinted and
+        named; upper and lower case do not matter. Raises :class:`SctnetError` for an unknown class.
         """
         return Image.fromarray(self._overlaid(alpha, legend, boundaries, classes))
 
@@ -59,13 +60,13 @@ class Segmentation:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write what the path's ending asks for.
+        """Write the file that the path's suffix names.
 
-        ``.png``: the label map, whose pixel values are the class indices; up to 255 classes it is
-        paletted, so that it also looks right. ``.jpg``: the overlay. ``.json``: size, areas and
-        run lengths, as :meth:`summary` has them. ``.geojson``: the polygons. ``.npy``: the
-        probabilities. Raises :class:`SctnetError` for another ending, for probabilities that were
-        not asked for, and for a path that cannot be written.
+        ``.png``: the label map, whose pixel values are the class indices; up to 255 classes it has
+        a palette, so that viewers show the classes' colours. ``.jpg``: the overlay. ``.json``:
+        size, areas and run lengths of :meth:`summary`. ``.geojson``: the polygons. ``.npy``: the
+        probabilities. Raises :class:`SctnetError` for another suffix, for probabilities that were
+        not requested, and for a path that cannot be written.
         """
         ending = Path(path).suffix.lower()
         if ending == ".png":
@@ -86,7 +87,7 @@ class Segmentation:
     def area(self) -> dict[str, dict[str, int | float]]:
         """Return every class's ``pixels`` and ``percent`` of the picture, in the classes' order."""
         counts = np.zeros(len(self.classes), np.int64)
-        for top in range(0, len(self.labels), 256):  # NumPy counts in a copy of 8 bytes a pixel
+        for top in range(0, len(self.labels), 256):  # bincount copies, 8 bytes per pixel
             band = self.labels[top : top + 256].ravel()
             counts += np.bincount(band, minlength=len(counts))[: len(counts)]
         return {
@@ -97,8 +98,8 @@ class Segmentation:
     def rle(self, compressed: bool = True) -> dict[str, dict[str, Any]]:
         """Return COCO's run-length code of every class that occurs.
 
-        ``size`` is height and width; ``counts`` the lengths of the runs, column by column, as the
-        string that pycocotools reads or, not ``compressed``, as a list.
+        ``size`` is height and width. ``counts`` are the lengths of the runs, column by column: as
+        the string that pycocotools reads, or as a list if not ``compressed``.
         """
         size = list(self.labels.shape)
         return {
@@ -112,8 +113,8 @@ class Segmentation:
     def polygons(self) -> dict[str, Any]:
         """Return a GeoJSON FeatureCollection with a MultiPolygon for every class that occurs.
 
-        Coordinates are pixels, x to the right and y down, on the pixels' edges: filled again, the
-        polygons give exactly the label map, and their area is its number of pixels.
+        Coordinates are pixels, x to the right and y down, on the pixels' edges. The filled polygons
+        give exactly the label map, and their area is its number of pixels.
         """
         features = []
         for index in np.unique(self.labels[self.labels < len(self.classes)]).tolist():
@@ -135,7 +136,7 @@ class Segmentation:
     def summary(self) -> dict[str, Any]:
         """Return size, and index, colour, area and run-length code of each class, for JSON.
 
-        The code is None where a class does not occur.
+        The code of a class that does not occur is None.
         """
         height, width = self.labels.shape
         codes = self.rle()
@@ -196,9 +197,9 @@ class Segmentation:
 
 
 def class_indices(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the classes of these names, whatever the case of their letters.
+    """Return the indices of these class names; upper and lower case do not matter.
 
-    Raises :class:`SctnetError` for a name that no class has.
+    Raises :class:`SctnetError` for an unknown name.
     """
     index_of = {name.casefold(): index for index, name in enumerate(classes)}
     index_of |= {name: index for index, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Prediction: a model, in whatever form, becomes something that is called with pictures."""
+"""Prediction: a model of any kind, called with pictures."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,32 +28,31 @@ class Segmenter:
     """A network, ready to label pictures: ``Segmenter("folder")("street.jpg")``.
 
     ``model`` is a model folder, a bundled name, a hub id, or a file that ``sctnet export`` made: an
-    .onnx (ONNX Runtime) or an OpenVINO .xml. ``device`` is any device of the runtime; by default a
-    CUDA GPU where there is one and the model is a folder, else the CPU. ``precision`` is
-    ``"fp32"``, ``"bf16"`` or ``"fp16"``, or ``"auto"``: of a folder fp16 on a CUDA GPU and fp32
-    elsewhere, of a file its own. The short ones are for the network alone, logits are resized in
-    float32 all the same. An .onnx file keeps its own precision; an .xml file in floats
-    runs in fp32 or bf16.
+    .onnx (ONNX Runtime) or an OpenVINO .xml. ``device`` is any device of the runtime; the default
+    is a CUDA GPU for a folder if there is one, else the CPU. ``precision`` is ``"fp32"``,
+    ``"bf16"``, ``"fp16"`` or ``"auto"``. With ``"auto"`` a folder runs in fp16 on a CUDA GPU and in
+    fp32 elsewhere, and a file runs in its own precision. Only the network computes in bf16 or fp16;
+    logits are always resized in float32. An .onnx file keeps its own precision; an .xml file in
+    floats runs in fp32 or bf16.
 
-    ``threads`` is how many the CPU's part may use, by default as many as PyTorch does; for a folder
-    it is PyTorch's own setting that changes, for the whole process. ``compiled`` lets
-    ``torch.compile`` build the network for every new size, on a GPU with CUDA graphs: for many
-    pictures of few sizes.
+    ``threads`` is the number of CPU threads, by default PyTorch's. For a folder this changes
+    PyTorch's own setting, for the whole process. ``compiled`` lets ``torch.compile`` build the
+    network for every new size, on a GPU with CUDA graphs: for many pictures of few sizes.
 
-    With ``tile`` a picture is labelled in windows of that many of its own pixels, which share
-    ``overlap`` pixels (an eighth by default) and are blended there. Each window is treated as a
-    picture of its own: the working-size rule applies to it, so that smaller windows show the
-    network more of the detail. Without ``tile`` a picture is labelled whole, or, where it would be
-    processed at more than 16 million pixels, in windows of the same scale.
+    With ``tile`` a picture is labelled in square windows of that many pixels, which share
+    ``overlap`` pixels (by default an eighth) and are blended there. Each window is resized to the
+    working size like a picture, so smaller windows show the network more detail. Without ``tile`` a
+    picture is labelled whole; one that would be processed at more than 16 million pixels is
+    labelled in windows of the same scale.
 
-    ``probabilities`` asks for those of every class in every result. ``batch_size`` pictures at
-    most, and 4 million pixels at the working size, are given to the network together.
+    ``probabilities`` adds those of every class to every result. A batch has at most ``batch_size``
+    pictures, and 4 million pixels at the working size.
 
     A picture goes through the steps of :class:`~sctnet.pipeline.image_to_labels.ImageToLabels`;
     with further ``scales`` or ``flip``, of :class:`~sctnet.inference.predictor.Predictor`.
 
-    Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and options
-    that cannot be.
+    Raises :class:`SctnetError` for a model that cannot be loaded, an unusable device and invalid
+    options.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class Segmenter:
         probabilities: bool = False,
         batch_size: int = 8,
     ) -> "Segmenter":
-        """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
+        """Return a segmenter of a fused copy of a model in memory; the model stays as it is."""
         segmenter = cls.__new__(cls)
         runtime = open_network(model, config.preparation, device, precision)
         segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
@@ -164,11 +163,11 @@ class Segmenter:
         source: object,
         probabilities: bool | None = None,
     ) -> Segmentation | list[Segmentation] | Iterator[Segmentation]:
-        """Label one picture, a list of them, or what an iterator yields.
+        """Label one picture, a list of pictures, or the pictures of an iterator.
 
         A picture is a path, an encoded picture (bytes), a PIL image or an RGB or grey uint8 array
-        (H x W x 3 or H x W). A list or tuple gives a list; an iterator a generator, which holds one
-        batch at a time. Neighbours that are processed at the same size pass the network together.
+        (H x W x 3 or H x W). A list or tuple gives a list; an iterator gives a generator, which
+        holds one batch at a time. Neighbours that are processed at the same size form a batch.
         Raises :class:`SctnetError` for anything that is not a picture or cannot be decoded.
         """
         if isinstance(source, list | tuple):
@@ -224,15 +223,15 @@ class Segmenter:
     def predict_labels(self, images: Sequence[Picture]) -> list[LabelMap]:
         """Return the label map of each RGB picture, at its size; uint16 above 255 classes.
 
-        Neighbours that are processed at the same size pass the network as one batch.
+        Neighbours that are processed at the same size form a batch.
         """
         return self.predictor.labels([self.predictor.plan(image) for image in images])
 
     def predict_probabilities(self, images: Sequence[Picture]) -> list[Probabilities]:
         """Return the probability of each class and pixel, K x H x W, of each RGB picture.
 
-        The softmax of the logits at the picture's size; its mean where there are several scales or
-        ``flip``.
+        This is the softmax of the logits at the picture's size; with several scales or ``flip``,
+        its mean.
         """
         return self.predictor.probabilities([self.predictor.plan(image) for image in images])
 

@@ -1,4 +1,4 @@
-"""Whatever shows a picture becomes an RGB array."""
+"""RGB arrays from paths, encoded pictures, PIL images and arrays."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 def refuse_address(text: str) -> None:
-    """Raise :class:`SctnetError` for an address on the network: nothing is fetched."""
+    """Raise :class:`SctnetError` for a URL: nothing is downloaded."""
     if _ADDRESS.match(text):
         raise SctnetError(
             f"{text}: pictures are not fetched from the network: download it and give the file"

@@ -1,7 +1,7 @@
 """Label maps on a CUDA GPU: resize, argmax and conversion in one kernel.
 
-Written as what each pixel gathers, so that ``torch.compile`` makes one kernel of it, which holds
-the class that is largest so far; the full-size planes of the classes exist nowhere.
+Each pixel gathers its own samples, so ``torch.compile`` makes one kernel, which keeps only the
+largest class so far. The full-size logits never exist in memory.
 """
 
 import logging
@@ -26,10 +26,10 @@ _compiles = True
 def cuda_label_map(
     logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
-    """Return the label map in one kernel, or, where none can be compiled, class after class.
+    """Return the label map from one kernel, or class after class if no kernel can be compiled.
 
-    Of a chain of resizes each pixel's samples are weighted once, by the product of its weights:
-    the same logits as resized one after the other, up to rounding.
+    In a chain of resizes each sample is weighted once, by the product of its weights. The logits
+    are the same as after one resize after the other, up to rounding.
     """
     global _compiles
     if _compiles:
@@ -50,7 +50,7 @@ def cuda_label_map(
 def gathered_argmax(
     logits: Float[Tensor, "n k h w"], down: SampleWeights, across: SampleWeights
 ) -> UInt8[Tensor, "n rows columns"] | UInt16[Tensor, "n rows columns"]:
-    """Return the class with the largest weighted sum of the samples that each pixel gathers."""
+    """Return, for each pixel, the class with the largest weighted sum of its samples."""
     # With the classes last the sum and the argmax run over the same order: one kernel.
     samples = logits.permute(0, 2, 3, 1)
     total: Tensor | None = None
@@ -68,5 +68,5 @@ def gathered_argmax(
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[[Tensor, SampleWeights, SampleWeights], Tensor]:
-    # fullgraph: refused, and caught above, rather than run with all planes in memory.
+    # fullgraph: an error, caught above, is better than all planes in memory.
     return torch.compile(gathered_argmax, dynamic=True, fullgraph=True)

@@ -1,4 +1,4 @@
-"""Label maps by PyTorch's own operations: on every device, and in every graph."""
+"""Label maps by PyTorch's operations, on every device and in every exported graph."""
 
 from functools import lru_cache
 
@@ -22,14 +22,14 @@ def torch_label_dtype(classes: int) -> torch.dtype:
 def torch_label_map(
     logits: Float[Tensor, "n k h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> UInt8[Tensor, "n hs ws"] | UInt16[Tensor, "n hs ws"]:
-    """Return the label map, one class at a time, so that only two of its planes exist at once.
+    """Return the label map, one class at a time, so that only two full-size planes exist at once.
 
-    For every class one, at 4K and 150 classes, would take 5 GB. It is also several times faster.
+    A plane for each class would take 5 GB at 4K with 150 classes, and is several times slower.
     """
     logits = logits.float().contiguous()
     classes = logits.shape[1]
     largest = _plane(logits, 0, sizes, rows, columns)
-    # PyTorch computes little with uint16.
+    # PyTorch has few operations for uint16.
     narrow = torch_label_dtype(classes) == torch.uint8
     labels = torch.zeros_like(largest, dtype=torch.uint8 if narrow else torch.int32)
     for index in range(1, classes):
@@ -64,9 +64,9 @@ def _plane(
 def resize_region(
     plane: Float[Tensor, "h w"], sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> Float[Tensor, "rows columns"]:
-    """Resize a plane to each size in turn; compute only these rows and columns of the last.
+    """Resize a plane to each size in turn, and compute only these rows and columns of the last.
 
-    Those of ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
+    Equal to ``F.interpolate`` (bilinear, align_corners=False), up to rounding.
     """
     height, width = plane.shape
     down = weights_on((height, *(size[0] for size in sizes)), rows.start, rows.stop, plane.device)

@@ -1,4 +1,4 @@
-"""From a picture's bytes to a label for every pixel: what prediction and validation share."""
+"""From a picture's bytes to its label map: the steps that prediction and validation share."""
 
 import torch
 from jaxtyping import Float, UInt8, UInt16
@@ -11,10 +11,10 @@ from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 class ImageToLabels(nn.Module):
     """A whole prediction: RGB bytes in, a label for every pixel of the same picture out.
 
-    The protocol is the released one. The picture is brought to the working size; the logits are
-    resized to that size and from there to the picture's own (one step where the two are equal),
-    and the largest wins, of equals the lowest class. Under ``autocast`` the network computes in
-    that type; preparation and resizing stay in float32.
+    The protocol is the released one. The picture is resized to the working size. The logits are
+    resized to that size and from there to the picture's own (in one step if the two are equal).
+    Each pixel gets the class with the largest logit; of equal logits the lowest class wins. The
+    network computes in the type ``autocast``; preprocessing and resizing stay in float32.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ImageToLabels(nn.Module):
         return label_map(self.logits(prepared), (working[0], working[1]), (size[0], size[1]))
 
     def logits(self, prepared: Float[Tensor, "n 3 hw ww"]) -> Float[Tensor, "n k h w"]:
-        """Return the network's logits, at its own stride, of prepared pictures."""
+        """Return the network's logits, at its own stride, of preprocessed pictures."""
         enabled = self.autocast is not None
         with torch.autocast(prepared.device.type, dtype=self.autocast, enabled=enabled):
             logits: Tensor = self.network.features(prepared).logits  # type: ignore[operator]

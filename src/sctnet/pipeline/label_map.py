@@ -1,4 +1,4 @@
-"""Resize, then argmax, in the fastest of three forms; which one it is, is chosen here."""
+"""Resize and argmax in one step; chooses the fastest of three forms."""
 
 from typing import Literal
 
@@ -25,12 +25,12 @@ def label_map(
 ) -> UInt8[Tensor, "n hs ws"] | UInt16[Tensor, "n hs ws"]:
     """Resize logits to each (height, width) in turn and return the class with the largest.
 
-    ``F.interpolate(...).argmax(1)`` in float32 (bilinear, align_corners=False, of equal logits the
-    lowest class) for every pixel whose two largest logits differ by more than rounding, and
-    without its full-size planes. ``rows`` and ``columns`` ask for a part of the result. Labels are
-    uint8 up to 255 classes, else uint16, on the logits' device.
+    Equal to ``F.interpolate(...).argmax(1)`` in float32 (bilinear, align_corners=False) for every
+    pixel whose two largest logits differ by more than rounding, but without full-size logits. Of
+    equal logits the lowest class wins. ``rows`` and ``columns`` select a part of the result. Labels
+    are uint8 up to 255 classes, else uint16, on the logits' device.
 
-    Raises :class:`SctnetError` where logits are not finite: NaN has no place in any order.
+    Raises :class:`SctnetError` for logits that are not finite, because NaN cannot be compared.
     """
     if torch.compiler.is_compiling():  # and where it is exported
         return torch_label_map(logits, sizes, rows, columns)
@@ -49,11 +49,11 @@ def label_map(
 
 
 def label_map_method(device: torch.device | str = "cpu") -> Method:
-    """Say how label maps are made on a device.
+    """Say how label maps are computed on a device.
 
-    ``"cpu"``: by numba's loop on the CPU; ``"cuda"``: in one kernel of ``torch.compile``
-    on a CUDA GPU; ``"torch"``: by PyTorch's operations, class after class, on other devices and
-    where numba is missing.
+    ``"cpu"``: by a kernel of this package; ``"cuda"``: by one kernel of ``torch.compile``;
+    ``"torch"``: by PyTorch's operations, class after class, on other devices and where numba is
+    missing.
     """
     kind = torch.device(device).type
     if kind == "cpu" and has_numba():
@@ -64,7 +64,7 @@ def label_map_method(device: torch.device | str = "cpu") -> Method:
 def _checked(
     logits: Tensor, sizes: tuple[Size, ...], rows: slice, columns: slice
 ) -> tuple[tuple[Size, ...], slice, slice]:
-    """Return the sizes that change anything, one at least, and both ends of rows and columns."""
+    """Return the sizes without repetitions (at least one), and both ends of rows and columns."""
     own = logits.shape[2], logits.shape[3]
     if min((*logits.shape[1:], *(side for size in sizes for side in size))) < 1:
         raise SctnetError(
@@ -84,7 +84,7 @@ def _checked(
 
 def _require_finite(logits: Tensor) -> None:
     if logits.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # the processor cannot look while the GPU's work is being recorded
+        return  # values cannot be read while a CUDA graph is being captured
     if not torch.isfinite(logits).all():
         raise _not_finite()
 

@@ -1,8 +1,8 @@
 """From an image's bytes to the network's input.
 
-The only room in which pictures are normalised, and in which a whole picture is brought to the size
-that a network works at: validation, evaluation, prediction and export all pass through it, so that
-they cannot differ. Training draws its crops around the same working size.
+Pictures are normalised and resized to the working size only here. Validation, evaluation,
+prediction and export all use this module, so they cannot differ. Training draws its crops around
+the same working size.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]
 LARGE_PICTURE = 32_000_000
-"""Pixels; above, one copy as floats would already be too much."""
+"""Pixels; a larger picture is never held as floats in one piece."""
 _BAND_PIXELS = 8_000_000
 
 Length = Any
@@ -27,11 +27,11 @@ Length = Any
 
 
 class WorkingSize(BaseModel):
-    """The size at which a network sees a picture, as a rule; the ratio of the sides is kept.
+    """The rule for the size at which a network sees a picture.
 
-    ``as-is`` leaves every picture as it is. ``shorter-side`` and ``longer-side`` scale it until
-    that side has ``pixels`` pixels; with the former, ``longest`` bounds the other side, whatever
-    becomes of the shorter. ``fixed`` scales it to ``height`` x ``width``, whatever its ratio.
+    ``as-is`` does not resize. ``shorter-side`` and ``longer-side`` scale the picture until that
+    side has ``pixels`` pixels and keep its aspect ratio; with ``shorter-side``, ``longest`` bounds
+    the longer side. ``fixed`` resizes to ``height`` x ``width`` and ignores the aspect ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,9 +62,8 @@ class WorkingSize(BaseModel):
     def apply(self, height: Length, width: Length) -> tuple[Length, Length]:
         """Return the (height, width) at which a picture of this size is processed.
 
-        In integers, halves rounded up as the released code does: so any runtime computes the very
-        same size, and the symbolic sides of a graph that is exported for pictures of any size pass
-        through here too.
+        Computed in integers, halves rounded up as in the released code. So every runtime computes
+        the same size, also from the symbolic sides of an exported graph.
         """
         if self.rule == "fixed":
             assert self.height is not None
@@ -77,7 +76,7 @@ class WorkingSize(BaseModel):
         size = _scaled(height, self.pixels, side), _scaled(width, self.pixels, side)
         if self.longest is None:
             return size
-        # The smaller of two scales, on each side: rounding keeps their order.
+        # The smaller of the two scales gives the smaller sides: rounding keeps their order.
         bounds = _scaled(height, self.longest, longer), _scaled(width, self.longest, longer)
         return _smaller(size[0], bounds[0]), _smaller(size[1], bounds[1])
 
@@ -111,15 +110,14 @@ class PreprocessingConfig(BaseModel):
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     working_size: WorkingSize = WorkingSize()
     antialias: bool = True
-    """Whether a picture is smoothed where it is made smaller; the paper's runs are not."""
+    """Whether a picture is smoothed before it is made smaller; the paper's runs do not do this."""
 
 
 class Preprocessing(nn.Module):
     """Resize to the working size and normalise.
 
-    Bilinear, align_corners=False; with anti-aliasing, unless that is turned off, so that a 4K photo
-    brought down to the working size keeps its thin structures instead of sampling every eighth
-    pixel.
+    Bilinear, align_corners=False. With anti-aliasing (the default) a 4K photo keeps its thin
+    structures at the working size; without it, only every eighth pixel would be sampled.
     """
 
     mean: Tensor
@@ -146,15 +144,15 @@ class Preprocessing(nn.Module):
         if height * width <= LARGE_PICTURE:
             pixels = self._resized(images, size)
         else:
-            # In bands that are brought to the working width, and then to its height: a bilinear
-            # resize takes one side after the other anyway.
+            # In bands: first to the working width, then to its height. A bilinear resize is
+            # separable, so the result is the same.
             bands = torch.split(images, max(1, _BAND_PIXELS // width), dim=2)
             narrow = [self._resized(band, (band.shape[2], size[1])) for band in bands]
             pixels = self._resized(torch.cat(narrow, dim=2), size)
         return ((pixels - self.mean) / self.std).contiguous(memory_format=layout)
 
     def _resized(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        # Plane by plane the same values take little more than half the time.
+        # Contiguous planes need little more than half the time, for the same values.
         planes = pixels.to(self.mean.dtype, memory_format=torch.contiguous_format)
         return F.interpolate(
             planes, size, mode="bilinear", align_corners=False, antialias=self.config.antialias
@@ -165,8 +163,8 @@ class Preprocessing(nn.Module):
     ) -> Float[Tensor, "n 3 h w"]:
         """Normalise training crops without resizing them.
 
-        ``sizes`` holds the height and width of the real pixels of each crop; what lies to their
-        right and below is padding, and 0 after normalisation.
+        ``sizes`` holds the height and width of the real pixels of each crop. The rest, to their
+        right and below, is padding and becomes 0 after normalisation.
         """
         rows = (
             torch.arange(crops.shape[2], device=crops.device)[None, :, None]
@@ -187,7 +185,7 @@ def _may_loop(images: Tensor) -> bool:
 
 
 def _layout(images: Tensor) -> torch.memory_format:
-    """Return the order in which a picture's values lie: pixel by pixel, or plane by plane."""
+    """Return the memory layout of a picture: channels last, or planes."""
     # By the strides: a window of a picture is not contiguous in any order.
     by_pixel = images.stride(1) < images.stride(3)
     return torch.channels_last if by_pixel else torch.contiguous_format

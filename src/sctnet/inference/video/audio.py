@@ -1,4 +1,4 @@
-"""The sound of a video, as packets for an MP4."""
+"""The audio of a video, as packets for an MP4."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +18,7 @@ from sctnet.inference.video.source import open_container
 Packets: TypeAlias = Iterator[Any]  # av.Packet is generic for type checkers alone
 
 _COPIED = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
-"""What an MP4 takes as it is; all else is encoded as AAC."""
+"""Codecs that an MP4 can hold; all others are encoded as AAC."""
 
 _AAC_SAMPLES = 1024  # in a frame
 
@@ -55,7 +55,7 @@ def copied(
 
 
 class Sound:
-    """The first sound of a file; silence where ``path`` is None or cannot be opened."""
+    """The first audio track of a file; nothing if ``path`` is None or cannot be opened."""
 
     def __init__(self, path: Path | None) -> None:
         self._container: av.container.InputContainer | None = None
@@ -63,7 +63,7 @@ class Sound:
             try:
                 self._container = open_container(str(path), str(path), live=False)
             except SctnetError:
-                return  # it was there a moment ago, and the pictures are done
+                return  # the file existed a moment ago, and the frames are complete
 
     def packets(
         self, output: av.container.OutputContainer, delay: Fraction, end: Fraction
@@ -108,6 +108,6 @@ class Sound:
         yield None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._container is not None:
             self._container.close()

@@ -1,4 +1,4 @@
-"""Which videos are meant, and where their results go."""
+"""Finds the videos among the inputs, and names their results."""
 
 import os
 import re
@@ -16,7 +16,7 @@ ENDINGS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".ts", ".webm", ".wmv"}
 )
-"""What counts as a video among files."""
+"""Suffixes of videos."""
 
 _STREAMS = ("http", "https", "rtmp", "rtmps", "rtsp", "rtsps", "srt", "tcp", "udp")
 
@@ -24,18 +24,18 @@ KINDS = ("overlay", "labels", "json")
 
 
 class VideoInput(NamedTuple):
-    """A file, an address or a camera's number, and the name of its results below the output."""
+    """A file, a URL or a camera's number, and the name of its results below the output."""
 
     source: str
     name: Path
 
 
 def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], list[str]]:
-    """Part videos from pictures: return the videos that are meant, and all other inputs.
+    """Separate videos from pictures: return the videos, and all other inputs.
 
-    Videos are files by their ending, also in globs and (recursively) in folders, addresses of
-    streams and numbers of cameras. Of folders and globs, earlier results below ``out`` are left
-    out.
+    Videos are files with a known suffix, also in globs and (recursively) in folders, URLs of
+    streams and numbers of cameras. Earlier results below ``out`` are not taken from folders and
+    globs.
     """
     found: list[tuple[str, Path]] = []
     others: list[str] = []
@@ -56,7 +56,7 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
 
 
 def _matches(item: str, out: Path) -> list[str]:
-    """Return what a glob stands for, without results; of all else, and of no match, itself."""
+    """Return the files of a glob without results; an input that is not a glob itself."""
     if is_stream(item) or not has_magic(item) or os.path.exists(item):  # noqa: PTH110
         return [item]
     found = sorted(glob(item, recursive=True))  # noqa: PTH207 - absolute too
@@ -64,18 +64,18 @@ def _matches(item: str, out: Path) -> list[str]:
 
 
 def is_stream(source: str) -> bool:
-    """Tell whether this is the address of a network stream."""
+    """Say whether this is the URL of a network stream."""
     scheme, separator, _ = source.partition("://")
     return bool(separator) and scheme.lower() in _STREAMS
 
 
 def is_camera(source: str) -> bool:
-    """Tell whether this is a camera's number and not a file."""
+    """Say whether this is a camera's number and not a file."""
     return source.isascii() and source.isdecimal() and not os.path.exists(source)  # noqa: PTH110
 
 
 def _stream_name(address: str) -> str:
-    """Return what to call the results of a stream: the end of its path, or its host."""
+    """Return the name of a stream's results: the last part of its path, or its host."""
     parts = urlsplit(address)
     return re.sub(r"[^\w.-]", "_", Path(parts.path).stem or parts.hostname or "stream")
 
@@ -91,7 +91,7 @@ def check_video_output(out: Path, kinds: Sequence[str]) -> None:
 
 
 def clear_folder(folder: Path) -> None:
-    """Make a folder for a video's label maps, and take away those of an earlier, longer run."""
+    """Create the folder of a video's label maps, and remove those of an earlier, longer run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.glob("[0-9]*.png"):

@@ -1,4 +1,4 @@
-"""What a viewer sees of a labelled frame."""
+"""The overlay of a labelled frame."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ def tinted(
     classes: Sequence[str],
     alpha: float,
 ) -> av.VideoFrame:
-    """Return a frame, yuv420p of even sides, tinted and with a legend of the classes ``seen``.
+    """Return a tinted frame, yuv420p of even sides, with a legend of the classes ``seen``.
 
-    Drawn in the planes that were decoded, where they can be, else in those of the RGB picture; of
-    the ``standard`` of the frame's source.
+    The overlay is drawn in the decoded planes if possible, else in planes of the RGB picture, both
+    in the ``standard`` of the frame's source.
     """
     source = frame.native or from_rgb(frame.picture, standard)
     result = av.VideoFrame(source.width, source.height, "yuv420p")

@@ -28,19 +28,19 @@ from sctnet.pictures.overlay import check_alpha
 from sctnet.pictures.palette import save_label_map
 
 _MOST_WORKERS = 4  # each holds some frames and the network's maps of one
-_ROWS = 4  # of a cell's pixels, or a few more, by which it is seen to change
+_ROWS = 4  # rows of a cell's pixels (or a few more) that tell whether the cell changes
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """What to make of a video."""
+    """Options of the prediction on a video."""
 
     kinds: Sequence[str] = ("overlay",)
     """Of overlay, labels and json; see :func:`predict_video`."""
     alpha: float = 0.5
-    """The share of the classes' colours in the overlay."""
+    """The opacity of the classes' colours in the overlay."""
     smooth: float = 0.0
-    """The share of the frames before in each frame's logits, from 0 to below 1."""
+    """The weight of the earlier frames in each frame's logits, from 0 to below 1."""
     realtime: bool = False
     """Drop frames instead of lagging behind a camera, a stream or a file's own pace."""
 
@@ -55,12 +55,12 @@ def predict_video(
 ) -> VideoReport:
     """Label a video file, a network stream or a camera.
 
-    Writes, each where asked for: ``out/overlay/NAME.mp4``, the tinted video with the sound of the
+    Writes the requested results: ``out/overlay/NAME.mp4``, the tinted video with the audio of the
     file; ``out/labels/NAME/000000.png``, a label map for every frame; ``out/json/NAME.json``, the
-    share of each class over time. ``progress`` receives the frames done and, where it is known,
-    how many there are. Ctrl-C ends the video as if its source ended; a source that breaks off
-    does, too, and the report says so. Raises :class:`SctnetError` for what cannot be opened,
-    shows nothing or cannot be written, and leaves neither a video nor a thread then.
+    area of each class over time. ``progress`` receives the number of finished frames and, if known,
+    of all frames. Ctrl-C or a broken source ends the video at that point, and the report says so.
+    Raises :class:`SctnetError` for a source that cannot be opened or has no frames, and for a file
+    that cannot be written; it then leaves no video and no thread.
     """
     check_video_output(out, options.kinds)
     check_alpha(options.alpha)
@@ -82,7 +82,7 @@ def predict_video(
 class _Scored(NamedTuple):
     frame: VideoFrame
     found: Tensor
-    """Logits, 1 x K x h x w, or, from a file that ends in them, labels, 1 x H x W."""
+    """Logits, 1 x K x h x w, or labels, 1 x H x W, from an exported file that gives labels."""
     small: Tensor
     """The picture at the size of the cells."""
 
@@ -113,7 +113,7 @@ class _Run:
         self._video = video
         self._options = options
         self._overlay = out / "overlay" / name.with_name(f"{name.name}.mp4")
-        # A picture may have the video's name, and a folder of pictures too.
+        # A picture or a folder of pictures may have the same name as the video.
         self._labels = out / "labels" / name.with_name(f"{name.name}.video")
         self._json = out / "json" / name.with_name(f"{name.name}.video.json")
         self._smoothing = ExponentialSmoothing(options.smooth)
@@ -125,7 +125,7 @@ class _Run:
     def run(
         self, stop: threading.Event, progress: Callable[[int, int | None], None] | None
     ) -> VideoReport:
-        """Take the video through all stages, and return what there is to tell."""
+        """Run all stages on the video, and return the report."""
         video, options = self._video, self._options
         began, tally = perf_counter(), VideoTally(self._segmenter.classes)
         if "labels" in options.kinds:
@@ -180,7 +180,7 @@ class _Run:
 
     @torch.inference_mode()
     def _settle(self, scored: _Scored) -> _Settled:
-        """Do what needs the frames in order, all of it at the size of the cells."""
+        """Do the work that needs the frames in order, at the resolution of the cells."""
         still = self._stillness(scored.small)
         labels = _cells(scored.found)
         self._flicker.add(labels, still)
@@ -228,11 +228,10 @@ def _pixels_of_each(labels: np.ndarray, classes: int) -> np.ndarray:
 
 @contextmanager
 def worker_pool(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int, Segmenter]]:
-    """Yield a pool that keeps all of PyTorch's threads busy, its size, and what it shall call.
+    """Yield a pool that keeps all of PyTorch's threads busy, its size, and the segmenter to call.
 
-    Several frames at a time, each in few threads, pass faster than one frame in all threads: these
-    would wait for each other in every layer, and for those that decode and encode. OpenCV is
-    kept from starting threads of its own.
+    Several frames at a time, each in few threads, are faster than one frame in all threads, because
+    the threads of a frame wait for each other in every layer. OpenCV starts no threads of its own.
     """
     threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     workers = min(_MOST_WORKERS, threads)

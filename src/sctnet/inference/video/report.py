@@ -1,4 +1,4 @@
-"""What a video was found to show, over time and in all."""
+"""The results of a video, over time and in total."""
 
 import json
 from collections.abc import Sequence
@@ -15,26 +15,27 @@ from sctnet.writing import write_whole
 
 @dataclass(frozen=True)
 class VideoReport:
-    """How the prediction of a video went."""
+    """The result of a prediction on a video."""
 
     source: str
     frames: int
     """Labelled."""
     dropped: int
-    """Left out in order not to lag."""
+    """Frames dropped to keep up with the source."""
     seconds: float
     """That it took."""
     share: dict[str, float]
-    """Of all pixels of all frames, for each class."""
+    """The area of each class, as a fraction of all pixels of all frames."""
     smooth: float
     flicker: float | None
-    """The share of cells that change class where the picture hardly changes, before smoothing."""
+    """The fraction of cells that change class where the picture hardly changes, before
+    smoothing."""
     flicker_smoothed: float | None
     """The same after smoothing; None without."""
     interrupted: bool
-    """Whether somebody ended it before the source did."""
+    """Whether the user ended it before the end of the source."""
     damage: str | None
-    """A sentence, where the source broke off or could not be read in parts."""
+    """A sentence, if the source broke off or was partly unreadable."""
 
 
 class VideoTally:
@@ -48,22 +49,22 @@ class VideoTally:
 
     @property
     def frames(self) -> int:
-        """How many there were so far."""
+        """The number of frames so far."""
         return len(self._seconds)
 
     def add(self, seconds: float, counts: Integer[np.ndarray, "k"]) -> None:
-        """Count a frame that is shown at this time."""
+        """Count a frame; ``seconds`` is its time."""
         self._counts += counts
         self._seconds.append(seconds)
         self._shares.append((counts / counts.sum()).astype(np.float32))
 
     def share(self) -> dict[str, float]:
-        """Return the share of each class in all pixels of all frames."""
+        """Return the area of each class as a fraction of all pixels of all frames."""
         shares = self._counts / max(1, self._counts.sum())
         return dict(zip(self._classes, shares.round(6).tolist(), strict=True))
 
     def write(self, path: Path, report: VideoReport, model: str) -> None:
-        """Write the report, and ``over_time`` the seconds of all frames and each class's shares."""
+        """Write the report and ``over_time``: each frame's seconds, and each class's areas."""
         shares = np.stack(self._shares, axis=1).astype(np.float64).round(5)
         content = {
             "sctnet": version("sctnet"),

@@ -8,11 +8,11 @@ _STILL = 3.5  # of 255 grey levels: the noise of a camera
 
 
 class ExponentialSmoothing:
-    """Averages each frame's logits with those before it, whose share is ``share`` (0 to 1).
+    """An exponential moving average of each frame's logits; ``share`` is the weight of the past.
 
-    s(t) = share s(t-1) + (1 - share) logits(t), without any motion compensation: what moves fast
-    leaves a short trail. At 0 the logits pass as they are. It keeps one map, at the logits' size,
-    and starts again where that size changes.
+    s(t) = share s(t-1) + (1 - share) logits(t), share from 0 to below 1. There is no motion
+    compensation, so fast objects leave a short trail. At 0 the logits do not change. The average
+    has the logits' size, and starts again when that size changes.
     """
 
     def __init__(self, share: float) -> None:
@@ -39,7 +39,7 @@ class Flicker:
         self._labels: Tensor | None = None
 
     def add(self, labels: Integer[Tensor, "n h w"], still: Bool[Tensor, "n h w"] | None) -> None:
-        """Take the next frame's labels; ``still`` as :class:`Stillness` tells."""
+        """Count the next frame's labels; ``still`` comes from :class:`Stillness`."""
         if self._labels is not None and still is not None:
             self._still += still.sum()
             self._changed += (still & (labels != self._labels)).sum()
@@ -47,13 +47,13 @@ class Flicker:
 
     @property
     def share(self) -> float | None:
-        """The share of still cells that changed class, 0 to 1; None where nothing stood still."""
+        """The fraction of still cells that changed class, 0 to 1; None without still cells."""
         still = int(self._still)
         return int(self._changed) / still if still else None
 
 
 class Stillness:
-    """Tells where a picture hardly differs from the one before it."""
+    """Finds the cells in which a picture hardly differs from the one before it."""
 
     def __init__(self) -> None:
         self._before: Tensor | None = None

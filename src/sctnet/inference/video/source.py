@@ -1,4 +1,4 @@
-"""Where frames come from: video files, network streams and cameras."""
+"""Sources of frames: video files, network streams and cameras."""
 
 import os
 import re
@@ -27,33 +27,33 @@ try:
 except ImportError as error:
     raise SctnetError('videos need PyAV: pip install "sctnet[video]"') from error
 
-_SECONDS = 10  # without anything from a network stream
+_SECONDS = 10  # without data from a network stream
 _MOST_PIXELS = 8192 * 8192  # of a frame; RGB and a float map of it then take some 500 MB
 _USUAL_RATE = Fraction(25)
 
 
 class VideoFrame(NamedTuple):
-    """An upright frame, RGB, and its time: units of the source's time base, from its beginning."""
+    """An upright frame, RGB, and its time from the beginning, in units of ``time_base``."""
 
     picture: UInt8[np.ndarray, "h w 3"]
     pts: int
     native: av.VideoFrame | None = None
-    """The same as it was decoded, where it can be drawn in: see :func:`standard_of`."""
+    """The frame as decoded, if its planes can be drawn in; see :func:`standard_of`."""
 
 
 class VideoSource(ABC):
-    """Frames in order, and what is known about them before; closed when its context ends."""
+    """Frames in order, and their properties; a context that closes the source at its end."""
 
     name: str
-    """As errors call it, without a password."""
+    """The name for messages, without a password."""
     time_base: Fraction
     """Seconds."""
     rate: Fraction = _USUAL_RATE
     """Frames a second, on average."""
     total: int | None = None
-    """How many frames there should be; None where nobody knows."""
+    """The expected number of frames; None if unknown."""
     is_live: bool = True
-    """Whether frames come at their own pace."""
+    """Whether the source is live, so that frames come at its own rate."""
     aspect: Fraction = Fraction(1)
     """Width of an upright pixel, divided by its height."""
     standard: Standard = "BT.709"
@@ -61,9 +61,9 @@ class VideoSource(ABC):
     sound: Path | None = None
     """A file whose sound goes with the frames."""
     origin: Fraction = Fraction(0)
-    """Where the frames' time 0 lies in that file, in seconds."""
+    """The time of the first frame in that file, in seconds."""
     damage: str | None = None
-    """What could not be read; known after the last frame."""
+    """A sentence on unreadable parts; known after the last frame."""
 
     @abstractmethod
     def frames(self) -> Iterator[VideoFrame]:
@@ -71,7 +71,7 @@ class VideoSource(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file, connection or device."""
+        """Close the file, connection or device."""
 
     def __enter__(self) -> "VideoSource":
         return self
@@ -83,7 +83,7 @@ class VideoSource(ABC):
 def open_video(source: str | Path) -> VideoSource:
     """Open a video file, a network stream (rtsp://, http:// and others) or a camera ("0").
 
-    Raises :class:`SctnetError` for what cannot be opened or has no pictures.
+    Raises :class:`SctnetError` for a source that cannot be opened or has no frames.
     """
     source = str(source)
     if is_camera(source):
@@ -100,7 +100,7 @@ def paced(frames: Iterator[VideoFrame], time_base: Fraction) -> Iterator[VideoFr
 
 
 def until(frames: Iterator[VideoFrame], stop: threading.Event) -> Iterator[VideoFrame]:
-    """Yield frames as long as nobody asks to stop."""
+    """Yield frames until ``stop`` is set."""
     for frame in frames:
         if stop.is_set():
             return
@@ -118,7 +118,7 @@ class _Camera(VideoSource):
         if not self._capture.isOpened():
             raise SctnetError(f"{self.name}: cannot be opened: check that it is there and free")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        if 1 <= rate <= 1000:  # some drivers give 0, or nonsense
+        if 1 <= rate <= 1000:  # some drivers give 0 or an impossible rate
             self.rate = Fraction(rate).limit_denominator(1001)
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -195,7 +195,7 @@ class _Decoded(VideoSource):
             self.damage = self._tell_damage(number)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Yield what can be decoded; a broken packet is left out, a broken file ends."""
+        """Yield all frames that can be decoded; skip broken packets, end at a broken file."""
         done, packets = 0, self._container.demux(self._stream)
         while True:
             try:
@@ -228,12 +228,12 @@ class _Decoded(VideoSource):
 
 
 def codec_threads() -> int:
-    """Return how many threads decoding and encoding may each take from the network."""
+    """Return the number of threads for decoding, and for encoding."""
     return max(1, (os.cpu_count() or 1) // 4)
 
 
 def open_container(source: str, name: str, live: bool) -> av.container.InputContainer:
-    """Open a file or a stream; raises :class:`SctnetError` where that fails."""
+    """Open a file or a stream; raises :class:`SctnetError` if that fails."""
     # A local file can be a playlist; it must not make this machine fetch anything.
     options = {"rtsp_transport": "tcp"} if live else {"protocol_whitelist": "file"}
     try:
@@ -250,7 +250,7 @@ def open_container(source: str, name: str, live: bool) -> av.container.InputCont
 
 
 def _turns(frame: av.VideoFrame) -> int:
-    """Return by how many quarters, counter-clockwise, a frame must be turned to be upright."""
+    """Return the number of counter-clockwise quarter turns that make a frame upright."""
     return round(frame.rotation / 90) % 4
 
 

@@ -1,4 +1,4 @@
-"""Frames into an H.264 MP4 that browsers play, with the sound of the video they came from."""
+"""Writes frames as an H.264 MP4 that browsers play, with the audio of their source."""
 
 import heapq
 import os
@@ -17,7 +17,7 @@ from sctnet.inference.video.source import VideoSource, codec_threads
 from sctnet.inference.video.yuv import CODES
 
 _ENCODER = {"preset": "ultrafast", "crf": "23", "bf": "0"}
-# A fragment a second: whatever ends the process, what lies on the disk plays up to there.
+# A fragment per second: if the process is killed, the file plays up to the last fragment.
 _FRAGMENTS = {
     "movflags": "empty_moov+default_base_moof",
     "frag_duration": "1000000",
@@ -27,10 +27,10 @@ _BT709 = 1
 
 
 class VideoWriter:
-    """Writes frames into ``NAME.part.mp4``, which plays at any moment, and ends as ``NAME.mp4``.
+    """Writes ``NAME.part.mp4``, which plays at any time, and renames it to ``NAME.mp4``.
 
-    Frames keep the times, in the time base, of ``source``, and their planes are of its standard.
-    As a context: an error leaves nothing, :meth:`finish` the whole file.
+    Frames keep the times and the time base of ``source``, and their planes have its standard. Used
+    as a context: :meth:`finish` completes the file, an error removes it.
     """
 
     def __init__(self, path: Path, source: VideoSource) -> None:
@@ -66,7 +66,7 @@ class VideoWriter:
         self._end = pts * self._source.time_base + 1 / self._source.rate
 
     def finish(self) -> None:
-        """Add the sound and put the whole file, its index in front, under its name."""
+        """Add the audio, move the index to the front, and rename the file."""
         beside = self._path.with_name(f".{self._path.name[:40]}.{os.getpid()}.part")
         with self._errors():
             if self._stream is None:
@@ -97,7 +97,7 @@ class VideoWriter:
         return stream
 
     def _remux(self, target: Path) -> None:
-        """Copy the part into an ordinary MP4, its frames beside the sound."""
+        """Copy the part into an ordinary MP4, frames interleaved with audio."""
         with (
             av.open(str(self._part)) as part,
             av.open(str(target), "w", "mp4", options={"movflags": "faststart"}) as output,
@@ -105,7 +105,7 @@ class VideoWriter:
         ):
             frames = part.streams.video[0]
             video = output.add_stream_from_template(frames)
-            # A fragmented file forgets when its first frame is shown: it begins at 0.
+            # A fragmented file loses the time of its first frame: it begins at 0.
             packets = copied(part, frames, video, self._begin, self._end)
             heard = sound.packets(output, -self._source.origin, self._end)
             for packet in heapq.merge(packets, heard, key=seconds):

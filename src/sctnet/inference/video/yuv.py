@@ -1,4 +1,4 @@
-"""Frames of PyAV as the planes that an overlay is drawn in, and pictures as such frames."""
+"""Conversions between PyAV's frames, YUV planes and RGB pictures."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from sctnet.pictures.yuv_overlay import Planes, Standard
 
-# FFmpeg's numbers of the standards, as a file that we write tells them, and as files come.
+# FFmpeg's numbers of the standards: the one we write, and those that we read.
 CODES: dict[Standard, int] = {"BT.709": 1, "BT.601": 6}
 _STANDARDS: dict[int, Standard] = {1: "BT.709", 5: "BT.601", 6: "BT.601"}
 _SCALER: dict[Standard, str] = {"BT.709": "ITU709", "BT.601": "ITU601"}
@@ -17,12 +17,12 @@ _UNSPECIFIED, _FULL_RANGE = 2, 2
 
 
 def assumed_standard(height: int) -> Standard:
-    """Return what players assume where a file does not say."""
+    """Return the standard that players assume if a file does not name one."""
     return "BT.709" if height >= 720 else "BT.601"
 
 
 def standard_of(frame: av.VideoFrame) -> Standard | None:
-    """Return the standard of a frame whose planes can be drawn in as they are; None of others."""
+    """Return the standard of a frame, or None if its planes cannot be drawn in."""
     if (
         frame.format.name != "yuv420p"
         or frame.color_range == _FULL_RANGE
@@ -43,7 +43,7 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> UInt8[np.ndarray, "
 
 
 def from_rgb(picture: UInt8[np.ndarray, "h w 3"], standard: Standard) -> av.VideoFrame:
-    """Return a picture in planes; an odd side is continued by its last row or column."""
+    """Return a picture in planes; the last row or column of an odd side is repeated."""
     height, width = picture.shape[:2]
     if height % 2 or width % 2:
         picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -52,7 +52,7 @@ def from_rgb(picture: UInt8[np.ndarray, "h w 3"], standard: Standard) -> av.Vide
 
 
 def planes_of(frame: av.VideoFrame) -> Planes:
-    """Return the planes of a yuv420p frame where they lie, to be read and written."""
+    """Return views of the planes of a yuv420p frame, to read and write."""
     return Planes(*map(_view, frame.planes))
 
 
