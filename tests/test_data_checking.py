@@ -19,7 +19,7 @@ from PIL import Image
 
 from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.cli import main
-from sctnet.data.class_frequencies import count_pixels, refuse_unlearnable
+from sctnet.data.class_frequencies import count_class_pixels, refuse_unlearnable
 from sctnet.data.dataset import IGNORE
 from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
@@ -472,7 +472,7 @@ def test_pictures_without_labels_are_a_warning(run, tmp_path: Path) -> None:
 
 def test_counts_weights_and_crop_are_those_of_training(tmp_path: Path) -> None:
     report = check(build(tmp_path))
-    counted = count_pixels(open_dataset(tmp_path / "own.yaml", ["train"]))
+    counted = count_class_pixels(open_dataset(tmp_path / "own.yaml", ["train"]))
     assert (report.tallies["train"].pixels[:3] == counted).all()
     shares = counted / counted.sum()
     by_hand = shares**-0.5 / (shares**0.5).sum()

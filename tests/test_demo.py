@@ -214,14 +214,14 @@ def test_long_video_is_refused(page: Page, tmp_path: Path) -> None:
 def test_large_frames_are_refused(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_results, "MOST_FRAME_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(demo_results, "MAX_FRAME_PIXELS", 48 * 64 - 1)
     assert "frames of 64 x 48" in page.label(video(tmp_path, 2), "large.mp4")["sentence"]
 
 
 def test_video_whose_header_lies_ends_at_the_limit(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_results, "MOST_FRAMES", 3)
+    monkeypatch.setattr(demo_results, "MAX_FRAMES", 3)
     assert "up to 60 seconds" in page.label(video(tmp_path, 9), "lies.mp4")["sentence"]
     assert page.files() == []
 

@@ -49,15 +49,15 @@ def test_targets_sum_to_one_and_follow_the_pixels(
     own[0] = 1
     shares = mix.images(own).mean((1, 2, 3))
     expected = torch.zeros(count)
-    expected[0] += mix.share
-    expected[-1] += 1 - mix.share
+    expected[0] += mix.weight
+    expected[-1] += 1 - mix.weight
     assert torch.allclose(shares, expected, atol=1e-5), "as many pixels as the targets say"
 
 
 def test_both_mixes_are_drawn_and_shares_are_beta_distributed() -> None:
     mixes = [draw_mix(0.8, 1.0, 64, 64, np.random.default_rng(seed)) for seed in range(2000)]
     boxes = [mix for mix in mixes if mix is not None and mix.box is not None]
-    shares = np.array([mix.share for mix in mixes if mix is not None and mix.box is None])
+    shares = np.array([mix.weight for mix in mixes if mix is not None and mix.box is None])
     assert 900 < len(boxes) < 1100
     assert shares.mean() == pytest.approx(0.5, abs=0.04)
     assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.02)

@@ -20,7 +20,7 @@ from sctnet.data import rle as run_lengths
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.data.streams import batches
 from sctnet.inference import planning
-from sctnet.inference.polygons import outlines
+from sctnet.inference.polygons import mask_polygons
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.tiling import (
     ComposedLogits,
@@ -348,7 +348,7 @@ def filled(geometry, height, width):
 @settings(deadline=None, max_examples=150)
 def test_filled_outlines_are_the_mask(labels):
     mask = labels > 1
-    geometry = outlines(mask)
+    geometry = mask_polygons(mask)
     np.testing.assert_array_equal(filled(geometry, *mask.shape), mask)
     for ring in (ring for polygon in geometry for ring in polygon):
         assert ring[0] == ring[-1]
@@ -361,7 +361,7 @@ def test_outlines_of_a_frame_with_an_island():
     mask = np.ones((5, 5), bool)
     mask[1:4, 1:4] = False
     mask[2, 2] = True
-    frame, island = sorted(outlines(mask), key=len, reverse=True)
+    frame, island = sorted(mask_polygons(mask), key=len, reverse=True)
     assert {tuple(point) for point in frame[0]} == {(0, 0), (5, 0), (5, 5), (0, 5)}
     assert {tuple(point) for point in frame[1]} == {(1, 1), (4, 1), (4, 4), (1, 4)}
     assert {tuple(point) for point in island[0]} == {(2, 2), (3, 2), (3, 3), (2, 3)}

@@ -289,7 +289,7 @@ def test_unequal_machines_are_refused() -> None:
 
 
 def test_shares_are_every_index_once() -> None:
-    shares = [Processes(rank, 3).share(8) for rank in range(3)]
+    shares = [Processes(rank, 3).own_part(8) for rank in range(3)]
     assert sorted(index for share in shares for index in share) == list(range(8))
 
 

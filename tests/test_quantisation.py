@@ -169,7 +169,7 @@ def test_the_search_ends_where_few_labels_differ():
 
 
 def test_calibration_takes_a_seeded_sample(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(quantisation, "MOST_PICTURES", 3)
+    monkeypatch.setattr(quantisation, "MAX_PICTURES", 3)
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), street(20 + number, 30))
     config = described(folder, size=(32, 48), batch=2)

@@ -256,7 +256,7 @@ def test_validation_scores_what_eval_scores(tmp_path: Path) -> None:
     assert len(scored) == 2
     data = open_dataset("synthetic", ["val"])
     best = score(Segmenter(tmp_path / "best"), data, tmp_path / "evaluation")
-    # Training validates in PyTorch, the saved model predicts in the CPU kernels: they round differently.
+    # Training validates in PyTorch and the saved model predicts in CPU kernels; they round apart.
     assert best.scores.miou == pytest.approx(max(scored), rel=1e-4)
 
 

@@ -408,7 +408,7 @@ def test_realtime_drops_frames_instead_of_lagging(tmp_path):
 
 def test_smoothing_calms_a_noisy_network(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "sctnet.inference.video.prediction._MOST_WORKERS", 1
+        "sctnet.inference.video.prediction._MAX_WORKERS", 1
     )  # the noise is the call's
     clip = make_video(tmp_path / "clip.mp4", STEADY, size=(64, 96))
     plain = predict(clip, tmp_path, fake(noise=1.0))

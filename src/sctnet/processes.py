@@ -37,7 +37,7 @@ class Processes:
         """The number of machines."""
         return self.count // self.local_count
 
-    def share(self, number: int) -> range:
+    def own_part(self, number: int) -> range:
         """Return the indices below ``number`` that are this process's: each belongs to one."""
         return range(self.rank, number, self.count)
 

@@ -22,7 +22,7 @@ from sctnet.errors import SctnetError
 EXAMPLES = 6
 """How many pictures of a finding are named."""
 
-_MOST_VALUES = 4096  # different raw values that are kept; a mask of labels has a few dozen
+_MAX_VALUES = 4096  # different raw values that are kept; a mask of labels has a few dozen
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Tally:
         self.masks_of_values += not raw.are_colours
         self.without_palette += not palette
         for code, pixels in zip(raw.codes.tolist(), raw.pixels.tolist(), strict=True):
-            if code in kept or len(kept) < _MOST_VALUES:
+            if code in kept or len(kept) < _MAX_VALUES:
                 kept[code] += pixels
             if code < len(palette):
                 self.palette.add((code, palette[code]))

@@ -19,7 +19,7 @@ from sctnet.checkpoints.model_folder import Colour, WeightsSource, check_tensor,
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SCTNetConfig, model_configuration
 
-_MAXIMAL_BYTES = 2 * 2**30
+_MAX_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
 
 _NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -217,10 +217,8 @@ def _missing(
 def read_checkpoint(path: Path) -> object:
     """Return what a PyTorch file holds, without executing anything of it."""
     try:
-        if path.stat().st_size > _MAXIMAL_BYTES:
-            raise SctnetError(
-                f"{path}: larger than {_MAXIMAL_BYTES >> 30} GiB, no SCTNet is so large"
-            )
+        if path.stat().st_size > _MAX_BYTES:
+            raise SctnetError(f"{path}: larger than {_MAX_BYTES >> 30} GiB, no SCTNet is so large")
         with torch.serialization.safe_globals(_NUMPY_NAMES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except SctnetError:

@@ -13,7 +13,7 @@ METADATA_KEY = "sctnet"
 EXPORTED_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
 """The files of each format that this package also reads; the first is the one that a user names."""
 
-_MOST_CHARACTERS = 1_000_000  # a thousand class names and colours take some 50,000
+_MAX_CHARACTERS = 1_000_000  # a thousand class names and colours take some 50,000
 
 Output = Literal["labels", "logits", "probabilities", "logits8"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -51,7 +51,7 @@ class ExportedConfig(BaseModel):
                 f"{file}: not made by `sctnet export`, so its classes and the way to prepare "
                 "pictures are unknown: export the model folder"
             )
-        if len(text) > _MOST_CHARACTERS:
+        if len(text) > _MAX_CHARACTERS:
             raise SctnetError(
                 f"{file}: its description has {len(text):,} characters, which no export writes: "
                 "export the model folder again"

@@ -28,9 +28,9 @@ from sctnet.models.transformers_configuration import (
 from sctnet.models.transformers_networks import STAGES, Placed, TransformersNetwork, placed
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 
-_MAXIMAL_BYTES = 2 * 2**30
+_MAX_BYTES = 2 * 2**30
 """The largest, UPerNet on Swin-L, is below 1 GiB."""
-_MAXIMAL_TEXT = 2**20
+_MAX_TEXT = 2**20
 
 _WHOLE = {
     "segformer": "SegformerForSemanticSegmentation",
@@ -158,7 +158,7 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 def _json(file: Path) -> Any:
     try:
-        if file.stat().st_size > _MAXIMAL_TEXT:
+        if file.stat().st_size > _MAX_TEXT:
             raise SctnetError(f"{file}: larger than 1 MiB; no configuration is so large")
         return json.loads(file.read_bytes())
     except OSError as error:
@@ -286,8 +286,8 @@ def _placed(network: TransformersNetwork, fields: Mapping[str, Any], weights: Pa
         size = weights.stat().st_size
     except OSError as error:
         raise SctnetError(f"{weights}: cannot be read ({error.strerror})") from error
-    if size > _MAXIMAL_BYTES:
-        raise SctnetError(f"{weights}: larger than {_MAXIMAL_BYTES >> 30} GiB, no such network is")
+    if size > _MAX_BYTES:
+        raise SctnetError(f"{weights}: larger than {_MAX_BYTES >> 30} GiB, no such network is")
     tensors = read_tensors(weights)
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() and not key.endswith(

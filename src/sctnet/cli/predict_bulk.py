@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from sctnet.inference.files import PredictionSummary
 
-_MOST_SHOWN = 20  # failures; the manifest has all
+_MAX_SHOWN = 20  # failures; the manifest has all
 
 
 def label_in_bulk(
@@ -45,9 +45,9 @@ def _tell(summary: "PredictionSummary", out: str) -> None:
         f"{summary.labelled} pictures labelled{skipped}, {len(summary.failures)} failed; "
         f"written to {out}"
     )
-    failures = summary.failures[:_MOST_SHOWN]
-    if len(summary.failures) > _MOST_SHOWN:
-        rest = len(summary.failures) - _MOST_SHOWN
+    failures = summary.failures[:_MAX_SHOWN]
+    if len(summary.failures) > _MAX_SHOWN:
+        rest = len(summary.failures) - _MAX_SHOWN
         failures.append(f"... and {rest} more: see the column error of manifest.parquet")
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from sctnet.evaluation.classification import ClassificationScores
 from sctnet.evaluation.evaluator import Evaluation
 from sctnet.inference.files import PredictionSummary
 
-_MOST_CLASSES = 30  # rows of a table that shall stay on one page
+_MAX_CLASSES = 30  # rows of a table that shall stay on one page
 _DETAILS = 3
 
 
@@ -92,10 +92,10 @@ def _class_table(report: Report) -> Table:
     table.add_column("weight", justify="right")
     rows = report.class_rows()
     shown: Sequence[int] = range(len(rows))
-    if len(shown) > _MOST_CLASSES:
+    if len(shown) > _MAX_CLASSES:
         trained = report.tallies[report.training].pixels
-        shown = sorted(sorted(shown, key=lambda label: trained[label])[:_MOST_CLASSES])
-        table.title = f"the {_MOST_CLASSES} rarest of {len(report.classes)} classes"
+        shown = sorted(sorted(shown, key=lambda label: trained[label])[:_MAX_CLASSES])
+        table.title = f"the {_MAX_CLASSES} rarest of {len(report.classes)} classes"
     for label in shown:
         table.add_row(*(Text(cell) for cell in rows[label]))
     return table

@@ -10,7 +10,7 @@ from sctnet.errors import SctnetError
 from sctnet.processes import ALONE, Processes
 
 
-def count_pixels(
+def count_class_pixels(
     data: SegmentationDataset, processes: Processes = ALONE, skip_broken: bool = False
 ) -> Int[np.ndarray, " k"]:
     """Return how many pixels of each class a data set has (int64, without ignored ones).
@@ -18,7 +18,7 @@ def count_pixels(
     Every process must call this. With ``skip_broken``, masks that cannot be read count nothing.
     """
     counts = np.zeros(256, np.int64)
-    for index in processes.share(len(data)):
+    for index in processes.own_part(len(data)):
         try:
             counts += np.bincount(data.labels(index).ravel(), minlength=256)
         except SctnetError:

@@ -15,10 +15,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sctnet.errors import SctnetError
 
-MAXIMUM_PIXELS = 400_000_000
+MAX_PIXELS = 400_000_000
 
 # Pillow refuses twice its limit when it reads the header, before anything is decoded.
-Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 _LARGE = 50_000_000  # pixels
 _LARGE_FILE = 50_000_000  # bytes
@@ -64,7 +64,7 @@ def image_size(data: bytes, name: str, formats: Collection[str] | None = None) -
 def decode_image(
     data: bytes,
     name: str,
-    most_pixels: int = MAXIMUM_PIXELS,
+    most_pixels: int = MAX_PIXELS,
     formats: Collection[str] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an encoded image to 8-bit RGB, as it is meant to be displayed.
@@ -91,7 +91,7 @@ class EncodedImage:
         self,
         data: bytes,
         name: str,
-        most_pixels: int = MAXIMUM_PIXELS,
+        most_pixels: int = MAX_PIXELS,
         formats: Collection[str] | None = None,
     ) -> None:
         self._data, self._name = data, name
@@ -171,7 +171,7 @@ def read_bytes(path: str | Path) -> bytes:
 def _open_bytes(
     data: bytes,
     name: str,
-    most_pixels: int = MAXIMUM_PIXELS,
+    most_pixels: int = MAX_PIXELS,
     formats: Collection[str] | None = None,
 ) -> ImageFile.ImageFile:
     if not data:
@@ -182,7 +182,7 @@ def _open_bytes(
 def _open(
     file: BinaryIO,
     name: str,
-    most_pixels: int = MAXIMUM_PIXELS,
+    most_pixels: int = MAX_PIXELS,
     formats: Collection[str] | None = None,
 ) -> ImageFile.ImageFile:
     """Read the header; the pixels stay encoded."""

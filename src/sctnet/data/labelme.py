@@ -19,17 +19,17 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from sctnet.data.dataset import IGNORE, Labels
-from sctnet.data.images import MAXIMUM_PIXELS, decode_image
+from sctnet.data.images import MAX_PIXELS, decode_image
 from sctnet.errors import SctnetError
 
 BACKGROUND = "background"
 
 T = TypeVar("T")
 
-_MOST_BYTES = 1 << 30  # the largest published annotation files have half of that
-_FARTHEST = 1e6  # pixels: Pillow's own numbers overflow far beyond
+_MAX_BYTES = 1 << 30  # the largest published annotation files have half of that
+_MAX_COORDINATE = 1e6  # pixels: Pillow's own numbers overflow far beyond
 
-Coordinate = Annotated[FiniteFloat, Field(ge=-_FARTHEST, le=_FARTHEST)]
+Coordinate = Annotated[FiniteFloat, Field(ge=-_MAX_COORDINATE, le=_MAX_COORDINATE)]
 Point = tuple[Coordinate, Coordinate]
 """Column and row, in pixels."""
 
@@ -154,8 +154,8 @@ def _covered(shape: _Shape, path: Path) -> Bool[np.ndarray, "h w"]:
 def read_json(path: Path, adapter: TypeAdapter[T], what: str) -> T:
     """Read and check a JSON file; :class:`SctnetError` for one that is not ``what``."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise SctnetError(f"{path}: larger than {_MOST_BYTES >> 20} MB: split it")
+        if path.stat().st_size > _MAX_BYTES:
+            raise SctnetError(f"{path}: larger than {_MAX_BYTES >> 20} MB: split it")
         return adapter.validate_json(path.read_bytes())
     except OSError as error:
         raise SctnetError(f"{path}: cannot be read ({error.strerror}): give {what}") from error
@@ -168,8 +168,8 @@ def read_json(path: Path, adapter: TypeAdapter[T], what: str) -> T:
 
 def require_size(path: Path, height: int, width: int) -> None:
     """Raise :class:`SctnetError` for a picture too large to be drawn."""
-    if height * width > MAXIMUM_PIXELS:
+    if height * width > MAX_PIXELS:
         raise SctnetError(
             f"{path}: a picture of {width} x {height} is more than "
-            f"{MAXIMUM_PIXELS // 1_000_000} million pixels: cut it into tiles"
+            f"{MAX_PIXELS // 1_000_000} million pixels: cut it into tiles"
         )

@@ -17,13 +17,13 @@ from sctnet.data.cocostuff import (
     names_of,
 )
 from sctnet.data.dataset import Labels
-from sctnet.data.images import MAXIMUM_PIXELS
+from sctnet.data.images import MAX_PIXELS
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 from sctnet.writing import write_whole
 
 _END_OF_PNG = b"IEND\xaeB`\x82"
-_MOST_BYTES = 1 << 28  # of a .mat file; those of COCO-Stuff-10K are far below a hundredth
+_MAX_BYTES = 1 << 28  # of a .mat file; those of COCO-Stuff-10K are far below a hundredth
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def _read_mat(path: Path, loadmat: Callable[..., Any], whosmat: Callable[..., An
     """Return the labels of the field S."""
     broken = f"{path}: not a whole COCO-Stuff annotation: copy it again from its source"
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise SctnetError(broken)
         # The sizes first: a small file can say that it unpacks to any size.
         shapes = {name: shape for name, shape, _ in whosmat(path)}
-        if "S" not in shapes or np.prod(shapes["S"], dtype=float) > MAXIMUM_PIXELS:
+        if "S" not in shapes or np.prod(shapes["S"], dtype=float) > MAX_PIXELS:
             raise SctnetError(broken)
         values = np.asarray(loadmat(path, variable_names=["S"])["S"])
     except FileNotFoundError as error:

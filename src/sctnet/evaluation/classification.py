@@ -62,7 +62,7 @@ def evaluate_classifier(
     started, seconds, done = perf_counter(), 0.0, 0
     right = np.zeros(3, np.int64)  # first guess, first five, all
     skipped: list[str] = []
-    read_ahead = in_threads(read, processes.share(len(dataset)), _THREADS)
+    read_ahead = in_threads(read, processes.own_part(len(dataset)), _THREADS)
     while items := list(islice(read_ahead, batch_size)):
         good = [item for item in items if not isinstance(item, str)]
         skipped += [item for item in items if isinstance(item, str)]

@@ -17,7 +17,7 @@ from sctnet.processes import ALONE, Processes
 
 Picture = UInt8[np.ndarray, "h w 3"]
 LabelMap = Integer[np.ndarray, "h w"]
-Item = tuple[int, Picture, LabelMap]
+EvaluatedItem = tuple[int, Picture, LabelMap]
 """Index, picture and truth."""
 
 
@@ -58,7 +58,7 @@ def evaluate(
     confusion = ConfusionMatrix(len(dataset.classes))
     started, predict_seconds, done = perf_counter(), 0.0, 0
     threads = max(1, min(4, (os.cpu_count() or 1) // processes.local_count))
-    items = read_pairs(dataset, processes.share(len(dataset)), threads)
+    items = read_pairs(dataset, processes.own_part(len(dataset)), threads)
     for batch in batches(items, lambda item: item[1].shape, lambda _: batch_size):
         begun = perf_counter()
         predictions = predict([picture for _, picture, _ in batch])

@@ -47,7 +47,7 @@ FORMATS: dict[str, ExportFormat] = {
     "torch": TORCH,
     "tensorrt": TENSORRT,
 }
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 """Of a fixed size times a fixed batch."""
 
 
@@ -249,9 +249,9 @@ def _configuration(
     except ValidationError as error:
         raise SctnetError(f"cannot export: {first_message(error)}") from error
     height, width = config.size or (1, 1)
-    if height * width * (config.batch or 1) > MOST_PIXELS:
+    if height * width * (config.batch or 1) > MAX_PIXELS:
         raise SctnetError(
-            f"{batch or 1} pictures of {height}x{width} are more than {MOST_PIXELS:,} pixels: "
+            f"{batch or 1} pictures of {height}x{width} are more than {MAX_PIXELS:,} pixels: "
             "give a smaller --size or --batch"
         )
     return config

@@ -30,7 +30,7 @@ FORMATS: dict[Server, Literal["onnx", "openvino"]] = {
 """The format of the files that a server takes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MOST_TOGETHER = 8  # pictures of one size that Triton lets pass the network together
+_MAX_TOGETHER = 8  # pictures of one size that Triton lets pass the network together
 _QUEUE_MICROSECONDS = 2000  # that a request waits for others at most
 
 
@@ -136,7 +136,7 @@ def triton_configuration(config: ExportedConfig, name: str) -> str:
     lines = [
         f'name: "{name}"',
         'platform: "onnxruntime_onnx"',
-        f"max_batch_size: {_MOST_TOGETHER if dynamic else 0}",
+        f"max_batch_size: {_MAX_TOGETHER if dynamic else 0}",
         "input {",
         '  name: "images"',
         "  data_type: TYPE_UINT8",

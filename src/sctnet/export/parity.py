@@ -29,7 +29,7 @@ Quantise = Callable[[Any], Any]
 
 SIZES = ((181, 243), (240, 97), (360, 480))
 """Height and width of the drawn streets that stand in for missing pictures."""
-MOST_PICTURES = 20
+MAX_PICTURES = 20
 """Of a folder, evenly spread."""
 
 
@@ -166,6 +166,6 @@ def _of_folder(folder: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     found, failures = find_pictures([str(folder)], Path())
     if failures:
         raise SctnetError(failures[0])
-    step = -(-len(found) // MOST_PICTURES)
+    step = -(-len(found) // MAX_PICTURES)
     for picture in found[::step]:
         yield read_image(picture.path)

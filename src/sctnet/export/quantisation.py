@@ -22,7 +22,7 @@ from sctnet.errors import SctnetError
 from sctnet.export.parity import Batch
 from sctnet.inference.files import find_pictures
 
-MOST_PICTURES = 300
+MAX_PICTURES = 300
 """To calibrate on."""
 SEARCH_PICTURES = 32
 """To calibrate on while parts are tried."""
@@ -77,7 +77,7 @@ class CalibrationPictures(Sequence[Batch]):
         found, failures = find_pictures([str(folder)], Path())
         if failures:
             raise SctnetError(failures[0])
-        chosen = random.Random(seed).sample(found, min(MOST_PICTURES, len(found)))  # noqa: S311
+        chosen = random.Random(seed).sample(found, min(MAX_PICTURES, len(found)))  # noqa: S311
         self._paths = [picture.path for picture in chosen]
         self._config = config
 

@@ -18,7 +18,7 @@ from sctnet.inference.sources import refuse_address
 
 __all__ = ["check_output", "find_pictures", "predict_files"]
 
-ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Suffixes of pictures in a folder; a file that the user names may have any suffix."""
 
 Given = TypeVar("Given", bound=Hashable)
@@ -43,7 +43,9 @@ def find_pictures(
     """
     found, failures = find_places(inputs, out)
     if not found and not may_be_none:
-        raise SctnetError(f"{failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}) or folders")
+        raise SctnetError(
+            f"{failures[0]}; give pictures ({', '.join(sorted(SUFFIXES))}) or folders"
+        )
     return [PictureFile(*pair) for pair in distinct_names(found)], failures
 
 
@@ -159,7 +161,7 @@ def _pictures_at(path: Path, out: Path, named: bool) -> list[tuple[Path, Path]]:
     return [
         (file, file.relative_to(path))
         for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in ENDINGS and not file.is_dir() and not is_result(file, out)
+        if file.suffix.lower() in SUFFIXES and not file.is_dir() and not is_result(file, out)
     ]
 
 

@@ -11,7 +11,7 @@ TILE = 1024  # pixels; what the largest crops in training have
 
 # At the working size, where SCTNet-S needs some 0.1 GB for a million pixels.
 _WHOLE_PIXELS = 16_000_000  # a larger picture is cut into windows, if these keep its scale
-_MOST_PIXELS = 100_000_000
+_MAX_PIXELS = 100_000_000
 
 
 class Plan(NamedTuple):
@@ -41,10 +41,10 @@ def plan_picture(
     side = tile or _automatic_tile(size, rule) or max(size)
     grid = window_grid(size, side, side // 8 if overlap is None else overlap)
     working = rule.apply(*grid.window)
-    if working[0] * working[1] > _MOST_PIXELS:
+    if working[0] * working[1] > _MAX_PIXELS:
         raise SctnetError(
             f"a picture of {size[1]} x {size[0]} would be processed at {working[1]} x "
-            f"{working[0]}, more than {_MOST_PIXELS // 1_000_000} million pixels: "
+            f"{working[0]}, more than {_MAX_PIXELS // 1_000_000} million pixels: "
             "cut it into pieces"
         )
     whole = grid.window == size and size[0] * size[1] <= LARGE_PICTURE

@@ -15,7 +15,7 @@ Ring = Int[np.ndarray, "_ 2"]
 """Corners, x and y, the first one not repeated."""
 
 
-def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[list[list[int]]]]:
+def mask_polygons(mask: Bool[np.ndarray, "h w"]) -> list[list[list[list[int]]]]:
     """Return the coordinates of a GeoJSON MultiPolygon: polygons of an outer ring and its holes.
 
     Rings are closed. They touch themselves and others only in single points.

@@ -31,7 +31,7 @@ _LARGEST_SCALE = 4.0
 # At the working size, where SCTNet-S needs some 0.1 GB for a million.
 _BATCH_PIXELS = 4_000_000  # of several pictures or windows together
 
-_MOST_PROBABILITIES = 2_000_000_000  # of four bytes each
+_MAX_PROBABILITIES = 2_000_000_000  # of four bytes each
 
 
 class Predictor:
@@ -108,7 +108,7 @@ class Predictor:
     def _require_probabilities(self, image: Picture) -> None:
         self.runtime.require_logits("probabilities")
         height, width = image.shape[:2]
-        if height * width * self._classes > _MOST_PROBABILITIES:
+        if height * width * self._classes > _MAX_PROBABILITIES:
             raise SctnetError(
                 f"the probabilities of {self._classes} classes for a picture of "
                 f"{width} x {height} would take more than 8 GB: ask for labels alone"

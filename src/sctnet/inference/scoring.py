@@ -100,7 +100,7 @@ def predict_split(
     cannot be written.
     """
     _require_same_classes(segmenter, dataset)
-    for done, index in enumerate(processes.share(len(dataset)), start=1):
+    for done, index in enumerate(processes.own_part(len(dataset)), start=1):
         (labels,) = segmenter.predict_labels([dataset.image(index)])
         save_prediction(dataset, index, labels, segmenter.colours, out / PREDICTIONS_FOLDER)
         if progress is not None:

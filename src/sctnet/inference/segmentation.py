@@ -13,7 +13,7 @@ from PIL import Image
 
 from sctnet.data.rle import encode_counts, label_runs
 from sctnet.errors import SctnetError
-from sctnet.inference.polygons import outlines
+from sctnet.inference.polygons import mask_polygons
 from sctnet.pictures.contact_sheet import comparison
 from sctnet.pictures.encoding import write_picture
 from sctnet.pictures.overlay import overlay
@@ -128,7 +128,7 @@ class Segmentation:
                         "colour": list(self.colours[index]),
                         "pixels": int(mask.sum()),
                     },
-                    "geometry": {"type": "MultiPolygon", "coordinates": outlines(mask)},
+                    "geometry": {"type": "MultiPolygon", "coordinates": mask_polygons(mask)},
                 }
             )
         return {"type": "FeatureCollection", "features": features}

@@ -16,7 +16,7 @@ from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 
-MOST_PICTURES = 16
+MAX_PICTURES = 16
 REST = 0.02
 """Seconds before a turn, until the threads of the one before no longer spin."""
 
@@ -57,12 +57,12 @@ def pictures_to_time(size: tuple[int, int], folder: Path | None) -> list[Picture
     Raises :class:`SctnetError` for a folder without pictures.
     """
     if folder is None:
-        streets = SyntheticStreets(0, MOST_PICTURES, size)
-        return [streets.image(number) for number in range(MOST_PICTURES)]
+        streets = SyntheticStreets(0, MAX_PICTURES, size)
+        return [streets.image(number) for number in range(MAX_PICTURES)]
     found, failures = find_pictures([str(folder)], Path())
     if failures:
         raise SctnetError(failures[0])
-    step = -(-len(found) // MOST_PICTURES)
+    step = -(-len(found) // MAX_PICTURES)
     return [
         np.asarray(cv2.resize(read_image(each.path), size[::-1], interpolation=cv2.INTER_AREA))
         for each in found[::step]

@@ -17,11 +17,11 @@ from sctnet.writing import write_whole
 Colour = tuple[int, int, int]
 """Red, green, blue; 0 to 255."""
 
-MOST_CLASSES = 65535
+MAX_CLASSES = 65535
 """A 16-bit label map holds this many classes beside the value for pixels without a class."""
 
 _SEPARATED = 256  # colours are chosen one by one up to here; people cannot tell more apart
-_LEVELS = 41  # 41 levels a channel are the fewest whose cube exceeds MOST_CLASSES
+_LEVELS = 41  # 41 levels a channel are the fewest whose cube exceeds MAX_CLASSES
 
 
 def default_palette(count: int) -> tuple[Colour, ...]:
@@ -30,8 +30,8 @@ def default_palette(count: int) -> tuple[Colour, ...]:
     The first 256 are chosen greedily: each is the colour of the candidates that lies farthest, in
     CIELAB, from all before it. A shorter palette is therefore the beginning of a longer one.
     """
-    if not 1 <= count <= MOST_CLASSES:
-        raise SctnetError(f"a palette of {count} colours: ask for 1 to {MOST_CLASSES}")
+    if not 1 <= count <= MAX_CLASSES:
+        raise SctnetError(f"a palette of {count} colours: ask for 1 to {MAX_CLASSES}")
     candidates, order = _candidates(), _separated_order(min(count, _SEPARATED))
     if count > _SEPARATED:
         rest = np.setdiff1d(np.arange(len(candidates)), order)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_NUMBERS = 30  # classes: beyond, numbers in the cells are too small to read
-_MOST_NAMES = 200  # classes: beyond, names at the sides are too small to read
+_MAX_NUMBERS = 30  # classes: beyond, numbers in the cells are too small to read
+_MAX_NAMES = 200  # classes: beyond, names at the sides are too small to read
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c8641e", "#8a8f98"
 
 
@@ -34,7 +34,7 @@ def confusion_picture(
 
     totals = counts.sum(axis=1, keepdims=True)
     percent = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
-    inches = min(26.0, 3.0 + len(classes) * (0.42 if len(classes) <= _MOST_NUMBERS else 0.13))
+    inches = min(26.0, 3.0 + len(classes) * (0.42 if len(classes) <= _MAX_NUMBERS else 0.13))
     figure = Figure(figsize=(inches + 0.6, inches), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor("#e6e6e6")
@@ -46,12 +46,12 @@ def confusion_picture(
     axes.set_ylabel("true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if len(classes) <= _MOST_NAMES:
-        letters = 9 if len(classes) <= _MOST_NUMBERS else 5
+    if len(classes) <= _MAX_NAMES:
+        letters = 9 if len(classes) <= _MAX_NUMBERS else 5
         plain: dict[str, Any] = {"fontsize": letters, "parse_math": False}  # a $ in a name is a $
         axes.set_xticks(range(len(classes)), classes, rotation=90, **plain)
         axes.set_yticks(range(len(classes)), classes, **plain)
-    if len(classes) <= _MOST_NUMBERS:
+    if len(classes) <= _MAX_NUMBERS:
         _print_numbers(axes, percent)
     _save(figure, path)
 

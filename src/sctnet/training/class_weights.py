@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sctnet.data.class_frequencies import balanced_weights, count_pixels
+from sctnet.data.class_frequencies import balanced_weights, count_class_pixels
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
 from sctnet.processes import ALONE, Processes
@@ -24,7 +24,7 @@ def class_weights(
     if given == "none":
         return None
     if given == "balanced":
-        counts = count_pixels(data, processes, skip_broken)
+        counts = count_class_pixels(data, processes, skip_broken)
         return balanced_weights(torch.from_numpy(counts))
     if len(given) != len(data.classes):
         raise SctnetError(

@@ -25,11 +25,11 @@ class Criterion(nn.Module):
 
     @abstractmethod
     def forward(
-        self, batch: Any, share: Float[Tensor, ""], parts: int = 1
+        self, batch: Any, divisor: Float[Tensor, ""], parts: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
-        Sums are divided by ``share``, what :meth:`count` gives for the whole step; means over
+        Sums are divided by ``divisor``, what :meth:`count` gives for the whole step; means over
         images by the number of equal ``parts``.
         """
 

@@ -57,12 +57,12 @@ class Learner:
         counted = torch.stack([self.criterion.count(part) for part in parts]).sum()
         whole = cast(Tensor, self.fabric.all_reduce(counted, reduce_op="sum")).clamp(min=1)
         # Data parallelism averages the gradients of the processes; here they are to be summed.
-        share = whole.float() / self.fabric.world_size
+        divisor = whole.float() / self.fabric.world_size
         losses: list[dict[str, Tensor]] = []
         self.criterion.train()
         for number, part in enumerate(parts, start=1):
             with self.fabric.no_backward_sync(self.criterion, enabled=number < len(parts)):
-                losses.append(self.criterion(part, share, len(parts)))
+                losses.append(self.criterion(part, divisor, len(parts)))
                 self.fabric.backward(losses[-1]["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()

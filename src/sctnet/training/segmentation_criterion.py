@@ -42,11 +42,11 @@ class SegmentationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: Sample, share: Float[Tensor, ""], parts: int = 1
+        self, batch: Sample, divisor: Float[Tensor, ""], parts: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
-        ``share`` is what the sums over pixels are divided by: the labelled pixels of the whole
+        ``divisor`` is what the sums over pixels are divided by: the labelled pixels of the whole
         step, all parts and processes, so that the result does not depend on how it is divided.
         What is a mean over images is divided by the number of equal ``parts``.
         """
@@ -54,9 +54,9 @@ class SegmentationCriterion(Criterion):
         labels = batch.labels.long()
         images = images.contiguous(memory_format=torch.channels_last)
         features = self._features(images)
-        losses = {"loss_main": self._cross_entropy(features.logits, labels) / share}
+        losses = {"loss_main": self._cross_entropy(features.logits, labels) / divisor}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
-            auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / share
+            auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / divisor
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
         if self.alignment is not None:
             for name, term in self.alignment.weighted(images, features).items():

@@ -41,10 +41,10 @@ from sctnet.errors import SctnetError
 from sctnet.yaml_files import load_yaml
 
 _THREADS = 8
-_MOST_BYTES = 1 << 28
+_MAX_BYTES = 1 << 28
 """Of a picture in a shard."""
 _ROW = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_SHARDS = 1_000_000
+_MAX_SHARDS = 1_000_000
 
 
 class ShardsDescription(BaseModel):
@@ -87,7 +87,7 @@ class ShardedPictures(ClassificationDataset):
         shard, number = self._locate(index)
         length = int(shard.lengths[number])
         name = f"{shard.file}/{shard.names[number]}"
-        if length > _MOST_BYTES:
+        if length > _MAX_BYTES:
             raise SctnetError(f"{name}: {length} bytes, no picture of a shard is so large")
         try:
             with shard.file.open("rb") as stream:
@@ -160,7 +160,7 @@ def _expanded(patterns: str | Sequence[str], origin: str) -> Iterator[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         rows = [(match[1], match[2]) for match in _ROW.finditer(pattern)]
         counts = [int(last) - int(first) + 1 for first, last in rows]
-        if any(count < 1 for count in counts) or np.prod(counts, dtype=float) > _MOST_SHARDS:
+        if any(count < 1 for count in counts) or np.prod(counts, dtype=float) > _MAX_SHARDS:
             raise SctnetError(f"{origin}: shards: {pattern} stands for no row of shards")
         columns = (
             [f"{int(first) + step:0{len(first)}}" for step in range(count)]

@@ -19,7 +19,7 @@ from sctnet.inference.runtimes.exported_runtime import Port, first_line
 # What floats are computed in; where the device has no such arithmetic, float32.
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 _HEAD = 1000  # bytes, in which a model's first element begins
-_MOST_SHAPES = 4  # compiled models are some 50 MB each
+_MAX_SHAPES = 4  # compiled models are some 50 MB each
 _CAPABILITIES = {"f16": "FP16", "bf16": "BF16"}
 
 
@@ -76,7 +76,7 @@ class CompiledModels:
                 model.reshape(list(shape))
                 self._kept[shape] = self._core.compile_model(model, *self._target)
             self._kept.move_to_end(shape)
-            if len(self._kept) > _MOST_SHAPES:
+            if len(self._kept) > _MAX_SHAPES:
                 self._kept.popitem(last=False)
             return self._kept[shape]
 

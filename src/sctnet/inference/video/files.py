@@ -9,10 +9,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sctnet.errors import SctnetError
-from sctnet.inference.files import ENDINGS as PICTURE_ENDINGS
+from sctnet.inference.files import SUFFIXES as PICTURE_ENDINGS
 from sctnet.inference.files import check_output, distinct_names, is_result
 
-ENDINGS = frozenset(
+SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".ts", ".webm", ".wmv"}
 )
@@ -48,11 +48,11 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
             below = _videos_below(Path(item), out)
             found += below
             others += [] if below and not _has_pictures(Path(item)) else [item]
-        elif Path(item).suffix.lower() in ENDINGS:
+        elif Path(item).suffix.lower() in SUFFIXES:
             found.append((item, Path(Path(item).name)))
         else:
             others.append(item)
-    return [VideoInput(*pair) for pair in distinct_names(found, ENDINGS)], others
+    return [VideoInput(*pair) for pair in distinct_names(found, SUFFIXES)], others
 
 
 def _matches(item: str, out: Path) -> list[str]:
@@ -106,7 +106,7 @@ def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
     return [
         (str(file), file.relative_to(folder))
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in ENDINGS
+        if file.suffix.lower() in SUFFIXES
         and file.is_file()
         and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
     ]

@@ -27,7 +27,7 @@ from sctnet.inference.video.writer import VideoWriter
 from sctnet.pictures.overlay import check_alpha
 from sctnet.pictures.palette import save_label_map
 
-_MOST_WORKERS = 4  # each holds some frames and the network's maps of one
+_MAX_WORKERS = 4  # each holds some frames and the network's maps of one
 _ROWS = 4  # rows of a cell's pixels (or a few more) that tell whether the cell changes
 
 
@@ -234,7 +234,7 @@ def worker_pool(segmenter: Segmenter) -> Iterator[tuple[ThreadPoolExecutor, int,
     the threads of a frame wait for each other in every layer. OpenCV starts no threads of its own.
     """
     threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    workers = min(_MOST_WORKERS, threads)
+    workers = min(_MAX_WORKERS, threads)
     torch.set_num_threads(threads // workers)  # new threads take it over
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(workers, "sctnet-frames")

@@ -28,7 +28,7 @@ except ImportError as error:
     raise SctnetError('videos need PyAV: pip install "sctnet[video]"') from error
 
 _SECONDS = 10  # without data from a network stream
-_MOST_PIXELS = 8192 * 8192  # of a frame; RGB and a float map of it then take some 500 MB
+_MAX_PIXELS = 8192 * 8192  # of a frame; RGB and a float map of it then take some 500 MB
 _USUAL_RATE = Fraction(25)
 
 
@@ -153,10 +153,10 @@ class _Decoded(VideoSource):
         if not container.streams.video:
             raise SctnetError(f"{self.name}: there are no pictures in it: give a video")
         stream = self._stream = container.streams.video[0]
-        if stream.width * stream.height > _MOST_PIXELS:
+        if stream.width * stream.height > _MAX_PIXELS:
             raise SctnetError(
                 f"{self.name}: frames of {stream.width} x {stream.height} are more than "
-                f"{_MOST_PIXELS // 1_000_000} million pixels: make the video smaller"
+                f"{_MAX_PIXELS // 1_000_000} million pixels: make the video smaller"
             )
         if stream.time_base is None:
             raise SctnetError(f"{self.name}: the times of its frames are not given: convert it")

@@ -7,7 +7,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.sources import Picture
 from sctnet.serving.bulk.storage import is_url, read_bytes
 
-MOST_BYTES = 2_000_000_000
+MAX_BYTES = 2_000_000_000
 """Of an encoded picture; an uncompressed one of the largest size that is decoded has 1.2 GB."""
 
 
@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
     problem: str | None = None
 
 
-def decoded(item: Encoded) -> Picture:
+def decode(item: Encoded) -> Picture:
     """Return a picture's pixels; raises :class:`SctnetError`, which names a damaged picture."""
     if item.problem is not None:
         raise SctnetError(item.problem)
@@ -31,4 +31,4 @@ def decoded(item: Encoded) -> Picture:
         return decode_image(item.data, item.source)
     if not is_url(item.source):
         return read_image(item.source)
-    return decode_image(read_bytes(item.source, MOST_BYTES), item.source)
+    return decode_image(read_bytes(item.source, MAX_BYTES), item.source)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from sctnet.inference.files import ENDINGS
+from sctnet.inference.files import SUFFIXES
 
 _LONGEST = 200  # bytes of a part of a path; systems take 255, and endings are added
 _UNFIT = re.compile(r"[\x00-\x1f\x7f]")
@@ -21,7 +21,7 @@ def safe_place(text: str) -> Path:
 
 def is_picture(name: str) -> bool:
     """Say whether a file's ending is one of a picture."""
-    return PurePosixPath(name).suffix.lower() in ENDINGS
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _shortened(part: str) -> str:

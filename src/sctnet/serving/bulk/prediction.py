@@ -27,9 +27,9 @@ from sctnet.serving.bulk.work import Unit, find_work
 from sctnet.serving.bulk.worker import KINDS, Worker, WorkerOptions
 from sctnet.serving.memory import keep_freed_memory
 
-_MOST_PER_PART = 256  # pictures; what a dead worker's successor does again at most
+_MAX_PER_PART = 256  # pictures; what a dead worker's successor does again at most
 _PARTS_A_WORKER = 8  # at least, so that all end at about the same time
-_MOST_TASKS = 10_000  # that Ray keeps an eye on
+_MAX_TASKS = 10_000  # that Ray keeps an eye on
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def predict_bulk(
 
         def per_part(pictures: int) -> int:
             shared = -(-pictures // (workers[1] * _PARTS_A_WORKER))
-            return max(options.batch_size, min(_MOST_PER_PART, shared), 1)
+            return max(options.batch_size, min(_MAX_PER_PART, shared), 1)
 
         work = find_work(inputs, out, recorded, options.column, per_part)
         manifest.begin()
@@ -93,7 +93,7 @@ def predict_bulk(
         summary = PredictionSummary(segmenter.classes, skipped=work.skipped)
         summary.failures = list(work.failures)
         summary.areas = dict.fromkeys(segmenter.classes, 0)
-        size = per_part(work.pictures) if work.pictures else _MOST_PER_PART
+        size = per_part(work.pictures) if work.pictures else _MAX_PER_PART
         settings = WorkerOptions(
             out, options.kind, manifest.identity, _device(options), options.precision,
             options.tile, options.batch_size, options.cpus, size,
@@ -158,7 +158,7 @@ def _run(
     items = [
         {"unit": unit.to_text(), "name": f"{run}-{number:06}"} for number, unit in enumerate(units)
     ]
-    data = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_TASKS))
+    data = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_TASKS))
     labelled = data.map_batches(
         UnitWorker,
         batch_size=1,

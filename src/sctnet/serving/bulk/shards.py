@@ -11,17 +11,17 @@ from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from sctnet.inference.files import ENDINGS
-from sctnet.serving.bulk.encoded_picture import MOST_BYTES, Encoded
+from sctnet.inference.files import SUFFIXES
+from sctnet.serving.bulk.encoded_picture import MAX_BYTES, Encoded
 from sctnet.serving.bulk.output_paths import safe_place
 from sctnet.serving.bulk.storage import open_input
 
-SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def is_shard(name: str) -> bool:
     """Say whether a file's ending is one of a shard."""
-    return name.lower().endswith(SHARD_ENDINGS)
+    return name.lower().endswith(SHARD_SUFFIXES)
 
 
 def shard_pictures(shard: str, name: str, done: Collection[str]) -> Iterator[Encoded]:
@@ -38,7 +38,7 @@ def shard_pictures(shard: str, name: str, done: Collection[str]) -> Iterator[Enc
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
                 key = str(path.with_name(stem)) if stem else member.name
-                if f".{ending.lower()}" not in ENDINGS or not member.isfile() or key == last:
+                if f".{ending.lower()}" not in SUFFIXES or not member.isfile() or key == last:
                     continue
                 last = key
                 place = str(safe_place(key))
@@ -55,7 +55,7 @@ def shard_pictures(shard: str, name: str, done: Collection[str]) -> Iterator[Enc
 
 
 def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo, source: str, name: str) -> Encoded:
-    if member.size > MOST_BYTES:
-        return Encoded(source, name, problem=f"{source}: more than {MOST_BYTES:,} bytes")
+    if member.size > MAX_BYTES:
+        return Encoded(source, name, problem=f"{source}: more than {MAX_BYTES:,} bytes")
     stream: Any = archive.extractfile(member)
     return Encoded(source, name, stream.read())

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sctnet.errors import SctnetError
-from sctnet.inference.files import ENDINGS, distinct_names, find_places
+from sctnet.inference.files import SUFFIXES, distinct_names, find_places
 from sctnet.serving.bulk.encoded_picture import Encoded
 from sctnet.serving.bulk.output_paths import is_picture, safe_place
-from sctnet.serving.bulk.shards import SHARD_ENDINGS, is_shard, shard_pictures
+from sctnet.serving.bulk.shards import SHARD_SUFFIXES, is_shard, shard_pictures
 from sctnet.serving.bulk.storage import (
     exists,
     files_below,
@@ -27,7 +27,7 @@ from sctnet.serving.bulk.storage import (
 from sctnet.serving.bulk.tables import PictureTable, Row
 
 _TABLE = ".parquet"
-_MOST_PARTS_OF_A_ROW_GROUP = 8  # each is read from the row group's beginning
+_MAX_PARTS_OF_A_ROW_GROUP = 8  # each is read from the row group's beginning
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -152,14 +152,14 @@ def find_work(
             found.places += _places_of(table)
     if not (found.places or rows or found.shards or found.tables):
         raise SctnetError(
-            f"{found.failures[0]}; give pictures ({', '.join(sorted(ENDINGS))}), folders, Parquet "
-            f"tables ({_TABLE}) or WebDataset shards ({', '.join(SHARD_ENDINGS)})"
+            f"{found.failures[0]}; give pictures ({', '.join(sorted(SUFFIXES))}), folders, Parquet "
+            f"tables ({_TABLE}) or WebDataset shards ({', '.join(SHARD_SUFFIXES)})"
         )
     taken = {Path(each.name) for each in recorded.values()}
     files = _missing(found.places, recorded, None, taken)
     taken |= {Path(name) for _, name in files}
     places = [(source, safe_place(row.place)) for source, (_, row) in rows.items()]
-    cells = _missing(places, recorded, ENDINGS, taken)
+    cells = _missing(places, recorded, SUFFIXES, taken)
     shards = distinct_names([(each, _shard_place(each)) for each in dict.fromkeys(found.shards)])
 
     size = per_unit(len(files) + len(cells))
@@ -197,7 +197,7 @@ def _collected_path(item: str, name: str, out: str, found: _Found) -> bool:
     """Add what a path or a glob names; pictures just as ``sctnet predict`` finds them."""
     globbed = has_magic(item) and not os.path.exists(name)  # noqa: PTH110
     matches = sorted(glob(name, recursive=True)) if globbed else [name]  # noqa: PTH207
-    others = [each for each in matches if each.lower().endswith((_TABLE, *SHARD_ENDINGS))]
+    others = [each for each in matches if each.lower().endswith((_TABLE, *SHARD_SUFFIXES))]
     for each in others:
         if is_folder(each):
             found.add_folder(each, out)
@@ -306,7 +306,7 @@ def _row_units(
     for (table, row_group), members in groupby(cells, key=group):
         pictures = list(members)
         column = rows[pictures[0][0]][0].column
-        for part in _parts(pictures, max(size, -(-len(pictures) // _MOST_PARTS_OF_A_ROW_GROUP))):
+        for part in _parts(pictures, max(size, -(-len(pictures) // _MAX_PARTS_OF_A_ROW_GROUP))):
             numbers = [rows[source][1].row for source, _ in part]
             yield Unit(part, table, column, row_group, numbers)
 
@@ -321,5 +321,5 @@ def _done_in_shards(recorded: Mapping[str, Recorded]) -> dict[str, list[str]]:
 
 def _shard_place(shard: str) -> Path:
     name = PurePosixPath(shard).name
-    ending = next(each for each in reversed(SHARD_ENDINGS) if name.lower().endswith(each))
+    ending = next(each for each in reversed(SHARD_SUFFIXES) if name.lower().endswith(each))
     return safe_place(name[: -len(ending)] + ".tar")

@@ -13,7 +13,7 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import encode_label_map
-from sctnet.serving.bulk.encoded_picture import Encoded, decoded
+from sctnet.serving.bulk.encoded_picture import Encoded, decode
 from sctnet.serving.bulk.manifest import Manifest, Row, write_table
 from sctnet.serving.bulk.model_files import ModelFiles
 from sctnet.serving.bulk.storage import join, write_bytes
@@ -22,7 +22,7 @@ from sctnet.serving.bulk.work import Unit
 KINDS = ("labels", "rle")
 """What is written: paletted PNGs below ``labels``, or Parquet tables of run lengths in ``rle``."""
 
-_MOST_DEATHS = 2
+_MAX_DEATHS = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Worker:
                 tile=options.tile, batch_size=options.batch_size,
             )  # fmt: skip
         self._options = options
-        self._predict = PicturePredictor[Encoded](segmenter, decoded, lambda item: item.source)
+        self._predict = PicturePredictor[Encoded](segmenter, decode, lambda item: item.source)
         self._manifest = Manifest(options.out, options.identity, segmenter.classes)
 
     def label(self, unit: Unit, name: str) -> Iterator[list[Row]]:
@@ -100,7 +100,7 @@ class Worker:
         if "at" in left:
             deaths[left["at"]] = deaths.get(left["at"], 0) + 1
         for item in pictures:
-            if deaths.get(item.source, 0) >= _MOST_DEATHS:
+            if deaths.get(item.source, 0) >= _MAX_DEATHS:
                 yield item, _deadly(item)
                 continue
             self._manifest.note(name, json.dumps({"deaths": deaths, "at": item.source}))
@@ -109,7 +109,7 @@ class Worker:
 
 def _deadly(item: Encoded) -> SctnetError:
     return SctnetError(
-        f"{item.source}: {_MOST_DEATHS} workers died while they labelled it, perhaps of the memory "
+        f"{item.source}: {_MAX_DEATHS} workers died while they labelled it, perhaps of the memory "
         "that it takes: give each worker more, or cut the picture"
     )
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
+AsgiApplication = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _API = "/gradio_api"
 _READ = re.compile(
@@ -25,7 +25,7 @@ _READ = re.compile(
 _WRITTEN = re.compile(rf"{_API}/(queue/join|cancel|reset|component_server|call/\w+)/?")
 _UPLOAD = f"{_API}/upload"
 
-_MOST_JSON = 2**20  # bytes
+_MAX_JSON = 2**20  # bytes
 _MULTIPART = 100_000  # bytes around the file
 
 _HEADERS = {
@@ -49,7 +49,7 @@ class AccessGuard:
     Uploads may have ``most_bytes``; a file that a request names must lie in ``uploads``.
     """
 
-    def __init__(self, application: Application, uploads: Path, most_bytes: int) -> None:
+    def __init__(self, application: AsgiApplication, uploads: Path, most_bytes: int) -> None:
         self._application = application
         self._uploads = uploads.resolve()
         self._most_bytes = most_bytes
@@ -66,7 +66,7 @@ class AccessGuard:
             await _answer(send, *refusal)
             return
         is_upload = scope["path"] == _UPLOAD
-        limited = _Limited(receive, self._most_bytes + _MULTIPART if is_upload else _MOST_JSON)
+        limited = _Limited(receive, self._most_bytes + _MULTIPART if is_upload else _MAX_JSON)
         if _length(scope) > limited.most:
             await _answer(send, 413, _too_much(limited.most))
             return

@@ -17,7 +17,7 @@ from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
+from sctnet.inference.video.files import SUFFIXES as VIDEO_ENDINGS
 from sctnet.serving.demo.quiet_gradio import gradio
 from sctnet.serving.demo.results import (
     Packed,

@@ -6,22 +6,22 @@ from typing import Any
 
 import cv2
 
-from sctnet.inference.video.files import ENDINGS as VIDEO_ENDINGS
+from sctnet.inference.video.files import SUFFIXES as VIDEO_ENDINGS
 from sctnet.pictures.encoding import encode_picture
 from sctnet.serving.demo.labelling import EXAMPLES, DemoLabelling, example_picture
 from sctnet.serving.demo.quiet_gradio import gradio
 from sctnet.serving.demo.results import (
-    MOST_BYTES,
-    MOST_PICTURE_PIXELS,
-    MOST_VIDEO_SECONDS,
+    MAX_BYTES,
+    MAX_PICTURE_PIXELS,
+    MAX_VIDEO_SECONDS,
     Packed,
 )
 
 _ASSETS = Path(__file__).parent / "assets"
 
 _LIMITS = (
-    f"Pictures of up to {MOST_PICTURE_PIXELS // 1_000_000} million pixels, videos of up to "
-    f"{MOST_VIDEO_SECONDS} seconds, {MOST_BYTES // 2**20} MB at most. "
+    f"Pictures of up to {MAX_PICTURE_PIXELS // 1_000_000} million pixels, videos of up to "
+    f"{MAX_VIDEO_SECONDS} seconds, {MAX_BYTES // 2**20} MB at most. "
     "Nothing leaves this computer, nothing is kept."
 )
 _OPACITY = 50  # percent

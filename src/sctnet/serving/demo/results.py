@@ -17,12 +17,12 @@ from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.encoding import encode_picture
 from sctnet.pictures.palette import Colour, encode_label_map
 
-MOST_BYTES = 100 * 2**20
+MAX_BYTES = 100 * 2**20
 """Of an uploaded file."""
-MOST_PICTURE_PIXELS = 40_000_000
-MOST_VIDEO_SECONDS = 60
-MOST_FRAMES = 60 * MOST_VIDEO_SECONDS
-MOST_FRAME_PIXELS = 4096 * 2304
+MAX_PICTURE_PIXELS = 40_000_000
+MAX_VIDEO_SECONDS = 60
+MAX_FRAMES = 60 * MAX_VIDEO_SECONDS
+MAX_FRAME_PIXELS = 4096 * 2304
 
 _SHOWN = 1600  # pixels of the longer side in the page; what is downloaded has them all
 
@@ -32,7 +32,7 @@ Packed = dict[str, Any]
 
 def decode_upload(data: bytes, name: str) -> np.ndarray:
     """Return an uploaded picture as RGB, H x W x 3; refuses too many pixels before decoding."""
-    return decode_image(data, name, MOST_PICTURE_PIXELS)
+    return decode_image(data, name, MAX_PICTURE_PIXELS)
 
 
 def packed_error(sentence: str) -> Packed:
@@ -86,7 +86,7 @@ def packed_video(
     from sctnet.inference.video.prediction import VideoOptions, predict_video
 
     def counted(done: int, total: int | None) -> None:
-        if done > MOST_FRAMES:  # whatever its header said
+        if done > MAX_FRAMES:  # whatever its header said
             raise SctnetError(_too_long(file.name))
         progress(done, total)
 
@@ -115,10 +115,10 @@ def _check_video(file: Path) -> None:
     from sctnet.inference.video.source import open_video
 
     with open_video(file) as video:
-        if video.total is not None and video.total / video.rate > MOST_VIDEO_SECONDS:
+        if video.total is not None and video.total / video.rate > MAX_VIDEO_SECONDS:
             raise SctnetError(_too_long(file.name))
         first = next(video.frames(), None)
-        if first is not None and first.picture.size > 3 * MOST_FRAME_PIXELS:
+        if first is not None and first.picture.size > 3 * MAX_FRAME_PIXELS:
             height, width = first.picture.shape[:2]
             raise SctnetError(
                 f"{file.name}: frames of {width} x {height} are more than this page takes (4K): "
@@ -128,7 +128,7 @@ def _check_video(file: Path) -> None:
 
 def _too_long(name: str) -> str:
     return (
-        f"{name}: this page takes videos of up to {MOST_VIDEO_SECONDS} seconds: cut it, or label "
+        f"{name}: this page takes videos of up to {MAX_VIDEO_SECONDS} seconds: cut it, or label "
         "it with sctnet predict"
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
 from sctnet.serving.demo.guard import AccessGuard
-from sctnet.serving.demo.results import MOST_BYTES
+from sctnet.serving.demo.results import MAX_BYTES
 
 if TYPE_CHECKING:
     from sctnet.serving.demo.labelling import DemoLabelling
@@ -76,10 +76,10 @@ async def build_application(
     application = gradio.mount_gradio_app(
         FastAPI(openapi_url=None), page, "/", server_name=_HOST,
         theme=theme, css="footer {display: none !important}", footer_links=[], run_history=False,
-        max_file_size=MOST_BYTES, show_error=False, ssr_mode=False, mcp_server=False, pwa=False,
+        max_file_size=MAX_BYTES, show_error=False, ssr_mode=False, mcp_server=False, pwa=False,
         enable_monitoring=False, allowed_paths=[],
     )  # fmt: skip
-    return AccessGuard(application, uploads, MOST_BYTES), labelling
+    return AccessGuard(application, uploads, MAX_BYTES), labelling
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from sctnet.serving.http.metrics import Metrics
 from sctnet.serving.http.middleware import RequestMiddleware
 from sctnet.serving.http.open_inference import InferenceRequest
 from sctnet.serving.http.page import PAGE
-from sctnet.serving.http.reading import decoded, decompressed, uploaded_file
+from sctnet.serving.http.reading import decode_pictures, decompressed, uploaded_file
 from sctnet.serving.http.served_model import ServedModel
 
 _JSON_EXPANDS = 5  # bytes that a list of numbers takes in memory for each of its characters
@@ -83,7 +83,7 @@ class Application:
 
         def unpack(body: bytes, claim: Claim) -> tuple[Answer, list[Picture]]:
             content = decompressed(body, encoding, self._limits, claim)
-            return answer, decoded([uploaded_file(content, kind)], self._limits, claim)
+            return answer, decode_pictures([uploaded_file(content, kind)], self._limits, claim)
 
         return await self._handler.handle(request, served, unpack, _predicted)
 
@@ -110,7 +110,7 @@ class Application:
             )
             if asked.pictures is not None:
                 return asked, list(asked.pictures)
-            pictures = decoded(asked.encoded, self._limits, claim)
+            pictures = decode_pictures(asked.encoded, self._limits, claim)
             if len({picture.shape for picture in pictures}) > 1:
                 raise Refusal(400, "pictures of several sizes: send those of each size together")
             return asked, pictures

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from sctnet.errors import SctnetError
 
-MOST_PICTURES = 256
+MAX_PICTURES = 256
 """In one request."""
 
 _RETRY_AFTER = "1"  # seconds; a place is free as soon as any one of the requests is answered
-_MOST_HELD = 1 << 30  # bytes of a model's accepted requests, or twice the largest single one
+_MAX_HELD = 1 << 30  # bytes of a model's accepted requests, or twice the largest single one
 
 
 class Refusal(SctnetError):  # noqa: N818 - an answer, expected
@@ -49,7 +49,7 @@ class Limits:
     @property
     def held(self) -> int:
         """Bytes that the accepted requests of a model may hold together."""
-        return max(_MOST_HELD, 2 * (6 * self.body + 3 * self.pixels))
+        return max(_MAX_HELD, 2 * (6 * self.body + 3 * self.pixels))
 
     def check_body(self, size: int) -> None:
         """Refuse a body of at least ``size`` bytes where that is too large."""
@@ -61,8 +61,8 @@ class Limits:
 
     def check_count(self, pictures: int) -> None:
         """Refuse a request of too many pictures."""
-        if pictures > MOST_PICTURES:
-            raise Refusal(413, f"{pictures} pictures in one request: send {MOST_PICTURES} at most")
+        if pictures > MAX_PICTURES:
+            raise Refusal(413, f"{pictures} pictures in one request: send {MAX_PICTURES} at most")
 
     def check_pixels(self, pixels: int) -> None:
         """Refuse pictures, before they are decoded, that have too many pixels together."""

@@ -67,7 +67,7 @@ def uploaded_file(body: bytes, content_type: str | None) -> bytes:
     return content[:-2]
 
 
-def decoded(images: list[bytes], limits: Limits, claim: Claim) -> list[Picture]:
+def decode_pictures(images: list[bytes], limits: Limits, claim: Claim) -> list[Picture]:
     """Decode images, all of which are small enough together by what their headers say."""
     names = [f"image {number}" for number in range(len(images))] if images[1:] else ["the image"]
     try:

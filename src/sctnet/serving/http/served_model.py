@@ -27,7 +27,7 @@ from sctnet.serving.http.metrics import Metrics
 from sctnet.serving.http.micro_batcher import Closed, Finished, MicroBatcher
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_MOST_WORKERS = 16  # by default; every one holds the working memory of a batch
+_MAX_WORKERS = 16  # by default; every one holds the working memory of a batch
 
 
 class ModelChoice(BaseModel):
@@ -147,7 +147,7 @@ class ServedModel:
 
     def _load(self) -> _Loaded:
         choice, cores = self.choice, _cores()
-        workers = choice.workers or min(cores, _MOST_WORKERS)
+        workers = choice.workers or min(cores, _MAX_WORKERS)
         threads, before = max(1, cores // workers), torch.get_num_threads()
         torch.set_num_threads(threads)  # of this thread; engines of other kinds take it over
         try:

@@ -22,7 +22,7 @@ from sctnet.serving.memory import keep_freed_memory
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _GRACE = 5  # seconds beyond the time limit of a request, after which stopping waits no longer
-_MOST_HEAD = 65_536  # bytes of a request's line and headers
+_MAX_HEAD = 65_536  # bytes of a request's line and headers
 
 
 def serve(
@@ -65,7 +65,7 @@ def _configuration(app: FastAPI, limits: Limits) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        h11_max_incomplete_event_size=_MOST_HEAD,
+        h11_max_incomplete_event_size=_MAX_HEAD,
         timeout_graceful_shutdown=int(limits.seconds) + _GRACE,
     )
 

@@ -21,7 +21,7 @@ from sctnet.training.classification.recipe import (
     ClassificationAugmentation,
     ClassificationLossRecipe,
 )
-from sctnet.training.classification.soft_labels import Teaching
+from sctnet.training.classification.soft_labels import SoftLabels
 from sctnet.training.criterion import Criterion
 
 
@@ -37,7 +37,7 @@ class ClassificationCriterion(Criterion):
         preprocessing: PreprocessingConfig,
         augmentation: ClassificationAugmentation,
         loss: ClassificationLossRecipe,
-        teaching: Teaching | None = None,
+        teaching: SoftLabels | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,7 +50,7 @@ class ClassificationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: ClassifiedSample, share: Float[Tensor, ""], parts: int = 1
+        self, batch: ClassifiedSample, divisor: Float[Tensor, ""], parts: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of a part of a step, divided by all its pictures, and their sum."""
         targets = soft_targets(
@@ -63,7 +63,7 @@ class ClassificationCriterion(Criterion):
         images = (pixels - self.preprocessing.mean) / self.preprocessing.std
         images = images.contiguous(memory_format=torch.channels_last)
         pooled = self._pooled(images)
-        losses = {"loss_main": soft_cross_entropy(self.model.linear(pooled), targets) / share}
+        losses = {"loss_main": soft_cross_entropy(self.model.linear(pooled), targets) / divisor}
         if self.teaching is not None:
             # Of a fixed crop the answer is known, of what is mixed the mixed answer; otherwise
             # the teacher sees what the student sees.
@@ -76,7 +76,7 @@ class ClassificationCriterion(Criterion):
             divergence = softened_divergence(
                 self.teaching.linear(pooled), answers, recipe.temperature
             )
-            losses["loss_teacher"] = recipe.weight * divergence / share
+            losses["loss_teacher"] = recipe.weight * divergence / divisor
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 
     @override
@@ -90,7 +90,7 @@ class ClassificationCriterion(Criterion):
         self._pooled = torch.compile(self.model.pooled)
 
     @override
-    def companion(self) -> Teaching | None:
+    def companion(self) -> SoftLabels | None:
         """Return the teaching."""
         return self.teaching
 

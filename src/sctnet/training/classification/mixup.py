@@ -11,7 +11,7 @@ from torch.nn import functional as F
 class Mix(NamedTuple):
     """How a batch is mixed with itself, in reverse order."""
 
-    share: float
+    weight: float
     """Of the pictures themselves; the rest is of their partners."""
     box: tuple[int, int, int, int] | None
     """Top, left, bottom, right of what is the partners' (cutmix); None: all pixels are mixed."""
@@ -20,7 +20,7 @@ class Mix(NamedTuple):
         """Return the mixed pictures."""
         partners = images.flip(0)
         if self.box is None:
-            return self.share * images + (1 - self.share) * partners
+            return self.weight * images + (1 - self.weight) * partners
         top, left, bottom, right = self.box
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
@@ -28,7 +28,7 @@ class Mix(NamedTuple):
 
     def targets(self, targets: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Return the targets in the shares of the pictures."""
-        return self.share * targets + (1 - self.share) * targets.flip(0)
+        return self.weight * targets + (1 - self.weight) * targets.flip(0)
 
 
 def soft_targets(
@@ -53,16 +53,16 @@ def draw_mix(
         return None
     kind = kinds[int(generator.integers(len(kinds)))]
     alpha = mixup if kind == "mixup" else cutmix
-    share = float(generator.beta(alpha, alpha))
+    weight = float(generator.beta(alpha, alpha))
     if kind == "mixup":
-        return Mix(share, None)
-    side = (1 - share) ** 0.5
+        return Mix(weight, None)
+    side = (1 - weight) ** 0.5
     box_height, box_width = int(height * side), int(width * side)
     y, x = int(generator.integers(height)), int(generator.integers(width))
     top, bottom = max(0, y - box_height // 2), min(height, y + (box_height + 1) // 2)
     left, right = max(0, x - box_width // 2), min(width, x + (box_width + 1) // 2)
-    share = 1 - (bottom - top) * (right - left) / (height * width)
-    return Mix(share, (top, left, bottom, right))
+    weight = 1 - (bottom - top) * (right - left) / (height * width)
+    return Mix(weight, (top, left, bottom, right))
 
 
 def soft_cross_entropy(

@@ -16,7 +16,7 @@ from sctnet.training.classification.recipe import ClassifierTeacherRecipe
 from sctnet.training.classification.teachers import ClassifierTeacher, load_classifier_teacher
 
 
-class Teaching(nn.Module):
+class SoftLabels(nn.Module):
     """A frozen classifier, and the linear layer by which the student answers to its classes.
 
     Its classes may be any; the layer learns with the student and is thrown away.
@@ -32,7 +32,7 @@ class Teaching(nn.Module):
         self.linear = nn.Linear(width, self.classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
-        self.answers: CachedAnswers | None = None
+        self.answers: CachedLogits | None = None
 
     def probabilities(
         self, pixels: Float[Tensor, "n 3 h w"], views: Int[Tensor, " n"]
@@ -58,7 +58,7 @@ class Teaching(nn.Module):
         self.linear.load_state_dict(state)
 
 
-class CachedAnswers:
+class CachedLogits:
     """A teacher's logits of fixed crops, asked for once and kept in a file (float16).
 
     The file has room for all; it takes space as it is filled. Processes of one machine share it.
@@ -96,9 +96,9 @@ class CachedAnswers:
         return torch.from_numpy(self._logits[rows]).float().to(pixels.device)
 
 
-def build_teaching(
+def build_soft_labels(
     recipe: ClassifierTeacherRecipe | None, width: int, given: Any = None
-) -> Teaching | None:
+) -> SoftLabels | None:
     """Return the recipe's teaching, None where it has none.
 
     ``given``, a callable from RGB pictures (N x 3 x H x W, in units of 0-255) to logits, takes
@@ -116,7 +116,7 @@ def build_teaching(
         teacher = given
     else:
         teacher = ClassifierTeacher(given, recipe.size)
-    return Teaching(recipe, teacher, width)
+    return SoftLabels(recipe, teacher, width)
 
 
 def answers_file(folder: Path, decided_by: Any) -> Path:

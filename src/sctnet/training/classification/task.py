@@ -20,7 +20,7 @@ from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.processes import Processes, launched_processes
 from sctnet.training.classification.criterion import ClassificationCriterion
-from sctnet.training.classification.soft_labels import CachedAnswers, answers_file, build_teaching
+from sctnet.training.classification.soft_labels import CachedLogits, answers_file, build_soft_labels
 from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import ClassificationRecipe
 from sctnet.training.schedule import cosine_schedule
@@ -74,7 +74,7 @@ class ClassificationTask(Task[Classifier]):
     @override
     def criterion(self, student: Classifier, teacher: Any) -> ClassificationCriterion:
         recipe = self.recipe
-        teaching = build_teaching(recipe.teacher, student.network.widths.stage4, teacher)
+        teaching = build_soft_labels(recipe.teacher, student.network.widths.stage4, teacher)
         if teaching is not None and teaching.recipe.cached:
             teaching.answers = self._answers(teaching.classes)
         return ClassificationCriterion(
@@ -120,7 +120,7 @@ class ClassificationTask(Task[Classifier]):
         teacher = self.recipe.teacher
         return "" if teacher is None else f" Taught by {teacher.source}."
 
-    def _answers(self, classes: int) -> CachedAnswers | None:
+    def _answers(self, classes: int) -> CachedLogits | None:
         """Return the teacher's kept answers; None for a rehearsal, which keeps nothing."""
         recipe = self.recipe
         if self.folder is None:
@@ -137,7 +137,7 @@ class ClassificationTask(Task[Classifier]):
             include={"crop", "scale", "ratio", "flip", "fixed_crops"}
         )
         shown = (recipe.teacher.source, recipe.teacher.size, crops, recipe.run.seed)
-        return CachedAnswers(
+        return CachedLogits(
             answers_file(self.folder, [shown, self.data.name, len(self.data)]), views, classes
         )
 

@@ -17,7 +17,7 @@ from sctnet.models.efficientnet import load_efficientnet_classifier
 
 EFFICIENTNET = "efficientnet-lite2"
 
-Answer = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n k"]]
+TeacherLogits = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n k"]]
 """From RGB pictures in units of 0-255 to logits; what a teacher from elsewhere has to be."""
 
 
@@ -32,7 +32,7 @@ class ClassifierTeacher(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module | Answer,
+        network: nn.Module | TeacherLogits,
         size: int | None,
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
