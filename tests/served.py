@@ -9,26 +9,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
+import shared
 import uvicorn
+from shared import CLASSES
 
-import sctnet
-from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 from sctnet.serving.http.application import create_application
 from sctnet.serving.http.limits import Limits
 from sctnet.serving.http.metrics import Metrics
 from sctnet.serving.http.served_model import ServedModel, read_choices
 
-CLASSES = ("road", "car", "tree", "pole", "sky")
-
 
 def saved(folder: Path, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Path:
-    """Write a small model with decided opinions."""
-    torch.manual_seed(seed)
-    model = sctnet.create_model("sctnet-tiny", num_classes=len(classes))
-    torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
-    return sctnet.save_model(model, folder, classes=classes, preparation=preparation)
+    """Save a small model that works at a shorter side of 64 pixels."""
+    return shared.saved(folder, WorkingSize(rule="shorter-side", pixels=64), classes, seed)
 
 
 def encoded(picture: np.ndarray, ending: str = ".png") -> bytes:

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from drawn import street
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from shared import THREE_CLASSES, saved
 from test_cli import Program
 
 import sctnet
@@ -30,15 +30,11 @@ from sctnet.serving.bulk.prediction import worker as worker_module
 from sctnet.serving.bulk.work import Recorded, Unit, find_work
 from sctnet.serving.bulk.worker import Worker, WorkerOptions
 
-CLASSES = ("road", "car", "tree")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    network = sctnet.create_model("sctnet-tiny", num_classes=3)
-    torch.nn.init.normal_(network.head.classifier.weight, std=1)
-    return str(sctnet.save_model(network, tmp_path_factory.mktemp("model"), CLASSES))
+    folder = tmp_path_factory.mktemp("model")
+    return str(saved(folder, classes=THREE_CLASSES))
 
 
 @pytest.fixture
@@ -138,10 +134,10 @@ def test_run_lengths_are_the_label_maps(model, pictures, tmp_path, in_process):
         if row["error"] is None:
             labels = np.asarray(Image.open(tmp_path / "maps" / row["output"]))
             mine = [code for code in codes if code["source"] == row["source"]]
-            assert {code["class"] for code in mine} == {CLASSES[i] for i in np.unique(labels)}
+            assert {code["class"] for code in mine} == {THREE_CLASSES[i] for i in np.unique(labels)}
             for code in mine:
                 runs = Runs(size=code["size"], counts=code["counts"])
-                expected = labels == CLASSES.index(code["class"])
+                expected = labels == THREE_CLASSES.index(code["class"])
                 np.testing.assert_array_equal(decode_runs(runs), expected)
 
 
@@ -225,7 +221,7 @@ def test_another_models_manifest_is_refused(model, pictures, tmp_path, in_proces
     out = str(tmp_path / "out")
     predict_bulk(model, [str(pictures)], out, BulkOptions())
     other = sctnet.create_model("sctnet-tiny", num_classes=3)
-    folder = sctnet.save_model(other, tmp_path / "other", CLASSES)
+    folder = sctnet.save_model(other, tmp_path / "other", THREE_CLASSES)
     with pytest.raises(SctnetError, match=r"manifest.parquet: its model is .* give another --out"):
         predict_bulk(str(folder), [str(pictures)], out, BulkOptions())
     (tmp_path / "out/manifest.parquet").write_bytes(b"PAR1")
@@ -297,7 +293,7 @@ def test_a_manifest_has_each_picture_once(parts, compacted):
     folder = fsspec.filesystem("memory")
     if folder.exists("/manifest-test"):
         folder.rm("/manifest-test", recursive=True)
-    manifest = Manifest("memory://manifest-test", {"model": "m"}, CLASSES)
+    manifest = Manifest("memory://manifest-test", {"model": "m"}, THREE_CLASSES)
     manifest.begin()
     expected = {}
     for number, part in enumerate(parts):
@@ -525,7 +521,7 @@ def test_a_destination_that_cannot_be_written(model, pictures, tmp_path, in_proc
 
 
 def test_notes_are_json(model, tmp_path):
-    manifest = Manifest(str(tmp_path), {"model": "m"}, CLASSES)
+    manifest = Manifest(str(tmp_path), {"model": "m"}, THREE_CLASSES)
     assert manifest.begun("part") is None
     manifest.note("part", json.dumps({"deaths": {}}))
     assert json.loads(manifest.begun("part")) == {"deaths": {}}

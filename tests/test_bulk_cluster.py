@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import torch
 from drawn import street
 from PIL import Image
+from shared import THREE_CLASSES, saved
 
 import sctnet
 from sctnet.inference.files import find_pictures, predict_files
@@ -28,10 +28,8 @@ ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = sctnet.create_model("sctnet-tiny", num_classes=3)
-    torch.nn.init.normal_(network.head.classifier.weight, std=1)
-    return sctnet.save_model(network, tmp_path_factory.mktemp("model"), ("road", "car", "tree"))
+    folder = tmp_path_factory.mktemp("model")
+    return saved(folder, classes=THREE_CLASSES)
 
 
 @pytest.fixture(scope="module")

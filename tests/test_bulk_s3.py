@@ -18,9 +18,9 @@ from urllib.request import Request, urlopen
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from drawn import street
 from PIL import Image
+from shared import THREE_CLASSES, saved
 
 import sctnet
 from sctnet.errors import SctnetError
@@ -70,10 +70,8 @@ def _wait_for(port: int) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = sctnet.create_model("sctnet-tiny", num_classes=3)
-    torch.nn.init.normal_(network.head.classifier.weight, std=1)
-    return sctnet.save_model(network, tmp_path_factory.mktemp("model"), ("road", "car", "tree"))
+    folder = tmp_path_factory.mktemp("model")
+    return saved(folder, classes=THREE_CLASSES)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import deviation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -256,10 +257,6 @@ def with_statistics(model: nn.Module) -> nn.Module:
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.1)
     return model.eval()
-
-
-def deviation(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 VARIANTS = [

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import network
 from torch import nn
 from torch.nn import functional as F
 
 from sctnet.export.channels_last import ChannelsLastNormalisation, normalise_channels_last
-from sctnet.models import create_model, model_configuration
+from sctnet.models import model_configuration
 from sctnet.models.cfblock import (
     GroupedDoubleNormalisation,
     KernelAttention,
@@ -20,12 +21,6 @@ from sctnet.models.cfblock import (
 )
 from sctnet.models.gfa import GPUFriendlyAttention
 from sctnet.models.layers import BatchNorm, DropPath
-
-
-def network(variant="sctnet-tiny", **options):
-    torch.manual_seed(0)
-    return create_model(variant, 5, **options)
-
 
 # Initialisation.
 

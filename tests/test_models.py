@@ -9,11 +9,12 @@ import jaxtyping
 import pytest
 import torch
 from pydantic import ValidationError
+from shared import deviation, network
 from torch import nn
 from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
-from sctnet.models import VARIANTS, create_model, model_configuration
+from sctnet.models import VARIANTS, model_configuration
 from sctnet.models.cfblock import KernelAttention
 from sctnet.models.counting import count_multiply_adds, count_parameters
 
@@ -26,11 +27,6 @@ large_when_slow = pytest.mark.parametrize(
 )
 
 
-def network(variant="sctnet-tiny", num_classes=5, **options):
-    torch.manual_seed(0)
-    return create_model(variant, num_classes, **options)
-
-
 def trained(variant):
     """A network in eval mode whose running statistics are no longer those of the start."""
     model = network(variant)
@@ -38,10 +34,6 @@ def trained(variant):
         for _ in range(3):
             model(2 * torch.randn(2, 3, 64, 64) + 0.5)
     return model.eval()
-
-
-def deviation(ours, reference):
-    return float((ours - reference).abs().max() / reference.abs().max())
 
 
 # The battery: every variant passes it.

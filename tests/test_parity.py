@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from released import REFERENCE, released_checkpoint
+from shared import deviation
 from torch import Tensor
 
 import sctnet
@@ -28,12 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SCTNet:
     torch.save(released_checkpoint("S"), folder / "official.pth")
     sctnet.convert_checkpoint(folder / "official.pth", folder / "model")
     return sctnet.load_model(folder / "model")
-
-
-def deviation(ours: Tensor, reference: Tensor) -> float:
-    """Return the largest difference over the largest reference value."""
-    assert ours.shape == reference.shape
-    return float((ours - reference).abs().max() / reference.abs().max())
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.path import Path as DrawnPath
 from PIL import Image
+from shared import CLASSES, saved
 from torch.nn import functional as F
 
 import sctnet
@@ -34,16 +35,7 @@ from sctnet.pipeline.argmax_torch import resize_region
 from sctnet.pipeline.label_map import label_map
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
 
-CLASSES = ("road", "car", "tree", "pole", "sky")
 COLOURS = ((128, 64, 128), (0, 0, 142), (107, 142, 35), (153, 153, 153), (70, 130, 180))
-
-
-def saved(folder, working_size=None):
-    torch.manual_seed(0)
-    model = sctnet.create_model("sctnet-tiny", num_classes=5)
-    torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreprocessingConfig(working_size=working_size or WorkingSize())
-    return sctnet.save_model(model, folder, classes=CLASSES, preparation=preparation)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Int8: what is quantised, what stays in floats, and what is refused; and exports that are kept."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import cv2
@@ -14,10 +12,11 @@ from drawn import street
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openvino import opset13 as operators
+from shared import decided_network, described, write_graph
 
 import sctnet
-from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
-from sctnet.checkpoints.model_folder import load_config, load_model
+from sctnet.checkpoints.exported_file import METADATA_KEY
+from sctnet.checkpoints.model_folder import load_model
 from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -43,41 +42,16 @@ from sctnet.export.quantisation import (
 from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
-_EXPORT = """
-import sys
-from pathlib import Path
-from sctnet.export.onnx_format import onnx_model
-from sctnet.checkpoints.exported_file import ExportedConfig
-from sctnet.checkpoints.model_folder import load_model
-
-config = ExportedConfig.from_text(sys.stdin.read(), "stdin")
-model = onnx_model(load_model(sys.argv[1]), config)
-Path(sys.argv[2]).write_bytes(model.SerializeToString())
-"""
-
-
-def described(folder, **changes):
-    values = {
-        "model": load_config(folder), "output": "labels", "precision": "int8", "size": None,
-        "batch": None, "weights_sha256": "0" * 64, "sctnet": "0.1.0", **changes,
-    }  # fmt: skip
-    return ExportedConfig(**values)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    model = sctnet.create_model("sctnet-tiny", num_classes=5)
-    torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    return sctnet.save_model(model, tmp_path_factory.mktemp("model"))
+    return sctnet.save_model(decided_network(), tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def graph(folder, tmp_path_factory):
     file = tmp_path_factory.mktemp("graph") / "whole.onnx"
-    command = [sys.executable, "-c", _EXPORT, str(folder), str(file)]
-    subprocess.run(command, input=described(folder).model_dump_json(), text=True, check=True)
-    return onnx.load(file)
+    return onnx.load(write_graph(folder, file, precision="int8"))
 
 
 PICTURES = [street(64, 96, seed)[None] for seed in range(6)]
@@ -95,7 +69,7 @@ def test_an_onnx_model_is_quantised_between_its_convolutions(tmp_path, folder, g
 
 def test_an_openvino_model_is_quantised_between_its_convolutions(tmp_path, folder, graph):
     model = shared_core().read_model(graph.SerializeToString(), b"")
-    model.set_rt_info(described(folder).model_dump_json(), [METADATA_KEY])
+    model.set_rt_info(described(folder, precision="int8").model_dump_json(), [METADATA_KEY])
     quantiser = OpenVinoQuantiser(model)
     floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
@@ -172,7 +146,7 @@ def test_calibration_takes_a_seeded_sample(tmp_path, monkeypatch, folder):
     monkeypatch.setattr(quantisation, "MAX_PICTURES", 3)
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), street(20 + number, 30))
-    config = described(folder, size=(32, 48), batch=2)
+    config = described(folder, precision="int8", size=(32, 48), batch=2)
     pictures = CalibrationPictures(tmp_path, config)
     assert len(pictures) == 3
     assert [p.shape for p in pictures] == [(2, 32, 48, 3)] * 3
@@ -295,7 +269,9 @@ def test_pictures_of_one_colour_do_for_rounding(shape):
 
 
 def test_resized_pictures_are_rounded_to_bytes(resizing):
-    model = openvino_model(load_model(resizing), described(resizing, output="logits8"))
+    model = openvino_model(
+        load_model(resizing), described(resizing, precision="int8", output="logits8")
+    )
     expected = computed(model, PICTURES)
     convolve_bytes(model, PICTURES)
     (first,) = (op for op in model.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
@@ -327,7 +303,9 @@ def test_another_beginning_is_left_to_nncf():
 @pytest.mark.parametrize("which", ["folder", "resizing"])
 def test_whole_int8_files_label_bytes(tmp_path, request, which):
     folder = request.getfixturevalue(which)
-    quantiser = OpenVinoQuantiser(openvino_model(load_model(folder), described(folder)))
+    quantiser = OpenVinoQuantiser(
+        openvino_model(load_model(folder), described(folder, precision="int8"))
+    )
     nodes = quantiser.nodes()
     parts = quantisation._parts(nodes)
     assert len(parts["attention normalisation"]) > 5
@@ -346,7 +324,7 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
 
 
 def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing):
-    config = described(resizing, output="logits8")
+    config = described(resizing, precision="int8", output="logits8")
     quantiser = OpenVinoQuantiser(openvino_model(load_model(resizing), config))
     floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))

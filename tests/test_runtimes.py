@@ -16,9 +16,10 @@ import torch
 from drawn import street
 from onnx import TensorProto, helper
 from PIL import Image
+from shared import described, saved, write_graph
 
 import sctnet
-from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
+from sctnet.checkpoints.exported_file import METADATA_KEY
 from sctnet.checkpoints.model_folder import load_config
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
@@ -28,7 +29,7 @@ from sctnet.inference.runtimes.onnx_engine import OnnxEngine
 from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.video.smoothing import Stillness
-from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
+from sctnet.pipeline.preprocessing import WorkingSize
 
 OUTPUTS = ("labels", "logits", "probabilities", "logits8")
 CLASSES = SyntheticStreets(0, 1).classes
@@ -39,33 +40,8 @@ BY_CLASS = [file for file in FILES if not file.startswith("labels")]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a model with a working size, whose label maps show several classes."""
-    torch.manual_seed(0)
-    model = sctnet.create_model("sctnet-tiny", num_classes=len(CLASSES))
-    torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    preparation = PreprocessingConfig(working_size=WorkingSize(rule="shorter-side", pixels=64))
-    target = tmp_path_factory.mktemp("model")
-    return sctnet.save_model(model, target, classes=CLASSES, preparation=preparation)
-
-
-def described(folder, **changes):
-    values = {
-        "model": load_config(folder), "output": "labels", "precision": "fp32", "size": None,
-        "batch": None, "weights_sha256": "0" * 64, "sctnet": "0.1.0", **changes,
-    }  # fmt: skip
-    return ExportedConfig(**values)
-
-
-_EXPORT = """
-import sys
-from pathlib import Path
-from sctnet.export.onnx_format import onnx_model
-from sctnet.checkpoints.exported_file import ExportedConfig
-from sctnet.checkpoints.model_folder import load_model
-
-config = ExportedConfig.from_text(sys.stdin.read(), "stdin")
-model = onnx_model(load_model(sys.argv[1]), config)
-Path(sys.argv[2]).write_bytes(model.SerializeToString())
-"""
+    rule = WorkingSize(rule="shorter-side", pixels=64)
+    return saved(tmp_path_factory.mktemp("model"), rule, CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +49,7 @@ def graph(folder, tmp_path_factory):
     """Return the exported graph, with all that can be asked of it inside."""
     file = tmp_path_factory.mktemp("graph") / "whole.onnx"
     # Elsewhere: the shapes that tests check here are symbols while a graph is traced.
-    command = [sys.executable, "-c", _EXPORT, str(folder), str(file)]
-    subprocess.run(command, input=described(folder).model_dump_json(), text=True, check=True)
-    return onnx.load(file)
+    return onnx.load(write_graph(folder, file))
 
 
 def written(graph, config, file, text=None):

@@ -7,13 +7,12 @@ import pytest
 import torch
 from drawn import street
 from PIL import Image
+from shared import CLASSES, decided_network, saved
 from torch.nn import functional as F
 
 import sctnet
 from sctnet.checkpoints.model_folder import load_config
-from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
-
-CLASSES = ("road", "car", "tree", "pole", "sky")
+from sctnet.pipeline.preprocessing import Preprocessing, WorkingSize
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,22 +23,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def random_model(num_classes=5, seed=0):
-    """A tiny network whose label maps show several classes, in training mode."""
-    torch.manual_seed(seed)
-    model = sctnet.create_model("sctnet-tiny", num_classes=num_classes)
-    torch.nn.init.normal_(model.head.classifier.weight, std=1)
-    return model
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("model"), WorkingSize())
-
-
-def saved(folder, working_size):
-    preparation = PreprocessingConfig(working_size=working_size)
-    return sctnet.save_model(random_model(), folder, classes=CLASSES, preparation=preparation)
 
 
 @pytest.fixture
@@ -170,7 +156,7 @@ def test_batches_keep_the_order_and_the_sizes(segmenter):
 
 
 def test_a_model_in_memory_is_used_and_left_as_it_is(folder):
-    model = random_model().train()
+    model = decided_network().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     segmenter = sctnet.Segmenter.from_model(model, load_config(folder), device="cpu")
     labels = segmenter(street(40, 56)).labels
@@ -220,7 +206,7 @@ def test_a_segmentation_is_saved_measured_and_shown(segmenter, tmp_path):
 
 def test_more_than_255_classes_are_labelled_in_sixteen_bits(tmp_path):
     names = [f"class {index}" for index in range(300)]
-    model = sctnet.save_model(random_model(300), tmp_path / "model", classes=names)
+    model = sctnet.save_model(decided_network(300), tmp_path / "model", classes=names)
     result = sctnet.Segmenter(model, device="cpu")(street(64, 64))
     assert result.labels.dtype == np.uint16
     np.testing.assert_array_equal(result.labels, plain_labels(model, result.image))

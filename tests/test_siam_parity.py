@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from released import REFERENCE, released_checkpoint
+from shared import deviation
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,12 +65,6 @@ def pair(folder: Path, projections: dict[str, Tensor]) -> tuple[SCTNet, Alignmen
     alignment = Alignment(AlignmentRecipe(teacher="B2"), teacher, model.widths).eval()
     alignment.projections.load_state_dict(projections)
     return model, alignment
-
-
-def deviation(ours: Tensor, reference: Tensor) -> float:
-    """Return the largest difference over the largest reference value."""
-    assert ours.shape == reference.shape
-    return float((ours.detach() - reference).abs().max() / reference.abs().max())
 
 
 def crop(reference: dict[str, Tensor], dtype: torch.dtype) -> Tensor:

@@ -4,10 +4,12 @@ import json
 import math
 import shutil
 import subprocess
+from functools import partial
 from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
+import shared
 import torch
 from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
@@ -29,12 +31,8 @@ from sctnet.errors import SctnetError
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
 CLASSES = ("road", "car", "sky")
+network = partial(shared.network, num_classes=3)
 KEY = "head.classifier.weight"
-
-
-def network(variant="sctnet-tiny", num_classes=3, seed=0, **options):
-    torch.manual_seed(seed)
-    return sctnet.create_model(variant, num_classes, **options)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sctnet.errors import SctnetError
-from sctnet.inference.files import SUFFIXES as PICTURE_ENDINGS
+from sctnet.inference.files import SUFFIXES as PICTURE_SUFFIXES
 from sctnet.inference.files import check_output, distinct_names, is_result
 
 SUFFIXES = frozenset(
@@ -42,7 +42,7 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
     for item in (match for given in inputs for match in _matches(given, out)):
         if is_camera(item):
             found.append((item, Path(f"camera{item}")))
-        elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_ENDINGS:
+        elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_SUFFIXES:
             found.append((item, Path(_stream_name(item))))
         elif os.path.isdir(item):  # noqa: PTH112 - false for a name too long, too
             below = _videos_below(Path(item), out)
@@ -113,4 +113,4 @@ def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(file.suffix.lower() in PICTURE_ENDINGS for file in folder.rglob("*"))
+    return any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.rglob("*"))
