@@ -40,7 +40,7 @@ def diagnose_splits(config: FolderConfig, tallies: Mapping[str, Tally]) -> dict[
 
 
 def _is_ignored_by(values: Mapping[int, int], config: FolderConfig) -> bool:
-    """Tell whether masks hold both 255 and classes beside 0, and so mean to ignore 255."""
+    """Say whether masks hold 255 and several classes, so that 255 probably means ignored."""
     return config.ignore == 255 and 255 in values and len(values.keys() - {0, 255}) > 0
 
 

@@ -199,7 +199,7 @@ def _with_mask(
 
 
 def _is_drawn(data: SegmentationDataset, index: int) -> bool:
-    """Tell whether labels are shapes with names, which have no values to look at."""
+    """Say whether labels are named shapes, which have no raw values."""
     return isinstance(data, FileDataset) and (
         data.files[index].mask.suffix.lower() not in MASK_SUFFIXES
     )

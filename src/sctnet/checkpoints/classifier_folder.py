@@ -1,6 +1,6 @@
-"""A pre-trained classifier on disk: a backbone's folder, and beside it the head it learned with.
+"""A pre-trained classifier on disk: a backbone's folder with the head of its training.
 
-Whatever starts from the folder sees the backbone alone; resuming and scoring need the head.
+A start from the folder uses only the backbone; resuming and scoring need the head.
 """
 
 import json
@@ -36,7 +36,7 @@ _NETWORK = "network."
 
 
 class ClassifierConfig(BaseModel):
-    """What a head answers, and how pictures are shown to it."""
+    """The classes of a head, and the preprocessing of its pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class LoadedClassifier(NamedTuple):
 
 
 def is_classifier_folder(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder holds a head beside its backbone."""
+    """Say whether a folder holds a head beside its backbone."""
     return (Path(folder) / CLASSIFIER_FILE).is_file()
 
 
@@ -97,7 +97,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> LoadedClassifier:
 
 
 def _head(classifier: Classifier) -> dict[str, Tensor]:
-    """Return the tensors that are not the network's."""
+    """Return the tensors outside the network."""
     tensors = classifier.state_dict()
     return {key: value for key, value in tensors.items() if not key.startswith(_NETWORK)}
 

@@ -90,12 +90,13 @@ _IGNORED = {
     ),
     "classifier of the pre-training": ("head.", "fc.", "backbone.head.", "backbone.fc."),
 }
-"""What a checkpoint may hold beyond the network; the first group whose prefix fits takes a key."""
+"""Keys that a checkpoint may have beside the network's; the first group with a matching prefix
+counts."""
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every key of a checkpoint.
+    """What happened to every key of a checkpoint.
 
     Keys are named as in a released segmentation checkpoint, with ``backbone.`` and without
     ``module.``; those of ``missing`` are ours.
@@ -134,15 +135,15 @@ def convert_checkpoint(
     classes: Sequence[str] | None = None,
     colours: Sequence[Colour] | None = None,
 ) -> ConversionReport:
-    """Turn a released checkpoint into a model folder and report what became of every key.
+    """Convert a released checkpoint to a model folder, and report what happened to every key.
 
-    Keys may stand bare, under ``state_dict`` (or ``model``), with or without ``module.``; a file
-    without heads is taken as an ImageNet backbone, which must fill stem to stage 4 wholly and may
-    hold a DAPPM; what is written then is a start for training, not a model. ``variant`` is found
-    from the widths where it is not given. Nothing is executed: the file is read with
-    ``weights_only=True``. Raises :class:`SctnetError` for a file that cannot be read, holds
-    unknown keys, one tensor under two keys or values that are not finite, lacks keys or has another
-    variant's shapes, and for a folder of something else; then nothing is written.
+    Keys may be at the top, under ``state_dict`` or under ``model``, with or without ``module.``. A
+    file without heads is an ImageNet backbone: it must contain all of stem to stage 4, may contain
+    a DAPPM, and becomes a start for training, not a model. Without ``variant`` the widths decide.
+    Nothing is executed: the file is read with ``weights_only=True``. Raises :class:`SctnetError`,
+    and writes nothing, for a file that cannot be read, for unknown or missing keys, one tensor
+    under two keys, values that are not finite, shapes of another variant, and an output folder of
+    something else.
     """
     path = Path(checkpoint)
     found = _with_released_names(state_dict_of(read_checkpoint(path), path), path)
@@ -170,7 +171,7 @@ def convert_checkpoint(
 
 
 def released_start(checkpoint: str | os.PathLike[str], network: SCTNet) -> dict[str, Tensor]:
-    """Return what a released checkpoint or ImageNet backbone has for a network, by our names.
+    """Return the tensors of a released checkpoint or backbone, by this package's names.
 
     The classifiers are left out: the file does not name their classes. So are a teacher, its
     projections and the classifier of the pre-training; any other key raises :class:`SctnetError`,
@@ -198,7 +199,7 @@ def _missing(
     backbone_only: bool,
     path: Path,
 ) -> tuple[str, ...]:
-    """Return the keys that a backbone file leaves new; raise for all else that does not fit."""
+    """Return the keys that a backbone file does not fill; raise for a misfit."""
     for key, tensor in tensors.items():
         if key not in expected:
             raise SctnetError(f"{path}: {_released_key(key)} does not exist in {variant}")
@@ -215,7 +216,7 @@ def _missing(
 
 
 def read_checkpoint(path: Path) -> object:
-    """Return what a PyTorch file holds, without executing anything of it."""
+    """Return the content of a PyTorch file without executing anything in it."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise SctnetError(f"{path}: larger than {_MAX_BYTES >> 30} GiB, no SCTNet is so large")
@@ -295,7 +296,7 @@ _CLASSIFIERS = (
     "head.classifier.bias",
     "auxiliary_head.classifier.weight",
 )
-"""Any of them says how many classes there are; that all are there is checked later."""
+"""Each of them gives the number of classes; whether all are present is checked later."""
 
 _NAMES = released_names()
 _OUR_NAMES = {ours: theirs for theirs, ours in _NAMES.items()}

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the text under ``sctnet`` in its metadata."""
+"""The description of an exported file: the text under ``sctnet`` in its metadata."""
 
 from typing import Annotated, Literal
 
@@ -34,7 +34,7 @@ class ExportedConfig(BaseModel):
     size: tuple[Pixels, Pixels] | None
     """Height and width of the only pictures that it takes; None: any."""
     batch: Annotated[int, Field(ge=1)] | None
-    """How many pictures it takes, no fewer and no more; None: any number."""
+    """The exact number of pictures that it takes; None: any number."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the model.safetensors that it was made from."""
     sctnet: str
@@ -42,9 +42,9 @@ class ExportedConfig(BaseModel):
 
     @classmethod
     def from_text(cls, text: str | None, file: object) -> "ExportedConfig":
-        """Read what stands in the metadata of ``file``; None stands for no such entry.
+        """Read the description in the metadata of ``file``; ``text`` is None if there is none.
 
-        Raises :class:`SctnetError`, which names the file, for anything else.
+        Raises :class:`SctnetError`, which names the file, for a missing or invalid description.
         """
         if text is None:
             raise SctnetError(

@@ -1,4 +1,4 @@
-"""What a run starts from: whatever ``model.init`` names, with a record of it."""
+"""The initialisation of a run: loads what ``model.init`` names, and records it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sctnet.models import SCTNet, SegmentationNetwork
 
 @dataclass(frozen=True)
 class Initialisation:
-    """What was loaded into a network before its first step, and what was not."""
+    """Which tensors of a network were loaded before its first step, and which were not."""
 
     origin: str
     """What ``model.init`` named."""
@@ -34,13 +34,13 @@ class Initialisation:
 
 
 def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Initialisation:
-    """Start a network from a folder, a hub id, a .pth file or ``imagenet``.
+    """Initialise a network from a folder, a hub id, a .pth file or ``imagenet``.
 
     A released ImageNet backbone (``.pth``) of an SCTNet must fill stem to stage 4, and may hold
-    nothing else but a DAPPM and its classifier; of a released segmentation network everything
-    is taken but the classifiers, since the file does not name their classes. Of a model of ours
-    with other classes than ``classes`` the classifiers are new. Raises :class:`SctnetError`
-    for what does not fit, and changes nothing then.
+    only a DAPPM and its classifier in addition. From a released segmentation network everything is
+    loaded but the classifiers, because the file does not name their classes. From a model of this
+    package with other classes than ``classes``, the classifiers are not loaded. Raises
+    :class:`SctnetError`, and changes nothing, for a file that does not fit.
     """
     if init.endswith(".pth"):
         file: Path | None = Path(init)

@@ -33,9 +33,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 CLASSIFIER_FILE = "classifier.safetensors"
-"""Of the run of a classification alone: the head beside the backbone."""
+"""Only in the run of a classification: the head beside the backbone."""
 PREPROCESSOR_FILE = "preprocessor_config.json"
-"""Of transformers alone: how it prepares images."""
+"""Only in folders of transformers: the preprocessing of images."""
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """The models that come with the package, a folder each."""
@@ -55,7 +55,7 @@ class WeightsSource(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """config.json: all that is needed to build a network and to read what it says."""
+    """config.json: everything that is needed to build a network and to understand its output."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class ModelConfig(BaseModel):
     preparation: PreprocessingConfig = PreprocessingConfig()
     source: WeightsSource | None = None
     terms: str | None = None
-    """What the weights may be used for, where the pictures they learned from limit it."""
+    """The terms of use of the weights, if their training pictures restrict it."""
     backbone_only: bool = False
     """The weights hold stem to stage 4 and perhaps the DAPPM: a start for training, not a model."""
 
@@ -165,7 +165,7 @@ def write_folder(target: Path, config: BaseModel, tensors: Mapping[str, Tensor],
         target.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in tensors.items()}, beside)
         beside.chmod(0o644)  # safetensors writes for the owner alone
-        # Before the card: whatever stops us in between, the folder is known to be a model's.
+        # Written before the card, so that an interrupted folder is recognised as a model's.
         write_text(target / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
         write_text(target / CARD_FILE, card)
         beside.replace(target / WEIGHTS_FILE)
@@ -198,8 +198,8 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """Return the local folder of a model: a bundled name's, the folder itself or a download.
 
-    A folder of the user's comes before a bundled model or a hub id of the same name, unless it
-    holds no config.json: an empty folder left by a run hides nothing.
+    A user's folder comes before a bundled model or a hub id of the same name. A folder without a
+    config.json does not count, so an empty folder of a run hides nothing.
     """
     path, text = Path(name), str(name)
     bundled, is_hub_id, exists = text in bundled_names(), _looks_like_hub_id(text), _exists(path)
@@ -263,7 +263,7 @@ def check_tensor(key: str, tensor: Tensor, expected: Tensor, origin: str) -> Non
         raise SctnetError(
             f"{origin}: {key} holds {tensor.dtype}, this network needs {expected.dtype}"
         )
-    check_finite(key, tensor.to(expected.dtype), origin)  # as it will be held: 1e39 is too large
+    check_finite(key, tensor.to(expected.dtype), origin)  # 1e39 is infinite in float32
 
 
 def check_finite(key: str, tensor: Tensor, origin: str) -> None:
@@ -293,7 +293,7 @@ def _download(hub_id: str) -> Path:
     try:
         path = Path(snapshot_download(hub_id, allow_patterns=files))
     except Exception as error:
-        # Bad names, HTTP statuses, and whatever its transport raises: the client has no one family.
+        # The client has no common exception for bad names, HTTP statuses and network errors.
         raise SctnetError(
             f"{hub_id}: no such model folder here, and it could not be had from the hub "
             f"({type(error).__name__}); check the name and the network"
@@ -315,7 +315,7 @@ def _checked_folder(path: Path) -> Path:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name too long for the system, or a folder that may not be entered
+    except OSError:  # a name that is too long, or a folder without permission
         return False
 
 
@@ -329,7 +329,7 @@ def _refuse_foreign_files(target: Path) -> None:
 
 
 def _is_ours(config_file: Path) -> bool:
-    """Say whether a config.json is a model's, be it one that this version cannot read."""
+    """Say whether a config.json belongs to a model, even to one of a newer version."""
     try:
         content = json.loads(config_file.read_bytes())
     except (OSError, ValueError):

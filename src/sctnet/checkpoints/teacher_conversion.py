@@ -1,4 +1,4 @@
-"""SegFormer checkpoints of MMSegmentation or the released SCTNet: teachers, and starts."""
+"""Converts SegFormer checkpoints of MMSegmentation or the released SCTNet to teachers."""
 
 import hashlib
 import os

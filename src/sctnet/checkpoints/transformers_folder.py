@@ -48,14 +48,14 @@ _NEEDED = {
     "use_absolute_embeddings": False,
     "out_features": list(STAGES),
 }
-"""What cannot be chosen here, wherever a file names it for what it computes."""
+"""Options of transformers that this package cannot choose, with the only value it computes."""
 _RATES = (
     "drop_path_rate",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout_prob",
 )
-"""They change training only, and may differ between a start and the network."""
+"""Rates that change training only; a start and the network may have different ones."""
 _FOR_CLASSIFYING = re.compile(
     r"^(classifier|((swin|convnext)\.)?(layernorm|pooler))\.|relative_position_index$"
 )
@@ -63,7 +63,7 @@ _FOR_CLASSIFYING = re.compile(
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """Say whether a folder's config.json is of transformers rather than one of ours."""
+    """Say whether a folder's config.json is one of transformers and not of this package."""
     try:
         fields = _json(folder / CONFIG_FILE)
     except SctnetError:
@@ -107,7 +107,7 @@ def load_transformers_model(folder: Path) -> tuple[TransformersNetwork, tuple[st
 def read_transformers_start(
     model: SegmentationNetwork, folder: Path, classes: Sequence[str]
 ) -> tuple[str, dict[str, Tensor]]:
-    """Return the file of the weights, and what of them serves ``model``, by its own names.
+    """Return the file of the weights, and the tensors that fit ``model``, by its own names.
 
     The file may hold a whole segmentation network of the same kind (without the classifiers, where
     its classes are others) or an encoder: SegFormer's, or Swin and ConvNeXt as they classify.
@@ -218,7 +218,7 @@ def _check_normalisation(folder: Path) -> None:
 
 
 def _configuration(fields: Mapping[str, Any], num_classes: int, file: Path) -> TransformersConfig:
-    """Return the variant of these sizes, or the family's first with all that differs from it."""
+    """Return the variant with these sizes, or the family's first variant and its differences."""
     given = _sizes(fields, file)
     variants = SEGFORMER_SIZES if fields["model_type"] == "segformer" else UPERNET_SIZES
     family = {name: sizes for name, sizes in variants.items() if _backbone_of(fields, file) in name}

@@ -67,7 +67,7 @@ _LABEL_OF_VALUE = value_lookup(RAW_VALUES, [0])
 
 
 def is_ade20k(root: Path) -> bool:
-    """Tell an ADE20K by the folders of its splits."""
+    """Say whether ``root`` is an ADE20K, by the folders of its splits."""
     return any((root / "images" / folder).is_dir() for folder in _FOLDERS.values())
 
 

@@ -34,7 +34,7 @@ _LABEL_OF_VALUE = value_lookup(range(len(CLASSES)), [len(CLASSES)])
 
 
 def is_camvid(root: Path) -> bool:
-    """Tell a CamVid by a split's list and its folder of masks."""
+    """Say whether ``root`` is a CamVid, by a split's list and its folder of masks."""
     return any(
         (root / f"{split}.txt").is_file() and (root / f"{split}annot").is_dir() for split in SPLITS
     )

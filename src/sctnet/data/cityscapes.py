@@ -62,7 +62,7 @@ _TRAIN_IDS_END = "_labelTrainIds.png"
 
 
 def is_cityscapes(root: Path) -> bool:
-    """Tell a Cityscapes by its folder of pictures."""
+    """Say whether ``root`` is a Cityscapes, by its folder of pictures."""
     return (root / "leftImg8bit").is_dir()
 
 

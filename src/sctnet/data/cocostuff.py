@@ -46,7 +46,7 @@ _LABEL_OF_VALUE = value_lookup(range(len(CLASSES)), [255])
 
 
 def is_cocostuff(root: Path) -> bool:
-    """Tell a COCO-Stuff-10K by its lists."""
+    """Say whether ``root`` is a COCO-Stuff-10K, by its lists."""
     return any((root / "imageLists" / f"{split}.txt").is_file() for split in SPLITS)
 
 

@@ -262,7 +262,7 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 def _is_plain(header: ImageFile.ImageFile, end: bytes) -> bool:
-    """Tell whether OpenCV, which is faster, reads this image just as Pillow would."""
+    """Say whether OpenCV, which is faster, reads this image exactly as Pillow does."""
     if header.format == "TIFF" and header.width * header.height >= _LARGE:
         # Pillow would hold it three times over, with four bytes a pixel.
         upright = header.getexif().get(_ORIENTATION, 1) == 1
@@ -282,7 +282,7 @@ def _stored_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _is_rescaled(image: ImageFile.ImageFile) -> bool:
-    """Tell whether Pillow changes values on reading, which is right for pictures only."""
+    """Say whether Pillow changes values on reading, which is wrong for masks."""
     if not image.tile:
         return False
     tile = image.tile[0]

@@ -89,7 +89,7 @@ def require_mask(files: Files) -> Files:
 
 
 def have_labels(splits: Sequence[str], unlabelled: Sequence[str], source: Path) -> bool:
-    """Tell whether splits have published labels; those with and without do not join."""
+    """Say whether splits have published labels; splits with and without labels cannot be joined."""
     without = [split for split in splits if split in unlabelled]
     if without and len(without) < len(splits):
         raise SctnetError(f"{source}: the split {without[0]!r} has no labels: open it alone")

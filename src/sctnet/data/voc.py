@@ -45,7 +45,7 @@ def voc_colour(number: int) -> Colour:
 
 
 def is_voc(root: Path) -> bool:
-    """Tell a VOC by its folder of pictures and its lists or masks."""
+    """Say whether ``root`` is a VOC, by its folder of pictures and its lists or masks."""
     return _find_root(root) is not None
 
 

@@ -166,7 +166,7 @@ def _pictures_at(path: Path, out: Path, named: bool) -> list[tuple[Path, Path]]:
 
 
 def is_result(file: Path, out: Path) -> bool:
-    """Tell whether a file lies among the results below ``out``."""
+    """Say whether a file is one of the results below ``out``."""
     place = Path(os.path.realpath(file))
     return any(place.is_relative_to(os.path.realpath(out / kind)) for kind in KINDS)
 

@@ -1,1 +1,1 @@
-"""What serves predictions to many: a page, a server, and bulk prediction on a cluster."""
+"""Predictions for many users: an HTTP server, a demonstration page, and bulk prediction."""

@@ -12,7 +12,7 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 def is_image_folder(root: Path) -> bool:
-    """Tell whether a folder's train has a folder for each class."""
+    """Say whether the folder ``train`` has a folder for each class."""
     return (root / "train").is_dir() and bool(_folders(root / "train"))
 
 

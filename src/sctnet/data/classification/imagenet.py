@@ -27,7 +27,7 @@ _KAGGLE_TRUTH = "LOC_val_solution.csv"
 
 
 def is_imagenet(root: Path) -> bool:
-    """Tell whether a folder has ImageNet's flat validation pictures and their list."""
+    """Say whether a folder has ImageNet's flat validation pictures and their list."""
     return _list_of(root) is not None
 
 

@@ -1,4 +1,4 @@
-"""An encoded picture on its way to a worker's network."""
+"""An encoded picture, as workers receive it."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from sctnet.inference.sources import Picture
 from sctnet.serving.bulk.storage import is_url, read_bytes
 
 MAX_BYTES = 2_000_000_000
-"""Of an encoded picture; an uncompressed one of the largest size that is decoded has 1.2 GB."""
+"""The limit for an encoded picture; the largest picture, uncompressed, has 1.2 GB."""
 
 
 class Encoded(NamedTuple):
     """An encoded picture, or the sentence that says why it is missing."""
 
     source: str
-    """What it is called in the manifest: a path, a URL, TABLE::ID or SHARD::MEMBER."""
+    """Its name in the manifest: a path, a URL, TABLE::ID or SHARD::MEMBER."""
     name: str
-    """Of its results: a path without ending, below the destination."""
+    """The path of its results below the destination, without a suffix."""
     data: bytes | None = None
     """None: to be read from ``source``."""
     problem: str | None = None

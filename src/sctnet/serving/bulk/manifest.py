@@ -1,10 +1,9 @@
-"""The record of a bulk prediction: one Parquet file in the end, parts while it runs.
+"""The record of a bulk prediction: parts during the run, one Parquet file at its end.
 
-A worker writes a part when all results that it tells of are there, so that what stands in a
-part is done. Parts are written whole, under a name that belongs to the pictures: a worker that does
-them again after another's death finds the part there, or writes the same one. The end of a run
-puts all parts into the one file, a row for each picture, and then deletes them; whatever stops it
-in between, the next run reads both.
+A worker writes a part after all results of the part, so a recorded picture is finished. A part is
+written whole, and its name follows from its pictures. A worker that repeats the work of a dead one
+finds the part, or writes the same one. The end of a run merges all parts into one file, with a row
+for each picture, and then deletes them. If it is stopped in between, the next run reads both.
 """
 
 import io
@@ -30,7 +29,7 @@ _KEY = b"sctnet"
 
 
 class Row(NamedTuple):
-    """What is recorded of a picture."""
+    """The record of a picture."""
 
     source: str
     name: str
@@ -46,8 +45,8 @@ class Row(NamedTuple):
 class Manifest:
     """The manifest below a destination, of one model and one set of options.
 
-    ``identity`` is what they are, with the model's hash under ``model``; it stands in the metadata
-    of every file.
+    ``identity`` holds the options, and the model's hash under ``model``; every file has it in its
+    metadata.
     """
 
     def __init__(self, out: str, identity: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -91,7 +90,7 @@ class Manifest:
         self.compact()
 
     def recorded(self) -> dict[str, Recorded]:
-        """Return what is recorded of every picture, by its source."""
+        """Return the record of every picture, by its source."""
         table = self._table(["source", "name", "error"])
         columns = (table.column(name).to_pylist() for name in ("source", "name", "error"))
         return {
@@ -104,7 +103,7 @@ class Manifest:
         return {each for each in self._table(["output"]).column(0).to_pylist() if each is not None}
 
     def part(self, name: str) -> list[Row] | None:
-        """Return the rows of a part, or None where it is not there yet."""
+        """Return the rows of a part, or None if it does not exist yet."""
         file = join(self._parts, f"{name}.parquet")
         if not exists(file):
             return None
@@ -114,11 +113,11 @@ class Manifest:
         ]
 
     def write_part(self, name: str, rows: Iterable[Row]) -> None:
-        """Record pictures; all that the rows tell of is there."""
+        """Record pictures, after all of their results are written."""
         self._write(join(self._parts, f"{name}.parquet"), self._rows(rows))
 
     def begun(self, name: str) -> str | None:
-        """Return what a worker that began a part, and did not end it, left as a note."""
+        """Return the note of a worker that began a part and did not finish it."""
         note = join(self._parts, f"{name}.begun")
         return _text(note) if exists(note) else None
 
@@ -127,7 +126,7 @@ class Manifest:
         write_bytes(join(self._parts, f"{name}.begun"), text.encode())
 
     def compact(self) -> None:
-        """Put all parts into the one file, a row for each picture, sorted by their sources."""
+        """Merge all parts into one file with a row for each picture, sorted by source."""
         parts = self._part_files()
         if not parts:
             return
@@ -141,7 +140,7 @@ class Manifest:
         return [file for file in files_below(self._parts) if file.endswith(".parquet")]
 
     def _table(self, columns: Sequence[str] | None) -> Any:
-        """Return all rows, of each picture the latest: a part's before the file's."""
+        """Return the latest row of each picture; a part is newer than the file."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -12,10 +12,10 @@ _EXPORTED = {suffixes[0]: suffixes for suffixes in EXPORTED_SUFFIXES.values()}
 
 
 class ModelFiles(NamedTuple):
-    """What a model is made of."""
+    """The files of a model."""
 
     name: str
-    """Of the model's one file, or "" for a folder."""
+    """The name of the model's file, or "" for a folder."""
     contents: dict[str, bytes]
 
     @property
@@ -25,7 +25,7 @@ class ModelFiles(NamedTuple):
 
     @property
     def description_sha256(self) -> str:
-        """Return the hash of what else tells how the model labels: config.json, or the graph."""
+        """Return the hash of the model's description: config.json, or the graph."""
         return hashlib.sha256(next(iter(self.contents.values()))).hexdigest()
 
     def write(self, folder: Path) -> Path:

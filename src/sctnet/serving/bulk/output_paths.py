@@ -1,11 +1,11 @@
-"""Where results go below the destination, by names that are not to be trusted."""
+"""Safe paths of results, from names in tables and shards that cannot be trusted."""
 
 import re
 from pathlib import Path, PurePosixPath
 
 from sctnet.inference.files import SUFFIXES
 
-_LONGEST = 200  # bytes of a part of a path; systems take 255, and endings are added
+_LONGEST = 200  # bytes of a part of a path; systems allow 255, and suffixes are added
 _UNFIT = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -20,7 +20,7 @@ def safe_place(text: str) -> Path:
 
 
 def is_picture(name: str) -> bool:
-    """Say whether a file's ending is one of a picture."""
+    """Say whether a file has the suffix of a picture."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 

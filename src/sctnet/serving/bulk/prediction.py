@@ -1,8 +1,8 @@
 """Bulk prediction on Ray Data: pictures by the million, on one machine or a cluster.
 
-What travels through Ray is small: units of work go out, each with the names of its pictures,
-and rows of statistics come back. Workers read the pictures, write the results where they belong and
-record them in the manifest, so that nothing is lost with a worker, a machine or the driver.
+Little data goes through Ray: units of work with the names of their pictures go to the workers, and
+rows of statistics come back. Workers read the pictures, write the results and record them in the
+manifest, so nothing is lost if a worker, a machine or the driver dies.
 """
 
 import logging
@@ -27,9 +27,9 @@ from sctnet.serving.bulk.work import Unit, find_work
 from sctnet.serving.bulk.worker import KINDS, Worker, WorkerOptions
 from sctnet.serving.memory import keep_freed_memory
 
-_MAX_PER_PART = 256  # pictures; what a dead worker's successor does again at most
-_PARTS_A_WORKER = 8  # at least, so that all end at about the same time
-_MAX_TASKS = 10_000  # that Ray keeps an eye on
+_MAX_PER_PART = 256  # pictures; at most this many are repeated after a worker's death
+_PARTS_A_WORKER = 8  # at least, so that all workers end at about the same time
+_MAX_TASKS = 10_000  # that Ray tracks
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ def predict_bulk(
 ) -> PredictionSummary:
     """Label pictures into ``out``, a folder or URL, by workers on Ray, and return how it went.
 
-    ``inputs`` are what :func:`~sctnet.serving.bulk.work.find_work` takes. What an earlier run into
-    ``out`` has done, with the same model and options, is not done again; what had failed is. With
-    batches of one picture, labels are those of ``sctnet predict`` on the same kind of device, bit
-    for bit; larger batches may round otherwise. ``progress`` is told how many pictures are done,
-    and of how many where that is known. Raises :class:`SctnetError` for mistakes in what is given,
-    another model's manifest in ``out``, and a cluster that cannot be reached.
+    ``inputs`` are the inputs of :func:`~sctnet.serving.bulk.work.find_work`. Pictures that an
+    earlier run with the same model and options labelled are left out; failed ones are tried again.
+    With batches of one picture, labels equal those of ``sctnet predict`` on the same kind of
+    device, bit for bit; larger batches may round differently. ``progress`` receives the number of
+    finished pictures and, if known, of all pictures. Raises :class:`SctnetError` for invalid inputs
+    and options, another model's manifest in ``out``, and a cluster that cannot be reached.
     """
     _require_ray()
     out = full_name(out)
     if options.kind not in KINDS:
         raise SctnetError(f"{options.kind} to save: with Ray, choose {' or '.join(KINDS)}")
     files = read_model_files(model)
-    # Here, where a mistake is one sentence; the workers make their own.
+    # Tried here first, where an error is one sentence; the workers load their own model.
     segmenter = Segmenter(
         model, "cpu", options.precision, tile=options.tile, batch_size=options.batch_size
     )
@@ -167,7 +167,7 @@ def _run(
             min_size=workers[0],
             max_size=max(workers),
             initial_size=min(max(workers), max(workers[0], len(items))),
-            max_tasks_in_flight_per_actor=2,  # not more: the last ones wait for nobody
+            max_tasks_in_flight_per_actor=2,  # not more, so that the last units start at once
         ),
         num_cpus=options.cpus,
         num_gpus=options.gpus,
@@ -175,7 +175,7 @@ def _run(
     try:
         yield from labelled.iter_rows()
     except ray.exceptions.RayError as error:
-        # The worker's own sentence stands somewhere in the text of its trace.
+        # The text of Ray's traceback contains the worker's own sentence.
         told = re.findall(r"SctnetError: (.+)", str(error))
         raise SctnetError(
             told[-1] if told else f"the workers failed: {_last_line(error)}"
@@ -183,7 +183,7 @@ def _run(
 
 
 def _remove_unrecorded(manifest: Manifest, out: str) -> None:
-    """Delete tables of run lengths of parts that were not recorded any more: they come again."""
+    """Delete tables of run lengths whose part was not recorded; they are written again."""
     recorded = manifest.outputs()
     for file in files_below(join(out, "rle")):
         if file[len(out.rstrip("/")) + 1 :] not in recorded:
@@ -191,7 +191,7 @@ def _remove_unrecorded(manifest: Manifest, out: str) -> None:
 
 
 def _identity(files: ModelFiles, options: BulkOptions) -> dict[str, Any]:
-    """Return what must be the same for a run to go on with an earlier one."""
+    """Return the settings that must not change when a run continues an earlier one."""
     return {
         "model": files.sha256,
         "description": files.description_sha256,
@@ -207,10 +207,10 @@ def _device(options: BulkOptions) -> str | None:
 
 @contextmanager
 def _cluster(options: BulkOptions) -> Iterator[int]:
-    """Connect to a cluster, or make this machine one; tell how many workers it has room for."""
+    """Connect to a cluster, or start one on this machine; return how many workers fit."""
     import ray
 
-    for name in ("ray", "ray.data"):  # what they log as errors, we raise
+    for name in ("ray", "ray.data"):  # errors in their logs are raised here instead
         logging.getLogger(name).setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -20,7 +20,7 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def is_shard(name: str) -> bool:
-    """Say whether a file's ending is one of a shard."""
+    """Say whether a file has the suffix of a shard."""
     return name.lower().endswith(SHARD_SUFFIXES)
 
 

@@ -14,16 +14,16 @@ from sctnet.writing import write_whole
 _PYARROW = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs"})
 
 _WHOLE_UPLOADS = frozenset({"s3", "gcs", "abfs"})
-"""Stores where an object appears once it was sent whole, and where renaming would send it again."""
+"""Stores in which an object appears only when its upload is complete, and renaming copies it."""
 
 
 def is_url(text: str) -> bool:
-    """Say whether a text names something behind a protocol."""
+    """Say whether a text is a URL."""
     return "://" in text
 
 
 def full_name(text: str) -> str:
-    """Return a URL as it is, and of a path, or a file:// URL, the absolute path."""
+    """Return a URL unchanged; return the absolute path of a path or a file:// URL."""
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     return text if is_url(text) else os.path.abspath(text)  # noqa: PTH100 - links stay
@@ -95,7 +95,7 @@ def remove(name: str) -> None:
 
 
 def remove_empty_folder(name: str) -> None:
-    """Delete a folder of a disk, if there is nothing in it; object stores have none."""
+    """Delete an empty folder on a disk; object stores have no folders."""
     if not is_url(name):
         with suppress(OSError):
             Path(name).rmdir()
@@ -121,7 +121,7 @@ def files_below(folder: str) -> list[str]:
         found = filesystem.get_file_info(selector)
     except OSError as error:
         raise SctnetError(f"{folder}: cannot be listed ({_reason(error)})") from error
-    # What a file system calls a path lacks the URL's beginning.
+    # Paths of a file system lack the protocol of the URL.
     cut = len(path.rstrip("/"))
     return sorted(
         folder.rstrip("/") + info.path[cut:] for info in found if info.type == FileType.File
@@ -150,7 +150,7 @@ def _kind(name: str) -> str:
 
 
 def _opened(name: str) -> tuple[Any, str]:
-    """Return the file system of a full name, and what it is called there."""
+    """Return the file system of a full name, and its path there."""
     from pyarrow.fs import LocalFileSystem
 
     if not is_url(name):
@@ -192,6 +192,6 @@ def _by_fsspec(protocol: str, name: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return an error of the system, or of a store, as part of a sentence."""
+    """Return the reason of a system's or a store's error, as part of a sentence."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

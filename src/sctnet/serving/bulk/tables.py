@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
     source: str
     place: str
-    """What the row calls its picture, or the table's name and the row's number."""
+    """The name of the row's picture, or the table's name and the row's number."""
     row_group: int
     row: int
     """Its number in the row group."""

@@ -1,4 +1,4 @@
-"""What is to be labelled: folders, globs, tables and shards, cut into units of work."""
+"""The inputs of a bulk prediction (folders, globs, tables, shards), cut into units of work."""
 
 import json
 import os
@@ -33,10 +33,10 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Unit:
-    """What one call of a worker labels."""
+    """The pictures that one call of a worker labels."""
 
     pictures: list[tuple[str, str]] = field(default_factory=list)
-    """Source and name of each; none of a shard, which tells them when it is read."""
+    """Source and name of each; empty for a shard, whose pictures are known when it is read."""
     table: str = ""
     column: str = ""
     row_group: int = 0
@@ -46,7 +46,7 @@ class Unit:
     name: str = ""
     """Of the shard's results: their folder."""
     done: list[str] = field(default_factory=list)
-    """Sources within the shard that need nothing more."""
+    """Sources within the shard that are done."""
 
     def to_text(self) -> str:
         """Return it as JSON."""
@@ -77,7 +77,7 @@ class Unit:
 
 
 class Recorded(NamedTuple):
-    """What earlier runs have recorded of a picture."""
+    """The record of a picture by earlier runs."""
 
     name: str
     done: bool
@@ -86,11 +86,11 @@ class Recorded(NamedTuple):
 
 @dataclass
 class Work:
-    """What is to be done, and what was found on the way."""
+    """The units of work, and the counts of pictures."""
 
     units: list[Unit] = field(default_factory=list)
     pictures: int | None = 0
-    """To be labelled; None where shards are among them, which are not counted before."""
+    """Pictures to label; None with shards, which are not counted before they are read."""
     skipped: int = 0
     """Pictures that are done; of shards, those that are in the manifest."""
     failures: list[str] = field(default_factory=list)
@@ -131,13 +131,13 @@ def find_work(
     column: str | None = None,
     per_unit: Callable[[int], int] = lambda _: 256,
 ) -> Work:
-    """Return what is to be labelled of folders, globs, Parquet tables and WebDataset shards.
+    """Return the units of work of folders, globs, Parquet tables and WebDataset shards.
 
-    An input is a path or a URL. Of a folder all pictures below it are meant or, where there are
-    none, all tables or else all shards; results below ``out`` never. Names of results are as
-    ``sctnet predict`` gives them, and stay what they were in ``recorded``, by source. ``per_unit``
-    says how many pictures of a number make a unit. Raises :class:`SctnetError` for a table that
-    cannot be read, and where there is nothing to label at all.
+    An input is a path or a URL. A folder stands for all pictures below it; without pictures, for
+    all tables, and without tables, for all shards. Results below ``out`` are left out. Results get
+    the names that ``sctnet predict`` gives, and keep their names in ``recorded``. ``per_unit`` maps
+    the number of all pictures to the pictures per unit. Raises :class:`SctnetError` for a table
+    that cannot be read, and if there is no picture at all.
     """
     found = _Found()
     for item in (each for given in inputs for each in _expanded(given)):
@@ -230,7 +230,7 @@ def _collected_url(name: str, out: str, found: _Found) -> bool:
 
 
 def _expanded(text: str) -> list[str]:
-    """Return what braces stand for, as WebDataset writes shards: {000..012}, {a,b}."""
+    """Expand braces as in WebDataset's names of shards: {000..012}, {a,b}."""
     match = _BRACES.search(text)
     if match is None or (not is_url(text) and os.path.exists(text)):  # noqa: PTH110
         return [text]

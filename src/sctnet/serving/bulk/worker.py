@@ -1,4 +1,4 @@
-"""A worker of bulk prediction: it holds a model and labels one unit of work after the other."""
+"""A worker of bulk prediction: holds a model, and labels one unit of work after the other."""
 
 import json
 import tempfile
@@ -20,14 +20,15 @@ from sctnet.serving.bulk.storage import join, write_bytes
 from sctnet.serving.bulk.work import Unit
 
 KINDS = ("labels", "rle")
-"""What is written: paletted PNGs below ``labels``, or Parquet tables of run lengths in ``rle``."""
+"""The kinds of results: paletted PNGs below ``labels``, or Parquet tables of run lengths in
+``rle``."""
 
 _MAX_DEATHS = 2
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs to know beside the model."""
+    """The options of a worker."""
 
     out: str
     kind: str
@@ -61,8 +62,7 @@ class Worker:
     def label(self, unit: Unit, name: str) -> Iterator[list[Row]]:
         """Label a unit of work; yield the rows of its parts, ``name-0000`` and so on.
 
-        A part that is there already, because another worker died after it had written it, is
-        taken as it is.
+        A part that another worker wrote before it died is taken over.
         """
         pictures, number = unit.encoded(), 0
         while (first := next(pictures, None)) is not None:
@@ -85,10 +85,10 @@ class Worker:
     def _labelled(
         self, pictures: Iterable[Encoded], name: str
     ) -> Iterator[tuple[Encoded, Segmentation | SctnetError]]:
-        """Label a part's pictures; one by one where a worker died of them before.
+        """Label a part's pictures, one by one if a worker died of them before.
 
-        So the picture that kills workers (by the memory that it takes, say) is found, and left out
-        as failed; otherwise it would kill one after the other.
+        This finds the picture that kills workers, for example because it needs too much memory. The
+        picture is recorded as failed; otherwise it would kill one worker after the other.
         """
         note = self._manifest.begun(name)
         if note is None:
@@ -115,7 +115,7 @@ def _deadly(item: Encoded) -> SctnetError:
 
 
 class Output:
-    """Where a part's results go, as label maps at once, as run lengths when the part ends."""
+    """Writes a part's results: label maps at once, run lengths at the end of the part."""
 
     def __init__(self, out: str, kind: str, part: str) -> None:
         self._out, self._kind, self._part = out, kind, part
@@ -132,7 +132,7 @@ class Output:
         return f"rle/{self._part}.parquet"
 
     def finish(self) -> None:
-        """Write what was kept until now."""
+        """Write the collected results."""
         if self._codes:
             write_table(join(self._out, f"rle/{self._part}.parquet"), _code_table(self._codes))
 

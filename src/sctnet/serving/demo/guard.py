@@ -1,7 +1,7 @@
-"""What stands before the demonstration page: who may ask for what, and how much they may send.
+"""Access control for the demonstration page: allowed hosts, routes and sizes.
 
-gradio answers some seventy addresses; some of them open files or fetch addresses that the client
-names. The page needs a dozen, and none of those.
+gradio has about seventy routes, and some of them open files or URLs that the client names. The page
+needs a dozen routes, and none of those.
 """
 
 import json
@@ -29,8 +29,8 @@ _MAX_JSON = 2**20  # bytes
 _MULTIPART = 100_000  # bytes around the file
 
 _HEADERS = {
-    # Nothing is fetched from elsewhere, whatever gradio's page asks for; it builds functions of
-    # the page's own script, which takes unsafe-eval.
+    # The browser loads nothing from elsewhere. gradio builds functions from the page's own script,
+    # which needs unsafe-eval.
     "content-security-policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -44,7 +44,7 @@ _HEADERS = {
 
 
 class AccessGuard:
-    """Lets through what the page needs, from this machine's own pages.
+    """Passes only the requests that the page needs, and only from this machine's own pages.
 
     Uploads may have ``most_bytes``; a file that a request names must lie in ``uploads``.
     """
@@ -96,7 +96,7 @@ class _Limited:
         return message if self._received <= self.most else {"type": "http.disconnect"}
 
     async def whole(self) -> bytes | None:
-        """Return all of it; None where it is too much, or breaks off."""
+        """Return the whole body; None if it is too large or breaks off."""
         parts = []
         while True:
             message = await self()
@@ -108,8 +108,8 @@ class _Limited:
 
 
 def _refusal(scope: Message) -> tuple[int, str] | None:
-    """Return status and sentence for a request that is not the page's."""
-    if not _is_local(f"//{_header(scope, b'host')}"):  # a name that somebody points to 127.0.0.1
+    """Return status and sentence for a refused request."""
+    if not _is_local(f"//{_header(scope, b'host')}"):  # a foreign name that resolves to 127.0.0.1
         return 403, "Open this page as 127.0.0.1 or localhost."
     origin = _header(scope, b"origin")
     if origin and not _is_local(origin):
@@ -130,7 +130,7 @@ def _is_local(address: str) -> bool:
 
 
 def _names_another_file(body: bytes, uploads: Path) -> bool:
-    """Tell whether a request's JSON names a file elsewhere, or an address; gradio opens both."""
+    """Say whether a request's JSON names a foreign file or a URL; gradio would open both."""
     try:
         waiting = [json.loads(body)] if body else []
     except (ValueError, RecursionError):
@@ -168,7 +168,7 @@ def _too_much(most: int) -> str:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return what gives the body once, and then what still comes, such as the end."""
+    """Return an ASGI ``receive`` that gives the body once, and then all later messages."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""What the demonstration page's controls do: label a file, an example, the same picture again."""
+"""The actions of the demonstration page: label a file, an example, the same picture again."""
 
 import secrets
 import shutil
@@ -33,11 +33,11 @@ _DRAWN = (0, 4, 3)  # of the data set below
 _DRAWN_SIZE = (480, 640)  # height, width
 
 _SESSIONS = 4  # whose last picture is held in memory, so that it can be labelled again
-_ABANDONED = 600  # seconds after which an upload that nobody had labelled is removed
+_ABANDONED = 600  # seconds after which an upload that was not labelled is removed
 
 
 class Shown(NamedTuple):
-    """A picture that a page shows; ``token`` is what the browser knows it by."""
+    """A picture that a page shows; the browser names it by ``token``."""
 
     token: str
     name: str
@@ -54,7 +54,7 @@ class Sessions:
         self._stopping = False
 
     def open(self, session: str) -> None:
-        """Let go of what a page showed: it asks for something new."""
+        """Drop a page's picture: the page asks for a new one."""
         with self._lock:
             self._closed.discard(session)
             self._shown.pop(session, None)
@@ -71,28 +71,28 @@ class Sessions:
         return shown
 
     def last(self, session: str) -> Shown | None:
-        """Return the picture that a page shows, where it is still held."""
+        """Return the picture that a page shows, if it is still held."""
         return self._shown.get(session)
 
     def by_token(self, token: str) -> Shown | None:
-        """Return the picture of this token, where it is still held."""
+        """Return the picture of this token, if it is still held."""
         with self._lock:
             return next((each for each in self._shown.values() if each.token == token), None)
 
     def close(self, session: str) -> None:
-        """Let go of what a page showed, and of what it still waits for."""
+        """Drop a page's picture, and the work that it waits for."""
         with self._lock:
             self._closed.add(session)
             self._shown.pop(session, None)
 
     def stop(self) -> None:
-        """Let go of everything: the server ends."""
+        """Drop all pictures: the server ends."""
         self._stopping = True
         with self._lock:
             self._shown.clear()
 
     def check(self, session: str) -> None:
-        """Raise :class:`SctnetError` where nobody waits any more."""
+        """Raise :class:`SctnetError` if the page was closed."""
         if self._stopping or session in self._closed:
             raise SctnetError("the page was closed")
 
@@ -128,7 +128,7 @@ class DemoLabelling:
                     image = decode_upload(file.read_bytes(), file.name)
                     return self._shown(session, file.name, segmenter(image)), None
 
-                context = copy_context()  # by which gradio knows whose progress this is
+                context = copy_context()  # gradio uses it to match the progress to its page
 
                 def labelled(done: int, total: int | None) -> None:
                     self.sessions.check(session)
@@ -163,7 +163,7 @@ class DemoLabelling:
         return packed_overlay(shown.result, min(1.0, max(0.0, opacity)))
 
     def remove_abandoned(self) -> None:
-        """Remove uploads that came some time ago and that nobody had labelled."""
+        """Remove old uploads that were not labelled."""
         for file in self._folder.rglob("*"):
             if file.is_file() and time.time() - file.stat().st_mtime > _ABANDONED:
                 file.unlink(missing_ok=True)
@@ -173,7 +173,7 @@ class DemoLabelling:
 
     @contextmanager
     def _taken(self, upload: Path) -> Iterator[Path]:
-        """Take an upload out of the folder where all arrive, and remove it in the end."""
+        """Move an upload out of the common folder, and remove it at the end."""
         own = self._folder.parent / f"labelling-{secrets.token_hex(8)}"
         own.mkdir()
         try:

@@ -55,8 +55,8 @@ def build_page(labelling: DemoLabelling) -> gradio.Blocks:
                         height=190,
                         elem_id="upload",
                     )
-                    # gradio's own would leave an empty file beside each upload; a class derived
-                    # from it would make gradio write a file beside this one.
+                    # gradio's own component leaves an empty file beside each upload, and for a
+                    # derived class gradio writes a file beside this one.
                     setattr(upload, "preprocess", _path)  # noqa: B010 - mypy sees a method
                 with gradio.Tab("Camera"):
                     camera = gradio.Image(

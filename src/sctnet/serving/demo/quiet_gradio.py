@@ -1,4 +1,4 @@
-"""gradio, imported so that it reports nothing to its makers and keeps no list of results."""
+"""gradio, imported without telemetry and without a list of results."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the demonstration page shows of a picture or a video, packed for the browser."""
+"""Results for the demonstration page, packed for the browser."""
 
 import base64
 import zlib
@@ -24,7 +24,7 @@ MAX_VIDEO_SECONDS = 60
 MAX_FRAMES = 60 * MAX_VIDEO_SECONDS
 MAX_FRAME_PIXELS = 4096 * 2304
 
-_SHOWN = 1600  # pixels of the longer side in the page; what is downloaded has them all
+_SHOWN = 1600  # pixels of the longer side in the page; downloads have the full size
 
 Packed = dict[str, Any]
 """A JSON object; ``demo_viewer.js`` draws it."""
@@ -36,15 +36,15 @@ def decode_upload(data: bytes, name: str) -> np.ndarray:
 
 
 def packed_error(sentence: str) -> Packed:
-    """Return what shows a sentence in place of a result."""
+    """Return a message that shows a sentence instead of a result."""
     return {"kind": "error", "sentence": sentence}
 
 
 def packed_picture(token: str, name: str, result: Segmentation) -> Packed:
-    """Return a picture, its labels and areas; ``token`` is what its overlay is asked for with.
+    """Return a picture with its labels and areas; the page requests its overlay by ``token``.
 
-    Picture and labels are made smaller for the screen; the mask to download is the label map
-    whole, as ``sctnet predict`` writes it.
+    Picture and labels are scaled down for the screen. The mask for the download is the full label
+    map, as ``sctnet predict`` writes it.
     """
     height, width = result.labels.shape
     scale = min(1.0, _SHOWN / max(height, width))
@@ -80,13 +80,13 @@ def packed_video(
 ) -> Packed:
     """Label a video and return it, tinted, with the areas in all its frames.
 
-    What is written on the way is gone afterwards. ``progress`` may raise to end it. Raises
+    Temporary files are removed afterwards. ``progress`` may raise an error to stop. Raises
     :class:`SctnetError` for a file that is not a video, or larger or longer than the page takes.
     """
     from sctnet.inference.video.prediction import VideoOptions, predict_video
 
     def counted(done: int, total: int | None) -> None:
-        if done > MAX_FRAMES:  # whatever its header said
+        if done > MAX_FRAMES:  # the header may be wrong
             raise SctnetError(_too_long(file.name))
         progress(done, total)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sctnet.serving.demo.labelling import DemoLabelling
 
 _HOST = "127.0.0.1"
-_PATIENCE = 2  # seconds for what is still being sent when the server ends
+_PATIENCE = 2  # seconds to finish sending when the server ends
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
 _LETTERS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
@@ -113,7 +113,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """Let a request to end, and a terminal that closes, end the program by its ``finally``."""
+    """Make SIGTERM and SIGHUP end the program through its ``finally`` blocks."""
     wanted = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, _exit) for number in wanted}
     try:

@@ -1,4 +1,4 @@
-"""What ``POST /predict`` answers: the kind that the header ``Accept`` asks for, and its bytes."""
+"""The answers of ``POST /predict``: the kind that the header ``Accept`` names, as bytes."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Answer(NamedTuple):
     media_type: str
     what: str
     kind: str | None
-    """Of several with one media type, the one that asks for ``kind=...`` beside it."""
+    """The value of ``kind=...`` that selects one of several kinds with the same media type."""
     encode: Callable[[Segmentation], bytes]
 
 
@@ -52,11 +52,11 @@ ANSWERS = (
 
 
 def chosen_answer(accept: str | None) -> Answer:
-    """Return what a header ``Accept`` likes best; raises :class:`Refusal` (406) where nothing."""
+    """Return the answer that ``Accept`` prefers; raises :class:`Refusal` (406) if none fits."""
     wishes = [_parsed(part) for part in (accept or "*/*").split(",")]
     best, best_weight = None, 0.0
     for answer in ANSWERS:
-        # The most specific wish that fits an answer says how much it is liked.
+        # The most specific entry that matches an answer decides its quality value.
         fitting = [wish for wish in wishes if _fits(wish, answer)]
         weight = max(fitting, key=lambda wish: wish.specific).weight if fitting else 0
         if weight > best_weight:

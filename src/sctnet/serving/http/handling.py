@@ -1,4 +1,4 @@
-"""A request on its way: read, decoded, labelled, encoded, within a time and with a record of it."""
+"""The way of a request: read, decode, label, encode, within a time limit and with a record."""
 
 import asyncio
 import os
@@ -24,9 +24,9 @@ RECORD = "sctnet.record"
 
 Asked = TypeVar("Asked")
 Unpack = Callable[[bytes, Claim], tuple[Asked, list[Picture]]]
-"""Makes of a body what was asked, and the pictures."""
+"""Parses a body: returns the request and its pictures."""
 Pack = Callable[[Asked, Segmenter, list[Picture], list[LabelMap]], Response]
-"""Makes the answer, of what was asked, the model, the pictures and their label maps."""
+"""Makes the answer from the request, the model, the pictures and their label maps."""
 
 
 class Gone(Exception):  # noqa: N818 - not a mistake
@@ -50,7 +50,7 @@ class Handler:
     async def handle(
         self, request: Request, model: ServedModel, unpack: Unpack[Asked], pack: Pack[Asked]
     ) -> Response:
-        """Answer a request; raises :class:`Refusal` where it cannot be."""
+        """Answer a request; raises :class:`Refusal` for one that cannot be answered."""
         record: RequestRecord = request.scope[RECORD]
         record.model = model.name
         with model.admission.enter() as claim:
@@ -85,7 +85,7 @@ class Handler:
         segmenter, futures = model.submit(pictures)
         try:
             finished = await _unless_gone(request, futures)
-        except SctnetError as error:  # such as memory that does not suffice
+        except SctnetError as error:  # for example too little memory
             raise Refusal(503, str(error)) from error
         finally:
             for future in futures:
@@ -109,7 +109,7 @@ class Handler:
 async def _unless_gone(
     request: Request, futures: list[Future[Finished[LabelMap]]]
 ) -> list[Finished[LabelMap]]:
-    """Wait for results, or raise :class:`Gone` as soon as nobody will read them."""
+    """Wait for results; raise :class:`Gone` as soon as the client has left."""
     results = asyncio.gather(*map(asyncio.wrap_future, futures))
     gone = asyncio.ensure_future(_closed(request))
     waiting: set[asyncio.Future[Any]] = {results, gone}

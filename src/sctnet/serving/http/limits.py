@@ -1,8 +1,8 @@
-"""What a server takes on, and how it says no: bounds of one request, and of all that are accepted.
+"""The limits of a server: for one request, and for all accepted requests together.
 
-A request is accepted before its body is read, and counts until it is answered. What it holds in
-memory (the body, the decoded pictures) is claimed before it is taken, so that neither many requests
-nor a few large ones make the server grow.
+A request is accepted before its body is read, and counts until it is answered. Its memory (the
+body, the decoded pictures) is claimed before it is allocated. So neither many requests nor a few
+large ones exhaust the server's memory.
 """
 
 import threading
@@ -15,12 +15,12 @@ from sctnet.errors import SctnetError
 MAX_PICTURES = 256
 """In one request."""
 
-_RETRY_AFTER = "1"  # seconds; a place is free as soon as any one of the requests is answered
+_RETRY_AFTER = "1"  # seconds; a place becomes free when any request is answered
 _MAX_HELD = 1 << 30  # bytes of a model's accepted requests, or twice the largest single one
 
 
 class Refusal(SctnetError):  # noqa: N818 - an answer, expected
-    """An answer other than the one that was asked for: an HTTP status and one sentence."""
+    """The refusal of a request: an HTTP status and one sentence."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class Limits:
     body: int = 64_000_000
     """Bytes, as sent and after decompression."""
     pixels: int = 20_000_000
-    """Of all pictures of a request, known before any of them is decoded."""
+    """Pixels of all pictures of a request, from their headers."""
     seconds: float = 30.0
     """From a request's head to the last byte of its answer."""
     requests: int = 64

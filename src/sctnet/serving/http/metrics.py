@@ -1,6 +1,6 @@
-"""What a server tells of itself: figures for Prometheus, and a line of JSON for each request.
+"""The server's metrics for Prometheus, and a line of JSON for each request.
 
-Neither holds anything of what a client sent but its size.
+Of a client's data they hold only the size.
 """
 
 import json
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 LOGGER = logging.getLogger("sctnet.serving")
-"""One JSON object a line: of requests, at level INFO, and of reloads."""
+"""Writes one JSON object per line: for requests, at level INFO, and for reloads."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PICTURES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -54,7 +54,7 @@ class Metrics:
         )  # fmt: skip
 
     def watch_queue(self, model: str, length: Callable[[], int]) -> None:
-        """Report what ``length`` returns, whenever it is asked for, as the model's queue."""
+        """Report the value of ``length()`` as the model's queue."""
         self._queue.labels(model).set_function(length)
 
     def text(self) -> bytes:
@@ -64,7 +64,7 @@ class Metrics:
 
 @dataclass
 class RequestRecord:
-    """What is kept of one request."""
+    """The record of one request."""
 
     method: str
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -79,7 +79,7 @@ class RequestRecord:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, be it the one in which the request fails."""
+        """Time a stage, also one that fails."""
         began = time.perf_counter()
         try:
             yield

@@ -1,8 +1,8 @@
-"""Items that come one by one are worked on together, by a few threads.
+"""Batches of items that arrive one by one, worked on by a few threads.
 
-A worker takes the oldest item and those behind it of the same key, up to ``most``. It waits for
-more until the oldest is ``delay`` seconds old, and leaves workers that have nothing to do their
-share: two workers and four items make two batches of two.
+A worker takes the oldest item and later ones of the same key, up to ``most``. It waits for more
+until the oldest is ``delay`` seconds old. It leaves items for idle workers: with two workers, four
+items make two batches of two.
 """
 
 import threading
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 class Closed(Exception):  # noqa: N818 - a state, not a mistake
-    """The batcher takes nothing more."""
+    """The batcher is closed."""
 
 
 class Finished(NamedTuple, Generic[Result]):
-    """A result, and what it took."""
+    """A result and its times."""
 
     result: Result
     waited: float
@@ -44,9 +44,9 @@ class _Waiting(Generic[Item, Result]):
 class MicroBatcher(Generic[Item, Result]):
     """Runs ``work`` on lists of items of an equal ``key``, in ``workers`` threads.
 
-    ``prepare`` is called once in every thread. Where ``work`` fails for several items together,
-    each is tried alone, so that one cannot spoil the others' results. There is no bound: whoever
-    submits has to keep one.
+    ``prepare`` is called once in every thread. If ``work`` fails for a batch, each item is tried
+    alone, so that one cannot spoil the results of the others. The queue has no limit; the caller
+    has to keep one.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MicroBatcher(Generic[Item, Result]):
         return len(self._waiting)
 
     def submit(self, items: Sequence[Item]) -> list[Future[Finished[Result]]]:
-        """Hand items in, all or, by :class:`Closed`, none; a cancelled future is not worked on."""
+        """Submit all items, or raise :class:`Closed`; a cancelled future is skipped."""
         entries = [_Waiting[Item, Result](item, self._key(item)) for item in items]
         with self._changed:
             if self._closed:
@@ -88,7 +88,7 @@ class MicroBatcher(Generic[Item, Result]):
         return [entry.future for entry in entries]
 
     def close(self) -> None:
-        """Take nothing more, finish what was handed in, and end the threads."""
+        """Take no more items, finish the submitted ones, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -116,7 +116,7 @@ class MicroBatcher(Generic[Item, Result]):
                 self._idle -= 1
 
     def _next(self) -> tuple[list[_Waiting[Item, Result]], float | None]:
-        """Return what one worker should take, and in how many seconds; None: when called."""
+        """Return the next batch and the seconds to wait for it; None: until notified."""
         if not self._waiting:
             return [], 0 if self._closed else None
         oldest = self._waiting[0]

@@ -1,4 +1,4 @@
-"""What surrounds every request: the key, the record that becomes a line of the log."""
+"""The middleware of all requests: checks the API key and keeps the record for the log."""
 
 import hmac
 
@@ -9,7 +9,7 @@ from sctnet.serving.http.handling import RECORD
 from sctnet.serving.http.metrics import Metrics, RequestRecord
 
 _OPEN = {"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
-"""What is told to everybody: nothing of the models, the traffic or the pictures."""
+"""Routes without a key; they reveal nothing about models, traffic or pictures."""
 
 
 class RequestMiddleware:

@@ -1,4 +1,4 @@
-"""A request's bytes become pictures: bounded as they arrive, and before they are decoded."""
+"""Pictures from a request's bytes, with limits on arrival and before decoding."""
 
 import zlib
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from sctnet.inference.sources import Picture
 from sctnet.serving.http.limits import Claim, Limits, Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""What is decoded of what strangers send, by Pillow's names."""
+"""The formats that are decoded, by Pillow's names."""
 
 _EITHER = 32 + zlib.MAX_WBITS  # zlib's number for: gzip or deflate, as its header says
 
@@ -87,5 +87,5 @@ def decode_pictures(images: list[bytes], limits: Limits, claim: Claim) -> list[P
         raise Refusal(400, str(error)) from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders of strangers' bytes fail in more ways than they tell
+    except Exception as error:  # decoders fail on damaged bytes with undocumented exceptions
         raise Refusal(400, "the image cannot be decoded: save it again as PNG or JPEG") from error

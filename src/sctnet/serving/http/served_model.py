@@ -1,4 +1,4 @@
-"""A model that is served: how it was asked for, the threads that run it, and its replacement.
+"""A served model: its options, its threads and its replacement.
 
 On a CPU a model has one worker a core, each in one thread of PyTorch: several pictures at a time
 are faster than one picture in all threads, because those wait for each other in every layer.
@@ -37,7 +37,7 @@ class ModelChoice(BaseModel):
 
     model: str
     name: Annotated[str, Field(pattern=f"^{_NAME}$")]
-    """By which clients know it."""
+    """The name that clients use."""
     precision: str = "auto"
     device: str | None = None
     workers: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -111,7 +111,7 @@ class ServedModel:
     def submit(
         self, pictures: Sequence[Picture]
     ) -> tuple[Segmenter, list[Future[Finished[LabelMap]]]]:
-        """Hand in pictures, and return the model that labels them with a future for each.
+        """Submit pictures; return the model that labels them, and a future for each.
 
         Raises :class:`Refusal` for pictures that the model cannot take.
         """
@@ -141,7 +141,7 @@ class ServedModel:
             self._metrics.reloads.labels(self.name, "done").inc()
 
     def close(self) -> None:
-        """Finish what was handed in, and stop."""
+        """Finish the submitted pictures, and stop."""
         with self._reloading:
             self._current.batcher.close()
 

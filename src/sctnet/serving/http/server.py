@@ -1,4 +1,4 @@
-"""The process: models are loaded, a socket is bound, signals are heeded."""
+"""The server process: loads models, binds a socket, handles signals."""
 
 import logging
 import signal
@@ -82,7 +82,7 @@ def _bound(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that cannot be one
+    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
         reason = getattr(error, "strerror", None) or error
         raise SctnetError(
             f"{host}:{port}: cannot be listened on ({reason}): choose another --host or --port"
@@ -114,7 +114,7 @@ def _say_where(
 
 
 def _heed_signals(models: Sequence[ServedModel]) -> None:
-    # uvicorn heeds these two itself, and when it is done raises them once more: no traceback then.
+    # uvicorn handles these two itself and raises them again at its end: print no traceback then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _pass)
     if hasattr(signal, "SIGHUP"):
