@@ -1,4 +1,4 @@
-"""The processes that a launcher, torchrun or SLURM's srun, started for one piece of work."""
+"""The processes that torchrun or SLURM's srun started for a run or an evaluation."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ from sctnet.errors import SctnetError
 
 @dataclass(frozen=True)
 class Processes:
-    """A process among its siblings; by default it is alone."""
+    """One process among all processes of a run; by default it is alone."""
 
     rank: int = 0
     """Its number among all, from 0."""
@@ -50,9 +50,9 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Say whether it is so in any process; every process must call this.
+        """Say whether ``value`` is true in any process; every process must call this.
 
-        It is asked between the hosts, so that no process waits for its GPU.
+        The CPUs exchange it, so that no process waits for its GPU.
         """
         if self.count == 1:
             return flag
@@ -61,7 +61,7 @@ class Processes:
         return bool(flags.item())
 
     def connect(self) -> None:
-        """Meet the other processes, where nobody else (the training's Fabric) sees to it."""
+        """Join the process group, unless the training's Fabric does it."""
         if self.count == 1 or distributed.is_initialized():
             return
         if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
@@ -104,7 +104,7 @@ ALONE = Processes()
 
 
 def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes:
-    """Return what torchrun or srun says about this process; without either it is alone.
+    """Return this process's rank and number from torchrun or srun; without either it is alone.
 
     Raises :class:`SctnetError` where the machines have unequal numbers of processes.
     """

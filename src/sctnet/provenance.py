@@ -1,4 +1,4 @@
-"""What a published figure needs beside it: the code, its libraries and the machine."""
+"""The origin of a measured figure: the code, its libraries and the machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""YAML that people write: read strictly, each mistake told by its file and line."""
+"""A strict reader of YAML files; errors name the file and the line."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sctnet.errors import SctnetError
 
 
 def load_yaml(text: str, origin: str) -> Any:
-    """Return what a YAML text holds: mappings, lists, texts, numbers, dates and nothing.
+    """Return the content of a YAML text: mappings, lists, strings, numbers, dates and null.
 
     ``origin`` names the text in errors. Raises :class:`SctnetError`, with the line, for what is
     not valid YAML, a key that stands twice in one mapping (PyYAML would silently take the later

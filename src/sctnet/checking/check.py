@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before a run is lost to it."""
+"""Finds what is wrong with a data set before it spoils a run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,19 +28,19 @@ from sctnet.data.registry import known_splits, open_dataset
 from sctnet.errors import SctnetError
 
 _UNEVEN = 4  # between class weights: the commonest class has 16 times the pixels of the rarest
-_LARGEST_CROP = 1024  # pixels; of the paper's recipes, and what a GPU takes at a fair batch
+_LARGEST_CROP = 1024  # pixels; the largest crop of the paper's recipes
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found, and what the data set holds."""
+    """The findings of a check, and the counts of the data set."""
 
     source: str
     splits: tuple[OpenedSplit, ...]
     tallies: dict[str, Tally]
     findings: tuple[Finding, ...]
     diagnoses: dict[str, Diagnosis]
-    """By split, where its masks do not hold what the YAML says."""
+    """The diagnosis of each split whose masks do not match the YAML."""
     training: str
     """The split that training reads: train, or else the first."""
 
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def labelled_tallies(self) -> dict[str, Tally]:
-        """The splits with a label, or an ignored pixel, that could be read."""
+        """The splits with at least one readable label or ignored pixel."""
         return {name: tally for name, tally in self.tallies.items() if tally.pixels.any()}
 
     @property
@@ -70,7 +70,7 @@ class Report:
         return max((split.data for split in self.splits), key=lambda data: len(data.classes))
 
     def class_weights(self) -> list[float]:
-        """Return what ``loss.class_weights=balanced`` would make of the training split."""
+        """Return the weights of ``loss.class_weights=balanced`` for the training split."""
         counts = self.tallies[self.training].pixels[: len(self.classes)]
         return [round(weight, 3) for weight in balanced_weights(torch.from_numpy(counts)).tolist()]
 
@@ -86,7 +86,7 @@ class Report:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def crop(self) -> tuple[int, int] | None:
-        """Return a height and width that nine tenths of the training pictures fill.
+        """Return a height and width that 90 % of the training pictures reach.
 
         Multiples of 32, at most 1024. None where no picture could be read.
         """
@@ -110,7 +110,7 @@ class Report:
         return settings
 
     def ignored_share(self, split: str) -> float:
-        """Return the share of a split's pixels that count nowhere."""
+        """Return the fraction of a split's pixels that are ignored."""
         pixels = self.tallies[split].pixels
         return float(pixels[IGNORE] / max(1, pixels.sum()))
 
@@ -138,7 +138,7 @@ class Report:
 
 
 def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSplit]:
-    """Open splits one by one, going on past everything that a finding can tell.
+    """Open splits one by one, and continue after everything that a finding can report.
 
     Without ``names`` all that exist, but those that join others (trainval) or hold other labels
     for the same pictures (coarse ones). Raises :class:`SctnetError` for a source that is not a data

@@ -1,4 +1,4 @@
-"""From the raw values that masks hold to why they are not the classes, and what would mend it."""
+"""Diagnoses masks of colours and palettes that do not hold the classes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ from sctnet.data.published_layouts import UNKNOWN
 
 
 def diagnose_splits(config: FolderConfig, tallies: Mapping[str, Tally]) -> dict[str, Diagnosis]:
-    """Diagnose all masks together, which shows every value; where nothing mends all, by split."""
+    """Diagnose all masks together; if no correction fits all, diagnose each split."""
     read = {name: tally for name, tally in tallies.items() if tally.values or tally.colours}
     together = diagnose(config, joined_values(read.values()))
     if together is not None and together.changes is not None:
@@ -45,7 +45,7 @@ def _is_ignored_by(values: Mapping[int, int], config: FolderConfig) -> bool:
 
 
 def diagnose(config: FolderConfig, seen: Tally) -> Diagnosis | None:
-    """Return why the masks are not what the description says; None where they are."""
+    """Return why the masks do not match the description; None if they do."""
     if seen.masks_of_values and seen.masks_of_colours:
         return Diagnosis(
             "mixed-masks",
@@ -67,7 +67,7 @@ def _colours_for_numbers(config: FolderConfig, seen: Tally) -> Diagnosis:
         return _grey_as_colours(config, seen)
     known = {_code(colour) for colour in config.colours or ()}
     more = set(seen.colours) - known
-    if config.colours is not None and more <= {0}:  # black is the customary void
+    if config.colours is not None and more <= {0}:  # black usually means void
         changes = _rgb_changes(config.colours, more)
         return Diagnosis("rgb-masks", f"{found}, and rgb_masks is false", changes)
     number = len(config.classes)
@@ -153,9 +153,9 @@ def _shuffled_palette(config: FolderConfig, seen: Tally) -> Diagnosis | None:
 
 
 def _ids_by_palette(config: FolderConfig, seen: Tally) -> dict[int, int] | None:
-    """Return the class of every palette index; None where the palettes do not tell.
+    """Return the class of every palette index; None if the palettes do not determine it.
 
-    Black in a palette, where no class is black, is ignored, as is what lies at ``ignore``.
+    The index ``ignore`` is ignored, and so is black if no class is black.
     """
     if seen.without_palette or len({index for index, _ in seen.palette}) < len(seen.palette):
         return None

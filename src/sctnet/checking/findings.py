@@ -1,4 +1,4 @@
-"""What is worth telling of what was counted: the rules of the check, one function each."""
+"""The findings of the check, one function per rule."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from sctnet.checking.survey import EXAMPLES, Examples, OpenedSplit, Tally
 from sctnet.checking.value_diagnosis import Diagnosis, histogram
 from sctnet.data.dataset import IGNORE
 
-_MOSTLY = 0.9  # the share of ignored pixels that is worth a word
+_MOSTLY = 0.9  # a larger fraction of ignored pixels gives a finding
 
 _PROBLEMS = {
     "split": "the split cannot be opened",
@@ -27,17 +27,17 @@ _PROBLEMS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or may be."""
+    """A thing that is wrong, or may be wrong."""
 
     cause: str
     """A short name that stays the same, such as off-by-one."""
     is_error: bool
-    """Whether it would spoil training, or what is measured; else it is worth knowing."""
+    """Whether it would spoil training or scores; otherwise it is a warning."""
     split: str
     """Several are joined by commas."""
     sentence: str
     count: int = 0
-    """Pictures or files concerned; 0 where it is all."""
+    """The number of pictures or files; 0 for all."""
     details: tuple[str, ...] = ()
     """The first of them, by name or sentence."""
     pictures: tuple[tuple[str, int], ...] = ()
@@ -68,7 +68,7 @@ def find_all(
 
 
 def _files(split: OpenedSplit, tally: Tally) -> Iterator[Finding]:
-    """Tell what does not pair, cannot be read, or does not fit."""
+    """Find pictures and masks that have no partner, cannot be read, or differ in size."""
     unpaired: dict[str, Examples] = defaultdict(Examples)
     for mismatch in split.mismatches:
         unpaired[mismatch.cause].add(None, mismatch.sentence)
@@ -77,7 +77,7 @@ def _files(split: OpenedSplit, tally: Tally) -> Iterator[Finding]:
 
 
 def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) -> Iterator[Finding]:
-    """Tell what the masks hold instead of the classes, once for all splits of one diagnosis."""
+    """Find masks that do not hold the classes, once for all splits with the same diagnosis."""
     different: list[Diagnosis] = []
     for diagnosis in diagnoses.values():
         if diagnosis not in different:
@@ -99,13 +99,13 @@ def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) ->
 
 
 def _suspects(tally: Tally) -> list[int]:
-    """Return pictures that show what a diagnosis means: the first outside the classes, or any."""
+    """Return examples of a diagnosis: pictures with values outside the classes, or any."""
     unknown = [index for index in tally.unknown.indices if index is not None]
     return unknown or list(range(min(EXAMPLES // 2, tally.pictures)))
 
 
 def _labels(split: OpenedSplit, tally: Tally, is_training: bool) -> Iterator[Finding]:
-    """Tell of labels that teach nothing."""
+    """Find labels that teach nothing."""
     number = len(split.data.classes)
     occurring = np.flatnonzero(tally.occurrences[:number])
     stored = f"; the masks hold {histogram(tally.values)}" if tally.values else ""
@@ -132,7 +132,7 @@ def _labels(split: OpenedSplit, tally: Tally, is_training: bool) -> Iterator[Fin
 def _absent_classes(
     splits: Sequence[OpenedSplit], tallies: Mapping[str, Tally], training: str
 ) -> Iterator[Finding]:
-    """Tell which classes a split lacks: an error where others ask for what training never shows."""
+    """Find classes that a split lacks: an error if training lacks a class of another split."""
     with_labels = [
         split
         for split in splits
@@ -170,7 +170,7 @@ def _repeated(split: str, examples: Examples) -> Finding:
 def _shared_pictures(
     splits: Sequence[OpenedSplit], tallies: Mapping[str, Tally]
 ) -> Iterator[Finding]:
-    """Tell which pictures are in two splits, where one should say how well the other is learned."""
+    """Find pictures that are in two splits, which makes scores too good."""
     for position, first in enumerate(splits):
         for second in splits[position + 1 :]:
             known = tallies[first.name].digests

@@ -1,4 +1,4 @@
-"""What mends masks that do not hold the classes: a corrected YAML, or other masks beside them."""
+"""Corrects masks that do not hold the classes: a corrected YAML, or new masks."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _YAML = (".yaml", ".yml")
 
 
 def check_target(target: str | Path, source: str | Path) -> None:
-    """Raise :class:`SctnetError` where a fix of the source cannot be written to the target."""
+    """Raise :class:`SctnetError` if a fix of the source cannot be written to the target."""
     target = Path(target)
     if Path(source).suffix.lower() not in _YAML:
         raise SctnetError(
@@ -39,12 +39,12 @@ def check_target(target: str | Path, source: str | Path) -> None:
 
 
 def write_fix(report: Report, target: str | Path) -> list[str]:
-    """Write what mends the masks' values, and return what there is to say of it.
+    """Write the correction of the masks' values, and return its description in lines.
 
-    A target that ends in .yaml receives the description with other fields, over the same masks;
-    any other is a folder of label maps (0 to classes - 1, 255 ignored) with a YAML. Both have the
-    checked splits only. Nothing is written where nothing is diagnosed, or nothing mends it.
-    Raises :class:`SctnetError` as :func:`check_target` does.
+    A target with the suffix .yaml receives the corrected description of the same masks. Any other
+    target is a folder of label maps (0 to classes - 1, 255 ignored) with a YAML. Both have only the
+    checked splits. Nothing is written without a diagnosis, or without a known correction. Raises
+    :class:`SctnetError` as :func:`check_target` does.
     """
     check_target(target, report.source)
     target = Path(target)
@@ -68,7 +68,7 @@ def _write_yaml(report: Report, target: Path) -> list[str]:
     config = corrected(_config(report), first.changes or {})
     fields = config.model_dump(mode="json", include=config.model_fields_set)
     if config.ids is not None:
-        fields["ids"] = dict(config.ids)  # JSON would make texts of the keys
+        fields["ids"] = dict(config.ids)  # JSON would turn the keys into strings
     base = Path(report.source).parent
     for key, folders in (("images", config.images), ("masks", config.masks)):
         fields[key] = {s.name: _relative(base / folders[s.name], target) for s in splits}

@@ -1,4 +1,4 @@
-"""A check of a data set as one page with pictures, that needs no other file."""
+"""The report of a check as one HTML page with pictures, which needs no other file."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ def _figures(report: Report, finding: Finding) -> list[tuple[str, str]]:
             figures.append((f"{data[name].item_name(index)}: cannot be read", ""))
             continue
         figures.append((data[name].item_name(index), _uri(image)))
-        if finding.cause in diagnosed:  # then labels are not what the mask was meant to hold
+        if finding.cause in diagnosed:  # then the labels are not what the mask was meant to hold
             figures.append(_raw_figure(data[name], index))
         else:
             figures.append(_mask_figure(data[name], index, image))

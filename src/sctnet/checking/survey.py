@@ -1,4 +1,4 @@
-"""Reading every picture and mask of a split once, and keeping only counts and a few names."""
+"""The survey of a split: reads every picture and mask once, and keeps counts and a few names."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,25 +20,25 @@ from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 
 EXAMPLES = 6
-"""How many pictures of a finding are named."""
+"""The number of pictures that a finding names."""
 
 _MAX_VALUES = 4096  # different raw values that are kept; a mask of labels has a few dozen
 
 
 @dataclass
 class OpenedSplit:
-    """A split as far as it could be opened."""
+    """A split, as far as it could be opened."""
 
     name: str
     data: SegmentationDataset
     config: FolderConfig | None = None
-    """Where a YAML describes it: then masks are looked at as they are stored."""
+    """The YAML, if there is one; masks are then also read as stored."""
     mismatches: Sequence[Mismatch] = ()
 
 
 @dataclass
 class Examples:
-    """How many there are, and which the first are."""
+    """A count and its first examples."""
 
     count: int = 0
     indices: list[int | None] = field(default_factory=list)
@@ -63,7 +63,7 @@ class RawValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What is kept of one picture."""
+    """The survey of one picture."""
 
     index: int
     size: tuple[int, int] | None = None
@@ -77,7 +77,7 @@ class Survey:
 
 @dataclass
 class Tally:
-    """What the pictures of one split hold."""
+    """The survey of one split."""
 
     pictures: int = 0
     pixels: Int[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -135,7 +135,7 @@ class Tally:
 
 
 def joined_values(tallies: Iterable[Tally]) -> Tally:
-    """Return a tally of what the masks of several splits store, and of nothing else."""
+    """Return the tally of the raw values in the masks of several splits."""
     joined = Tally()
     for tally in tallies:
         joined.values.update(tally.values)
@@ -148,7 +148,7 @@ def joined_values(tallies: Iterable[Tally]) -> Tally:
 
 
 def survey_split(split: OpenedSplit) -> Iterator[Survey]:
-    """Yield what every picture of a split holds, in order, read in threads."""
+    """Yield the survey of every picture of a split, in order, read in threads."""
     table = None if split.config is None else value_table(split.config)
 
     def survey(index: int) -> Survey:

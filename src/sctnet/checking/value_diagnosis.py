@@ -1,4 +1,4 @@
-"""Why masks of numbers do not hold the classes, and what fields of the YAML would mend it."""
+"""Diagnoses masks of numbers that do not hold the classes, and finds the correction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Diagnosis:
     cause: str
     sentence: str
     changes: Mapping[str, Any] | None = None
-    """Fields of the YAML that mend it (None takes a field away); None where nothing does."""
+    """Fields of the YAML that correct it (None removes a field); None without a correction."""
     guess: str = ""
-    """What in the changes a person has to confirm."""
+    """The guesses in the changes, which a person has to confirm."""
 
 
 def corrected(config: FolderConfig, changes: Mapping[str, Any]) -> FolderConfig:

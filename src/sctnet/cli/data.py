@@ -31,11 +31,11 @@ def check(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings for programs.")] = None,
 ) -> None:
-    """Read every picture and mask, and tell what is wrong before a run is lost to it.
+    """Read every picture and mask, and report what would spoil a run.
 
-    Tells of missing pairs, unreadable files, masks that do not hold the classes and why, rare and
-    absent classes, pictures that are in two splits; suggests class weights and a crop. Originals
-    are never changed. The exit status is 1 where something would spoil training.
+    Reports missing pairs, unreadable files, masks that do not hold the classes (and why), rare and
+    absent classes, and pictures in two splits; suggests class weights and a crop. Never changes the
+    originals. The exit status is 1 if something would spoil training.
     """
     from rich.console import Console
 
@@ -72,8 +72,7 @@ def prepare(
 ) -> None:
     """Turn labels that are slow to read into PNGs, once: the .mat files of COCO-Stuff-10K.
 
-    Can be interrupted and goes on where it was. Broken files are named, and the exit status is
-    then 1.
+    You can interrupt it and run it again. Broken files are named, and the exit status is then 1.
     """
     from sctnet.cli.progress import console, progress_bar
     from sctnet.data.prepared_labels import prepare_cocostuff

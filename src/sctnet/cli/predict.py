@@ -87,11 +87,11 @@ def predict(
     """Label pictures and videos: label maps and overlays, in folders of their own below --out.
 
     With --engine ray, pictures by the million: folders, globs, Parquet tables and WebDataset
-    shards, on a disk or at a URL; the same command goes on where it was stopped.
+    shards, on a disk or at a URL. If it is stopped, the same command continues.
 
-    What cannot be read is reported at the end and makes the exit status 1; the rest is done all
-    the same. Can be stopped at any time: a video ends properly with what was done, and
-    --skip-existing goes on with the other pictures.
+    Inputs that cannot be read are reported at the end, and the exit status is then 1; the others
+    are labelled. You can stop it at any time: a video is finished with the frames so far, and
+    --skip-existing continues with the other pictures.
     """
     from sctnet.cli.progress import console
     from sctnet.cli.runtimes import model_for

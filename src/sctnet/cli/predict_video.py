@@ -1,4 +1,4 @@
-"""What ``sctnet predict`` does with videos."""
+"""Videos in ``sctnet predict``."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

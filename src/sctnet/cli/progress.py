@@ -1,4 +1,4 @@
-"""What a long command shows while it runs."""
+"""Progress bars of long commands."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def progress_bar() -> Progress:
 def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
     """Show a run's iterations, loss, speed and remaining time; a line for each validation.
 
-    What the package has to say meanwhile is printed above the bar.
+    Log messages of the package are printed above the bar.
     """
     progress = progress_bar()
     log, handler = logging.getLogger("sctnet"), _Above(progress.console)
@@ -93,8 +93,8 @@ def _scores(record: dict[str, float]) -> str:
 def counting_progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Show how many of ``total`` pictures are done, and how many a second.
 
-    What is yielded takes the number done and, where no total was known before, the total; then the
-    bar begins with its first call, after all checks.
+    The yielded function takes the number done and, if no total was given, the total. In that case
+    the bar begins with the first call, after all checks.
     """
     progress = progress_bar()
     bar = progress.add_task(description, total=total, text="")

@@ -1,4 +1,4 @@
-"""``--runtime``: a model as the runtime that was asked for takes it."""
+"""``--runtime``: the model in the form that the requested runtime needs."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Decoded pictures kept in memory that a loader's workers share."""
+"""A cache of decoded pictures in memory that a loader's workers share."""
 
 import mmap
 import multiprocessing
@@ -11,11 +11,11 @@ from sctnet.errors import SctnetError
 
 
 class CachedDataset(SegmentationDataset):
-    """A data set that decodes each picture once, as long as ``gigabytes`` (10^9 bytes) last.
+    """A data set that decodes each picture once, within ``gigabytes`` (10^9 bytes) of memory.
 
-    What no longer fits is decoded each time. The memory is taken only as it is filled, and is
-    shared by processes that are forked from this one. The arrays are read-only. Raises
-    :class:`SctnetError` where processes cannot be forked.
+    Pictures that no longer fit are decoded each time. The memory is used only as it is filled, and
+    forked processes share it. The arrays are read-only. Raises :class:`SctnetError` if processes
+    cannot be forked.
     """
 
     def __init__(self, dataset: SegmentationDataset, gigabytes: float) -> None:

@@ -1,4 +1,4 @@
-"""How often classes occur, what rare ones should weigh, and whether there is enough to learn."""
+"""Frequencies of classes, balanced class weights, and a check for labels that teach nothing."""
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ def count_class_pixels(
 def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
     """Return class weights 1 / sqrt(share of the pixels), with a mean of 1 over the pixels.
 
-    The square root lies between leaving rare classes to their share and giving every class the
-    same; a class that never occurs gets the weight of the rarest that does.
+    The square root is a compromise between no weights and equal weight for every class. A class
+    that never occurs gets the weight of the rarest class that occurs.
     """
     share = counts.double() / counts.sum().clamp(min=1)
     occurring = share[share > 0]
@@ -43,12 +43,11 @@ def balanced_weights(counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
 
 
 def refuse_unlearnable(data: SegmentationDataset, skip_broken: bool = False) -> None:
-    """Raise :class:`SctnetError` where all labelled pixels are of one class, or none is labelled.
+    """Raise :class:`SctnetError` if all labelled pixels have one class, or none is labelled.
 
-    A loss would fall to 0 or stay there, and the model would know one answer. That is what 0/255
-    masks look like while 255 is ignored. Reads masks until two classes have been seen: one or two
-    of healthy data, all of those that are refused. With ``skip_broken``, masks that cannot be read
-    say nothing.
+    The loss would fall to 0, and the model would always predict the same class. Masks of 0 and 255
+    give such labels while 255 is ignored. Reads masks until two classes have been seen: one or two
+    masks of healthy data. With ``skip_broken``, masks that cannot be read are skipped.
     """
     seen = np.zeros(256, bool)
     for index in range(len(data)):

@@ -1,4 +1,4 @@
-"""COCO's file of instances, one for all pictures of a split, which CVAT and others export.
+"""Reads COCO's file of instances: one file for all pictures of a split, as CVAT exports it.
 
 https://cocodataset.org/#format-data. A segmentation is a list of polygons or a run-length code,
 as numbers or compressed. Instances are drawn in the file's order, whatever their category.
@@ -48,7 +48,7 @@ _INSTANCES = TypeAdapter(_InstancesFile)
 
 
 class DrawnPicture(NamedTuple):
-    """What a file of instances says of one picture."""
+    """The instances of one picture."""
 
     source: Path
     """The file, and below it the picture's name."""

@@ -1,4 +1,4 @@
-"""What a segmentation data set is: pictures and label maps by number, whatever their files."""
+"""Segmentation data sets: pictures and label maps by number, independent of their files."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
 
 IGNORE = 255
-"""The label of pixels that count neither in a loss nor in a score; the same everywhere."""
+"""The label of pixels that no loss and no score counts; the same everywhere."""
 
 Colour = tuple[int, int, int]
 Labels = UInt8[np.ndarray, "h w"]
@@ -25,10 +25,10 @@ Picture = UInt8[np.ndarray, "h w 3"]
 class SegmentationDataset(ABC):
     """Pictures with a class for every pixel.
 
-    ``classes`` are the names by label, ``colours`` their RGB colours where the data set has
-    customary ones. ``raw_values`` are the numbers by label that the publishers' own label maps
-    hold and their servers take; None where these are the labels themselves. ``labelled`` is
-    False where the labels are the publishers' secret, as those of a test split often are.
+    ``classes`` are the names by label, ``colours`` their usual RGB colours if there are any.
+    ``raw_values`` are the values by label in the publishers' label maps, which their servers
+    expect; None if the values are the labels. ``labelled`` is False if the publishers keep the
+    labels secret, as for many test splits.
     """
 
     name: str

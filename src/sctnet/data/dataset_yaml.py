@@ -1,4 +1,4 @@
-"""The YAML file that describes a data set of one's own."""
+"""The YAML file that describes a user's data set."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""A data set of one's own: image and mask folders, described by a YAML file."""
+"""A user's data set: image and mask folders, described by a YAML file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

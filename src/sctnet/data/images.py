@@ -1,4 +1,4 @@
-"""Image files in: the one place where the package decodes pictures and masks."""
+"""Reads image files: all pictures and masks are decoded here."""
 
 import io
 import os
@@ -38,10 +38,10 @@ _STRETCHED_BY = {"L;2": 85, "L;4": 17}
 
 
 class MaskEncoding(NamedTuple):
-    """What a mask's values do not tell."""
+    """How a mask's file stores its values."""
 
     is_jpeg: bool
-    """Whatever the file's ending says: a JPEG changes the values it stores."""
+    """Whether the content is JPEG, which changes the values it stores."""
     palette: tuple[tuple[int, int, int], ...]
     """The RGB colours by index; empty where the image has no palette."""
 

@@ -1,4 +1,4 @@
-"""Labels drawn as shapes: from outlines to label maps, and LabelMe's files of them.
+"""Label maps from shapes: rasterises polygons, and reads LabelMe's files.
 
 Pixels are set as LabelMe's own exporter sets them, by Pillow's ``ImageDraw``: the point (x, y) lies
 on the pixel of column x and row y, and a shape covers what its outline runs through and encloses

@@ -1,4 +1,4 @@
-"""Turning labels that are slow to read into PNGs, once."""
+"""Converts labels that are slow to read to PNGs, once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _MAX_BYTES = 1 << 28  # of a .mat file; those of COCO-Stuff-10K are far below a 
 
 @dataclass(frozen=True)
 class PreparedLabels:
-    """What a preparation did."""
+    """The result of a conversion."""
 
     written: int
     present: int

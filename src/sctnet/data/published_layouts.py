@@ -1,4 +1,4 @@
-"""What the readers of published layouts share: lists, pairs of files, and looked-up masks."""
+"""Helpers for readers of published layouts: lists, pairs of files, and mask look-up."""
 
 from collections.abc import Sequence
 from pathlib import Path

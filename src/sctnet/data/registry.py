@@ -1,4 +1,4 @@
-"""What ``--data`` takes: one function from its argument to a data set."""
+"""The registry of data sets: opens the data set that ``--data`` names."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

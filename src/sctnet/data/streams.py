@@ -15,11 +15,11 @@ Key = TypeVar("Key")
 
 
 class ReadAhead(Generic[Item]):
-    """Run an iterator in a thread of its own, at most ``ahead`` items before they are taken.
+    """Runs an iterator in its own thread, at most ``ahead`` items ahead of the consumer.
 
-    With ``newest_only`` the thread never waits: an item that nobody took when the next one came is
-    dropped, and counted in :attr:`dropped`. An error of the iterator is raised where its items
-    are taken. Used as a context, whose end ends the thread.
+    With ``newest_only`` the thread never waits: an item that was not taken before the next one is
+    dropped and counted in :attr:`dropped`. An error of the iterator is raised in the consumer. Used
+    as a context; its end ends the thread.
     """
 
     def __init__(self, items: Iterable[Item], ahead: int = 4, newest_only: bool = False) -> None:
@@ -72,7 +72,7 @@ class ReadAhead(Generic[Item]):
             self._changed.notify_all()
 
     def _put(self, item: Item) -> bool:
-        """Hand an item on; false where nobody will take it any more."""
+        """Queue an item; return False if the consumer has stopped."""
         with self._changed:
             if self._newest_only:
                 self.dropped += len(self._waiting)

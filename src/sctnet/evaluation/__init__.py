@@ -1,5 +1,5 @@
 """Confusion counts, the scores that follow from them, and the evaluator.
 
-It takes the prediction as a callable: whatever makes label maps, a network or a file of an
-exported one, is scored by the same code.
+It takes the prediction as a callable, so a network and an exported file are scored by the same
+code.
 """

@@ -1,4 +1,4 @@
-"""Scoring a classifier: how often a picture's class is its first guess, or of its first five."""
+"""Scores of a classifier: top-1 and top-5 accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """What a classifier got right."""
+    """The scores of a classifier."""
 
     top1: float
-    """The share of pictures whose class had the highest logit."""
+    """The fraction of pictures whose class had the highest logit."""
     top5: float
     """... one of the five highest."""
     images: int
     skipped: tuple[str, ...]
-    """Why which pictures were not counted: they could not be read."""
+    """Pictures that could not be read and were not counted, with the reason."""
     predict_seconds: float
     """Inside the classifier alone."""
     total_seconds: float
@@ -45,11 +45,10 @@ def evaluate_classifier(
 ) -> ClassificationScores:
     """Score a classifier on the centre crops of a data set.
 
-    The shorter side becomes 256 / 224 of ``crop`` pixels, the middle of it is what is shown:
-    ``predict`` maps RGB bytes to logits. Of several equal logits that of the lowest class counts
-    first. A picture that cannot be read is left out and named. ``processes`` share the
-    pictures, and all return the scores of all. Raises :class:`SctnetError` where no picture can be
-    read.
+    The shorter side is resized to 256 / 224 of ``crop`` pixels, then the centre is cropped.
+    ``predict`` maps RGB bytes to logits. Equal logits are ranked by class number. A picture that
+    cannot be read is left out and reported. ``processes`` divide the pictures, and each returns the
+    scores of all. Raises :class:`SctnetError` if no picture can be read.
     """
 
     def read(index: int) -> tuple[Tensor, int] | str:
@@ -89,7 +88,7 @@ def evaluate_classifier(
 
 
 def _counted(logits: Tensor, labels: Tensor) -> np.ndarray:
-    # Stable, so that a network that says the same of everything gains nothing by an order.
+    # A stable sort, so that a constant network gains nothing from the order of classes.
     order = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
     hits = order == labels[:, None]
     return np.array([int(hits[:, 0].sum()), int(hits.any(dim=1).sum()), len(labels)])

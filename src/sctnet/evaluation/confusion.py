@@ -1,4 +1,4 @@
-"""Counting which class was taken for which."""
+"""The confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ LabelMap = Integer[np.ndarray, "..."] | Integer[Tensor, "..."]
 
 
 class ConfusionMatrix:
-    """Sums, over label maps, how many pixels of each class were given each class.
+    """Counts, over label maps, how many pixels of each true class were predicted as each class.
 
     ``counts[t, p]`` is the number of pixels of class t that were predicted as p. Pixels whose
     truth is 255 are left out. The order of updates does not matter.

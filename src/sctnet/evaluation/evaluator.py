@@ -23,12 +23,12 @@ EvaluatedItem = tuple[int, Picture, LabelMap]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and what they took."""
+    """Scores, and the time that they took."""
 
     scores: Scores
     images: int
     predict_seconds: float
-    """Inside the predictor alone: from decoded pictures to label maps."""
+    """Time inside the predictor alone: from decoded pictures to label maps."""
     total_seconds: float
     """With reading, decoding and counting."""
 
@@ -50,10 +50,10 @@ def evaluate(
 
     ``predict`` maps RGB pictures (uint8, H x W x 3, all of one size, at most ``batch_size``) to
     label maps of that size. ``on_image`` receives each picture's index and prediction, in order;
-    ``progress`` the number of pictures done so far. ``processes`` share the pictures, each picture
-    once, and all return the scores of the summed counts; each one's ``on_image`` receives its own
-    share, and the slowest one's seconds count. Raises :class:`SctnetError` naming the
-    picture whose prediction does not fit, and for a data set without any labelled pixel.
+    ``progress`` the number of finished pictures. ``processes`` divide the pictures, and each
+    returns the scores of the summed counts. Each process's ``on_image`` receives its own pictures;
+    the seconds are those of the slowest process. Raises :class:`SctnetError`, which names the
+    picture, for a prediction that does not fit, and for a data set without labelled pixels.
     """
     confusion = ConfusionMatrix(len(dataset.classes))
     started, predict_seconds, done = perf_counter(), 0.0, 0

@@ -14,15 +14,16 @@ from sctnet.errors import SctnetError
 class Scores:
     """Scores over a whole data set; all are fractions from 0 to 1.
 
-    They come from the summed counts, not from means of pictures. With TP, FP and FN counted over
-    all labelled pixels, a class's IoU is TP / (TP + FP + FN).
+    They are computed from summed counts, not averaged over pictures. With TP, FP and FN counted
+    over all labelled pixels, a class's IoU is TP / (TP + FP + FN).
     """
 
     iou: dict[str, float | None]
-    """By class; None for a class in neither truth nor prediction, which no mean counts."""
+    """IoU by class; None for a class that occurs in neither truth nor prediction and is in no
+    mean."""
     miou: float
     pixel_accuracy: float
-    """The share of labelled pixels that are right."""
+    """The fraction of labelled pixels that are right."""
     mean_accuracy: float
     """The mean of TP / (TP + FN) over the classes that occur in the truth."""
     counts: Int64[np.ndarray, "k k"]

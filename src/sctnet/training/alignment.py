@@ -87,7 +87,7 @@ class Alignment(nn.Module):
         return self
 
     def learned_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser is given, at the heads' rate."""
+        """Return the parameters for the optimiser, at the heads' rate."""
         return [*self.projections.parameters(), *self.variances.parameters()]
 
     def learned_state(self) -> dict[str, Tensor]:

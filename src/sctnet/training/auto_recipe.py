@@ -1,4 +1,4 @@
-"""A recipe for data that come without one, and the reason for every choice."""
+"""Chooses a recipe for a data set, with the reason for every choice."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
 
 class _Means(NamedTuple):
-    """What a machine can do in an hour or two."""
+    """Settings for a machine that trains for an hour or two."""
 
     name: str
     shorter_side: int
@@ -43,7 +43,7 @@ _GPU = _Means("a GPU", 1024, (512, 1024), 16, 200, (4000, 80000))
 
 
 class _Survey(NamedTuple):
-    """What the data look like."""
+    """Properties of the data."""
 
     height: int
     width: int
@@ -56,10 +56,10 @@ def choose_recipe(
 ) -> tuple[SegmentationRecipe, list[Choice]]:
     """Return a recipe for a data set, with the reasons for its choices.
 
-    ``source`` is what ``--data`` takes. Without ``settings`` (``key=value``) that say otherwise, it
-    learns from the split ``train`` and, if there is one, validates on ``val``. ``on_gpu`` says what
-    the run will be made on, by default what is here. Raises :class:`SctnetError` for data that
-    cannot be read or have nothing to learn.
+    ``source`` is an argument of ``--data``. Unless ``settings`` (``key=value``) say otherwise, the
+    run trains on the split ``train`` and validates on ``val`` if it exists. ``on_gpu`` says whether
+    the run uses a GPU, by default whether this machine has one. Raises :class:`SctnetError` for
+    data that cannot be read or contain nothing to learn.
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available()
@@ -159,7 +159,7 @@ def _look_at(data: SegmentationDataset, skip_broken: bool) -> _Survey:
             continue
         sizes.append(labels.shape)
         counts += np.bincount(labels.ravel(), minlength=256)
-    # A picture of the middle, not two medians: its sides belong together.
+    # The picture of median area, not two medians: height and width belong together.
     middle = sorted(sizes, key=lambda size: (min(size), max(size)))[len(sizes) // 2]
     return _Survey(int(middle[0]), int(middle[1]), counts[: len(data.classes)])
 

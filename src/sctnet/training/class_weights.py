@@ -18,7 +18,7 @@ def class_weights(
 ) -> Tensor | None:
     """Return the weight of each class (float32, one a class), or None where all weigh the same.
 
-    Balanced weights read every mask once, shared by the processes.
+    For balanced weights the processes together read every mask once.
     """
     given = recipe.class_weights
     if given == "none":

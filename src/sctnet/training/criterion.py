@@ -1,4 +1,4 @@
-"""What a training step computes: from a batch to losses, whatever the task."""
+"""The computation of a training step: from a batch to losses, for any task."""
 
 from abc import abstractmethod
 from typing import Any, Protocol
@@ -11,10 +11,10 @@ class Companion(Protocol):
     """A module that is trained beside the student but does not belong to it."""
 
     def learned_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser is given, at the heads' rate."""
+        """Return the parameters for the optimiser, at the heads' rate."""
 
     def learned_state(self) -> dict[str, Tensor]:
-        """Return the state for a checkpoint, without what never learns."""
+        """Return the state for a checkpoint, without frozen tensors."""
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
@@ -29,18 +29,18 @@ class Criterion(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
-        Sums are divided by ``divisor``, what :meth:`count` gives for the whole step; means over
-        images by the number of equal ``parts``.
+        Sums are divided by ``divisor``, the total of :meth:`count` over the whole step. Means over
+        images are divided by the number of equal ``parts``.
         """
 
     @abstractmethod
     def count(self, batch: Any) -> Int[Tensor, ""]:
-        """Return what a part adds to the divisor of the sums."""
+        """Return the number that a part adds to the divisor of the sums."""
 
     @abstractmethod
     def compile_student(self) -> None:
-        """Compile what the student computes."""
+        """Compile the student's computation."""
 
     @abstractmethod
     def companion(self) -> Companion | None:
-        """Return what learns beside the student, if anything does."""
+        """Return the modules that are trained beside the student, if any."""

@@ -1,4 +1,4 @@
-"""From a recipe's precision and the launcher's word to Lightning Fabric."""
+"""Lightning Fabric for a recipe's precision and the launcher's processes."""
 
 import os
 from typing import TypeVar, cast
@@ -24,8 +24,8 @@ _MEETING_PLACES = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment
 def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
     """Return a launched Fabric: a device for each process that torchrun or srun started.
 
-    A plain start is one process with one device, a GPU where there is one. Raises
-    :class:`SctnetError` for a precision and a number of processes that the machine cannot serve.
+    A plain start is one process with one device, a GPU if there is one. Raises :class:`SctnetError`
+    for a precision or a number of processes that the machine does not support.
     """
     if recipe.run.precision == "fp16" and not torch.cuda.is_available():
         raise SctnetError("run.precision=fp16 needs a GPU: use bf16 or fp32 here")
@@ -42,7 +42,7 @@ def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
     if processes.launcher is not None:
         place = _MEETING_PLACES[processes.launcher]()
     several = processes.count > 1
-    # Without a weight, no loss reaches the auxiliary head.
+    # With a weight of 0, no loss reaches the auxiliary head.
     idle = isinstance(recipe, SegmentationRecipe) and recipe.loss.auxiliary_weight == 0
     fabric = Fabric(
         accelerator="auto" if torch.cuda.is_available() or not several else "cpu",
@@ -59,7 +59,7 @@ def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
 def convert_sync_batchnorm(model: Module) -> Module:
     """Return the model with batch norms whose statistics span all processes.
 
-    Two processes give a norm two values at least, so that the fall-back of
-    :class:`~sctnet.models.layers.BatchNorm` for a single one is not needed.
+    With two processes a norm has at least two values, so the fallback of
+    :class:`~sctnet.models.layers.BatchNorm` for a single value is not needed.
     """
     return cast(Module, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A rehearsal: some steps of a run, to say what the whole of it will need."""
+"""A dry run: a few steps that show what the whole run will need."""
 
 import resource
 import sys
@@ -32,17 +32,17 @@ _DRAWN_PICTURES = 16
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run will need, measured on its own steps."""
+    """The needs of a run, measured on its own steps."""
 
     pictures: str
-    """What they were measured on, in words."""
+    """The machine of the measurement, in words."""
     device: str
     peak_gigabytes: float
-    """10^9 bytes: of a process's GPU, or, on a CPU, of the main process as a whole."""
+    """Peak memory in 10^9 bytes: of a process's GPU or, on a CPU, of the whole main process."""
     step_images_per_second: float
-    """Of all processes together, as the next figure is."""
+    """Of all processes together; so is the next figure."""
     loader_images_per_second: float | None
-    """None for drawn pictures, whose drawing says nothing about decoding."""
+    """None for drawn pictures, which are not decoded."""
     seconds: float
     """Of the whole run, without its validations."""
 
@@ -64,21 +64,21 @@ class Needs:
 
 
 def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Any = None) -> Needs:
-    """Build all that a run builds, do a few of its steps and return what the run will need.
+    """Build everything of a run, do a few steps, and return what the whole run will need.
 
-    A segmentation without a source is measured on drawn pictures with ``drawn_classes`` classes,
-    or with the classes of its teacher. Raises what a run raises; writes nothing.
+    A segmentation without a source is measured on drawn pictures with ``drawn_classes`` classes, or
+    with the classes of its teacher. Raises the errors of a run; writes nothing.
     """
     processes = launched_processes()
     fabric = launch_fabric(recipe, processes)
-    # In a function of its own, so that nothing of the run is left when the processes part.
+    # A separate function, so that nothing of the run is alive when the process group ends.
     needs = _needs(recipe, drawn_classes, teacher, fabric, processes)
     processes.disconnect()
     return needs
 
 
 def seconds_per_step(learner: Learner, batch: Any, steps: int) -> float:
-    """Return the median time of a training step on a batch that is there, after one to warm up."""
+    """Return the median seconds of a training step on a loaded batch, after a warm-up step."""
     seconds = []
     for iteration in range(1 + steps):
         began = time.perf_counter()
@@ -120,7 +120,7 @@ def _measure(
     """Return the seconds of a step and of the loader's batch, of the slowest process."""
     recipe = task.recipe
     workers = recipe.data.workers
-    # Of the batches, those that the workers fill while they start are not timed.
+    # The first batches are not timed: the workers load them while they start.
     timed = max(_TIMED_STEPS, 2 * workers)
     steps = 1 + 2 * workers + timed
     sampler = StepSampler(recipe.run.batch_size, steps, 0, processes.rank, processes.count)
@@ -159,7 +159,7 @@ def _words(task: Task[Any], drawn: bool) -> str:
 
 
 def _picture_size(augmentation: AugmentationConfig) -> tuple[int, int]:
-    """Return the height and width that a recipe's pictures have, as far as it tells."""
+    """Return the height and width of a recipe's pictures, as far as the recipe says."""
     if augmentation.scaled_from is None:
         return augmentation.crop
     width, height = augmentation.scaled_from
@@ -167,7 +167,7 @@ def _picture_size(augmentation: AugmentationConfig) -> tuple[int, int]:
 
 
 class _DrawnPictures(SegmentationDataset):
-    """Drawn streets whose labels are spread over any number of classes."""
+    """Drawn streets with labels of any number of classes."""
 
     def __init__(self, classes: tuple[str, ...], size: tuple[int, int]) -> None:
         self.name, self.classes, self.colours = "drawn pictures", classes, None

@@ -9,8 +9,8 @@ from torch.optim.swa_utils import AveragedModel
 def ema_weights(model: nn.Module, decay: float) -> AveragedModel:
     """Return an average of weights and running statistics, updated by ``update_parameters``.
 
-    It begins short, with a decay of (1 + n) / (10 + n) after n updates, so that the random start
-    is soon forgotten.
+    After n updates the decay is at most (1 + n) / (10 + n), so that the average soon forgets the
+    random initial weights.
     """
 
     def update(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:

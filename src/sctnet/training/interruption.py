@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back until a step is whole."""
+"""Delays Ctrl-C and SIGTERM until a step is complete."""
 
 import signal
 import threading
@@ -11,10 +11,10 @@ from types import FrameType
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether the run was asked to stop.
 
-    An optimiser step cut in two could not be resumed exactly, so the first signal is only noted;
-    a second Ctrl-C stops at once. A second SIGTERM changes nothing: torchrun passes on what SLURM
-    has already sent to every process. Outside the main thread, which alone receives signals,
-    nothing is changed.
+    The first signal is only noted, because an interrupted optimiser step could not be resumed
+    exactly. A second Ctrl-C stops at once. A second SIGTERM has no effect: torchrun forwards the
+    SIGTERM that SLURM already sent to every process. Only the main thread receives signals; other
+    threads change nothing.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

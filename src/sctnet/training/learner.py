@@ -1,4 +1,4 @@
-"""What learns: a network with its losses, its teacher and its optimiser, and one step of it."""
+"""The learner: a network with its losses, teacher and optimiser, and one training step."""
 
 from typing import Any, cast
 
@@ -16,8 +16,8 @@ from sctnet.training.task import Task
 class Learner:
     """The student of a task, ready for its first step on the devices of a Fabric.
 
-    Every process builds the same one. ``from_start`` says whether ``model.init`` is loaded, which
-    a resumed run does not need.
+    Every process builds the same learner. ``from_start`` says whether ``model.init`` is loaded; a
+    resumed run does not need it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Learner:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
         self.model = model.to(memory_format=torch.channels_last)
-        # After the student, which so starts the same with a teacher and without.
+        # Built after the student, so that a teacher does not change the student's random start.
         criterion = task.criterion(self.model, teacher)
         self.companion = criterion.companion()
         if recipe.run.compile:
@@ -49,14 +49,14 @@ class Learner:
         self.average = None if decay is None else ema_weights(self.model, decay)
 
     def step(self, batch: Any, iteration: int) -> tuple[float, dict[str, Tensor]]:
-        """Do one iteration on this process's share; return the learning rate and all losses."""
+        """Do one iteration on this process's part; return the learning rate and all losses."""
         run = self.recipe.run
         torch.manual_seed(_step_seed(run.seed, iteration, self.fabric.global_rank))
         rate = set_learning_rate(self.optimizer, iteration, self.schedule)
         parts = _divided(batch, run.accumulate)
         counted = torch.stack([self.criterion.count(part) for part in parts]).sum()
         whole = cast(Tensor, self.fabric.all_reduce(counted, reduce_op="sum")).clamp(min=1)
-        # Data parallelism averages the gradients of the processes; here they are to be summed.
+        # Data parallelism averages the gradients of the processes; they have to be summed here.
         divisor = whole.float() / self.fabric.world_size
         losses: list[dict[str, Tensor]] = []
         self.criterion.train()
@@ -74,11 +74,11 @@ class Learner:
         return rate, cast(dict[str, Tensor], self.fabric.all_reduce(summed, reduce_op="mean"))
 
     def saved_model(self) -> nn.Module:
-        """Return the model that the run leaves: the moving average where there is one."""
+        """Return the model of the run: the EMA weights if there are any."""
         return self.model if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
+        """Return the state for a checkpoint."""
         companion, average, scaler = self.companion, self.average, self._scaler()
         return {
             "model": self.model.state_dict(),
@@ -101,13 +101,13 @@ class Learner:
             scaler.load_state_dict(state["scaler"])
 
     def _scaler(self) -> Any:
-        """Return what keeps fp16 gradients in range, None in other precisions."""
+        """Return the gradient scaler for fp16; None in other precisions."""
         return getattr(self.fabric.strategy.precision, "scaler", None)
 
     def share_statistics(self) -> None:
         """Give every process the running statistics of the first, whose model is saved.
 
-        Where norms are not synchronised (on CPUs) each process has seen its own share alone.
+        Norms on CPUs are not synchronised, so each process has statistics of its own part only.
         """
         if self.fabric.world_size == 1:
             return

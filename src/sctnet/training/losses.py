@@ -26,9 +26,10 @@ def hard_example_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy of the hard pixels, times the number of labelled ones (OHEM).
 
-    Hard are pixels whose true class has a probability below ``threshold``, and at least the
-    ``minimal_share`` of the labelled pixels with the lowest. So scaled, the sum over several
-    parts of a batch divides by their labelled pixels as the plain cross-entropy does.
+    Hard pixels are those whose true class has a probability below ``threshold``, but at least the
+    fraction ``minimal_share`` of the labelled pixels with the lowest probability. With this scale,
+    sums over several parts of a batch can be divided by their labelled pixels, like the plain
+    cross-entropy.
     """
     losses = F.cross_entropy(
         logits, labels, class_weights, ignore_index=IGNORE, reduction="none"

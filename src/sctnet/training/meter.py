@@ -1,4 +1,4 @@
-"""What a run measures between two of its records."""
+"""Measures of a run between two records."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from sctnet.errors import SctnetError
 
 
 class Meter:
-    """Mean losses, speed, and the share of the time that the loader was waited for.
+    """Mean losses, speed, and the fraction of the time spent waiting for the loader.
 
     Losses stay on their device until a record is due, so that no step waits for the device.
     """
@@ -30,7 +30,7 @@ class Meter:
         self._sums: dict[str, Tensor] = {}
 
     def pause(self) -> None:
-        """Leave what has passed since the last record out of the speed."""
+        """Exclude the time since the last record from the speed."""
         self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
 
     @contextmanager

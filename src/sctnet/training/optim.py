@@ -13,7 +13,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def rate_factor(recipe: OptimizerRecipe, batch_size: int) -> float:
-    """Return what all rates of a recipe are multiplied by for its batch size."""
+    """Return the factor for all rates of a recipe at its batch size."""
     meant_for = recipe.rate_batch_size
     return 1.0 if meant_for is None else batch_size / meant_for
 
@@ -26,7 +26,7 @@ def build_optimizer(
 ) -> optim.AdamW:
     """Return AdamW: the backbone, and everything else at its higher rate.
 
-    ``model`` is a module that tells its ``backbone_modules``. All rates are times ``factor``.
+    ``model`` is a module with ``backbone_modules``. All rates are multiplied by ``factor``.
     ``outside`` are parameters that are trained with the model but do not belong to it. Each group
     keeps its base rate under ``base_rate``. Parameters without weight decay have their own groups.
     """

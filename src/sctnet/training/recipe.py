@@ -40,7 +40,7 @@ class ModelRecipe(RecipePart):
 
 
 class DataRecipe(PicturesRecipe):
-    """Which pictures, and whether they are kept."""
+    """The pictures, and whether they are cached."""
 
     cache: Literal["none", "memory"] = "none"
     """Whether decoded pictures are kept in memory, which the loader's workers share."""
@@ -48,10 +48,10 @@ class DataRecipe(PicturesRecipe):
 
 
 class OHEM(RecipePart):
-    """Online hard example mining: only pixels that the network is not sure of are learned.
+    """Online hard example mining: only pixels with an uncertain prediction are trained on.
 
-    Kept are the pixels whose true class has less than ``threshold`` of the probability, and at
-    least ``minimal_share`` of the labelled pixels.
+    These are the pixels whose true class has a probability below ``threshold``, but at least the
+    fraction ``minimal_share`` of the labelled pixels.
     """
 
     threshold: float = Field(default=0.7, gt=0, le=1)
@@ -63,14 +63,14 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LossRecipe(RecipePart):
-    """Cross-entropy on the main head plus a share of that on the auxiliary head."""
+    """Cross-entropy on the main head plus a weighted one on the auxiliary head."""
 
     auxiliary_weight: float = Field(default=0.4, ge=0)
     class_weights: Literal["none", "balanced"] | tuple[_Weight, ...] = "none"
-    """``balanced``: one over the square root of a class's share of the pixels; mean 1 a pixel."""
+    """``balanced``: 1 / sqrt(fraction of the pixels of a class); the mean over all pixels is 1."""
     ohem: OHEM | None = None
     divide_by: Literal["labelled", "all"] = "labelled"
-    """All pixels, ignored ones too, is what the released code divides by."""
+    """The released code divides by all pixels, also ignored ones."""
 
 
 class AlignmentRecipe(RecipePart):
@@ -88,7 +88,7 @@ class AlignmentRecipe(RecipePart):
     """The rows of Table 9(a); vid is the mutual information."""
     temperature: float = Field(default=4.0, gt=0, description="of cwd and kl")
     shared_head: bool = True
-    """Whether the student's feature goes through the teacher's decoder head; Table 9 without."""
+    """Whether the student's feature goes through the teacher's decoder head; not in Table 9."""
 
     @model_validator(mode="after")
     def _teaches_something(self) -> "AlignmentRecipe":
@@ -105,10 +105,11 @@ class OptimizerRecipe(RecipePart):
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     head_rate_factor: float = Field(default=10.0, gt=0)
     rate_batch_size: int | None = Field(default=None, ge=1)
-    """The batch size that all rates are meant for, null for run.batch_size: they follow it."""
+    """The batch size for which all rates are given; they scale with run.batch_size. null: do not
+    scale."""
     undecayed: Literal["nothing", "cfblock-norms", "norms"] = "nothing"
-    """What weight decay spares; the paper's runs on ADE20K and COCO-Stuff spare the norms in the
-    CFBlocks (released code)."""
+    """Parameters without weight decay; in the paper's runs on ADE20K and COCO-Stuff, the norms
+    of the CFBlocks (released code)."""
 
 
 class ClassificationOptimizerRecipe(OptimizerRecipe):
@@ -146,7 +147,7 @@ class RunRecipe(RecipePart):
 class Recipe(RecipePart):
     """A whole run; every field can be set on the command line as ``part.field=value``.
 
-    What a run of any task has; ``task`` says which of its kinds a file holds.
+    The fields of a recipe of any task; ``task`` says which task a file is for.
     """
 
     name: str
@@ -234,14 +235,13 @@ def load_recipe(
     scale: str | None = None,
     student: str | None = None,
 ) -> SegmentationRecipe | ClassificationRecipe:
-    """Read a recipe, a file's path or the name of a shipped one, and apply ``key=value`` settings.
+    """Read a recipe by its path or shipped name, and apply ``key=value`` settings.
 
-    ``source`` takes the place of ``data.source``. A recipe may name one ``base`` recipe, shipped
-    or a path relative to its own file, whose fields it overrides. A ``scale`` is a shipped set of
-    fields (crop, sizes, schedule) that carries any recipe to other pictures. ``student``, a
-    variant, takes the place of the recipe's model, together with its options and its start, which
-    are for another network. Settings come last. Raises :class:`SctnetError` that names every wrong
-    key.
+    ``source`` replaces ``data.source``. A recipe may name one ``base`` recipe (a shipped one, or a
+    path relative to its own file) and override its fields. A ``scale`` is a shipped set of fields
+    (crop, sizes, schedule) that adapts a recipe to other pictures. ``student``, a variant, replaces
+    the recipe's model with its options and its start. Settings are applied last. Raises
+    :class:`SctnetError` that names every wrong key.
     """
     path = _find(recipe)
     fields = _read(path)

@@ -1,4 +1,4 @@
-"""What the parts of all recipes are made of."""
+"""Base classes for the parts of all recipes."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,11 +10,11 @@ class RecipePart(BaseModel):
 
 
 class PicturesRecipe(RecipePart):
-    """Which pictures; ``source`` is what ``--data`` takes, and is replaced by it."""
+    """The pictures; ``--data`` replaces ``source``."""
 
     source: str | None = None
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("val",)
     workers: int = Field(default=2, ge=0, description="loader processes")
     skip_broken: bool = False
-    """Whether the next picture of the epoch takes the place of one that cannot be read."""
+    """Whether a picture that cannot be read is replaced by the next one of the epoch."""

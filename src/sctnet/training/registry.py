@@ -13,11 +13,11 @@ from sctnet.training.task import Task
 def open_task(
     recipe: Recipe, processes: Processes = ALONE, folder: Path | None = None
 ) -> Task[Any]:
-    """Return what a recipe's run learns, with its pictures; every process must call this.
+    """Return the task of a recipe, with its pictures; every process must call this.
 
-    ``folder`` is the run's, where a teacher's answers are kept.
+    ``folder`` is the run's folder, which keeps a teacher's answers.
 
-    Raises :class:`SctnetError` for pictures that are not there or cannot be learned from.
+    Raises :class:`SctnetError` for missing pictures, and for labels that teach nothing.
     """
     if isinstance(recipe, ClassificationRecipe):
         return open_classification(recipe, folder)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """A run's folder on disk; whatever is written appears whole or not at all."""
+    """A run's folder on disk; each file appears whole or not at all."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -34,7 +34,7 @@ class RunFolder:
         return self.checkpoint_file.exists()
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Refuse to overwrite what is there, and to resume what is not or with another recipe."""
+        """Refuse to overwrite a run, to resume a missing run, and to resume with another recipe."""
         finished, run = self.summary_file.exists(), self.recipe_file.exists()
         if not resume and (self.has_checkpoint() or finished):
             raise SctnetError(
@@ -98,13 +98,13 @@ class RunFolder:
             self._board.flush()
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write what a finished run came to, and close the log."""
+        """Write the summary of a finished run, and close the log."""
         if self._board is not None:
             self._board.close()
         write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
 
     def _open_board(self, iteration: int) -> None:
-        """Begin a TensorBoard log, whose later points of a killed run are struck out."""
+        """Begin a TensorBoard log, and drop the later points of a killed run."""
         from torch.utils.tensorboard import SummaryWriter  # a second of imports
 
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=iteration + 1)
@@ -122,7 +122,7 @@ class RunFolder:
         return checkpoint
 
     def _forget_metrics_after(self, iteration: int, validated: int) -> None:
-        """Drop the lines of iterations that a killed run did after its last checkpoint."""
+        """Drop the lines that a killed run wrote after its last checkpoint."""
         kept = [
             line
             for line in read_metrics(self.metrics_file)
@@ -144,7 +144,7 @@ _HARMLESS = (
     "data.cache_gigabytes",
     "run.activation_checkpointing",
 )
-"""Settings that a resume may change: they decide where and how, but not what, a run computes."""
+"""Settings that a resume may change, because they do not change the results."""
 
 
 def _first_difference(one: Recipe, other: Recipe) -> str | None:

@@ -9,7 +9,7 @@ from sctnet.training.recipe import ScheduleRecipe
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Linear warm-up from a rate of its own, then half a cosine; all rates are absolute."""
+    """Linear warm-up from ``warmup_rate``, then half a cosine; all rates are absolute."""
 
     iterations: int
     warmup_iterations: int

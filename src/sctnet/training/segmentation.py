@@ -107,7 +107,7 @@ class SegmentationTask(Task[SegmentationNetwork]):
 
 
 def open_segmentation(recipe: SegmentationRecipe, processes: Processes = ALONE) -> SegmentationTask:
-    """Return the task of a recipe with its pictures, behind its cache.
+    """Return the task of a recipe with its pictures, cached as the recipe says.
 
     Raises :class:`SctnetError` for a recipe without a source, for no pictures, and for labels
     that teach nothing.

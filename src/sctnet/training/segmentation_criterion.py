@@ -17,7 +17,7 @@ from sctnet.training.recipe import LossRecipe
 
 
 class SegmentationCriterion(Criterion):
-    """A network and its losses: cross-entropy on the main head and, less, on the auxiliary one.
+    """A network and its losses: cross-entropy on the main and, weighted, on the auxiliary head.
 
     With an alignment, the terms of its teacher are added, each under its own name.
     """
@@ -46,9 +46,9 @@ class SegmentationCriterion(Criterion):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
-        ``divisor`` is what the sums over pixels are divided by: the labelled pixels of the whole
-        step, all parts and processes, so that the result does not depend on how it is divided.
-        What is a mean over images is divided by the number of equal ``parts``.
+        Sums over pixels are divided by ``divisor``: the labelled pixels of the whole step, in all
+        parts and processes. So the result does not depend on the division into parts. Means over
+        images are divided by the number of equal ``parts``.
         """
         images = self.preprocessing.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()

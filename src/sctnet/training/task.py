@@ -1,4 +1,4 @@
-"""What a run learns: the part of it that segmentation and classification do differently."""
+"""The task of a run: everything that segmentation and classification do differently."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,7 +17,7 @@ from sctnet.training.schedule import Schedule
 
 
 class ClassPictures(Pictures, Protocol):
-    """What a run asks of its pictures, whatever the task."""
+    """The pictures of a run, for any task."""
 
     classes: tuple[str, ...]
 
@@ -31,8 +31,8 @@ Student = TypeVar("Student", bound=nn.Module)
 class Task(ABC, Generic[Student]):
     """The pictures, the student and its losses, its score, and the folder that it leaves.
 
-    ``score_name`` is the score by which the best model is kept, a key of what :meth:`validate`
-    returns.
+    ``score_name`` is the score that selects the best model, a key of the result of
+    :meth:`validate`.
     """
 
     score_name: str
@@ -50,11 +50,11 @@ class Task(ABC, Generic[Student]):
 
     @abstractmethod
     def build(self, from_start: bool) -> tuple[Student, Initialisation | None]:
-        """Return a new student and, unless that is not asked for, what it starts from."""
+        """Return a new student and, if requested, the record of its initialisation."""
 
     @abstractmethod
     def criterion(self, student: Student, teacher: Any) -> Criterion:
-        """Return the student with its losses; ``teacher`` takes the place of the recipe's."""
+        """Return the student with its losses; ``teacher`` replaces the recipe's teacher."""
 
     @abstractmethod
     def validate(
@@ -64,7 +64,7 @@ class Task(ABC, Generic[Student]):
 
     @abstractmethod
     def save(self, student: Student, path: Path, card: str) -> None:
-        """Write the folder that a finished or running run is."""
+        """Write the model folder of a run."""
 
     def taught_by(self) -> str:
         """Return a sentence for the card, which begins with a space; empty without a teacher."""
@@ -72,7 +72,7 @@ class Task(ABC, Generic[Student]):
 
 
 def source_of(recipe: Recipe) -> str:
-    """Return what ``--data`` named; :class:`SctnetError` where it named nothing."""
+    """Return the recipe's source; :class:`SctnetError` without one."""
     if recipe.data.source is None:
         raise SctnetError(f"{recipe.name}: this recipe needs pictures, name their folder by --data")
     return recipe.data.source

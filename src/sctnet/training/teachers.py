@@ -1,4 +1,4 @@
-"""Teachers: what alignment asks of a large network, and the three kinds that answer."""
+"""Teachers: the protocol that alignment needs, and the kinds of networks that follow it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from sctnet.errors import SctnetError
 from sctnet.models import Features, SegmentationNetwork, Widths
 
 CHECKPOINTS = (".pth", ".pt", ".bin")
-"""How files of PyTorch are called."""
+"""Suffixes of PyTorch's files."""
 
 
 @runtime_checkable
 class Teacher(Protocol):
     """A module (``torch.nn.Module``) that can teach.
 
-    ``features`` takes images normalised as the student's. ``decode``, the end of the teacher's
-    decoder head, maps a decoder input to a decoder feature and logits; the student's own
-    expanded feature is sent through it. A teacher whose ``widths`` has None for the decoder teaches
-    by its stages and logits alone.
+    ``features`` takes images with the student's normalisation. ``decode``, the end of the teacher's
+    decoder head, maps a decoder input to a decoder feature and logits; the student's own expanded
+    feature goes through it too. A teacher whose ``widths`` has None for the decoder teaches only
+    with its stages and logits.
     """
 
     classes: tuple[str, ...]
@@ -67,11 +67,11 @@ class NetworkTeacher(nn.Module):
 
 
 class ForeignTeacher(nn.Module):
-    """Any segmentation network from elsewhere: two of its stages, and its logits.
+    """Any segmentation network of another package: two of its stages, and its logits.
 
-    ``stage3`` and ``stage4`` name submodules (as ``named_modules`` does) whose output is a map of
-    stride 16 and of stride 32. ``network(images)`` returns logits, or something that ``logits``
-    takes them from. It has no decoder to share: the recipe needs ``alignment.decoder=0`` and
+    ``stage3`` and ``stage4`` name submodules (as in ``named_modules``) whose outputs have stride 16
+    and 32. ``network(images)`` returns logits, or an output from which ``logits`` selects them. The
+    decoder cannot be shared: the recipe needs ``alignment.decoder=0`` and
     ``alignment.shared_head=false``. Raises :class:`SctnetError` for a name that is not a submodule.
     """
 
@@ -138,9 +138,8 @@ class ForeignTeacher(nn.Module):
 def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
     """Return the teacher of a model folder, a bundled name or a hub id, in eval mode.
 
-    The folder is one of ours or as transformers writes it; then its classes are those of
-    ``id2label``. Raises :class:`SctnetError` for whatever :func:`load_model` or
-    :func:`load_transformers_model` refuses.
+    The folder is one of this package, or one of transformers with its classes in ``id2label``.
+    Raises :class:`SctnetError` as :func:`load_model` and :func:`load_transformers_model` do.
     """
     if str(folder).endswith(CHECKPOINTS) and Path(folder).is_file():
         raise SctnetError(

@@ -40,20 +40,20 @@ def train(
 ) -> RunFolder:
     """Carry out a run and leave a run folder, which is a model folder too.
 
-    Every iteration's randomness is a function of the seed and its number, so that a resumed run
-    continues as if it had never stopped. An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and
-    then raises KeyboardInterrupt. A ``teacher`` takes the place of the one that the recipe's
-    alignment names, which is how a network from elsewhere can teach. Raises
-    :class:`SctnetError` for what the user can mend: data, recipe, folder.
+    The randomness of an iteration is a function of the seed and its number, so a resumed run
+    continues as if it had never stopped. An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and then
+    raises KeyboardInterrupt. ``teacher`` replaces the teacher of the recipe's alignment; it may be
+    a network of another package. Raises :class:`SctnetError` for mistakes in data, recipe or
+    folder.
     """
     folder = RunFolder(out)
     folder.check(recipe, resume)
     continues = resume and folder.has_checkpoint()
     processes = launched_processes()
     fabric = launch_fabric(recipe, processes)
-    fabric.barrier()  # every process has looked at the folder before the first changes it
+    fabric.barrier()  # every process has checked the folder before the first one changes it
     with _one_sentence_for_lost_processes(processes):
-        # In a function of its own, so that nothing of the run is left when the processes part.
+        # A separate function, so that nothing of the run is alive when the process group ends.
         _carry_out(recipe, folder, observe or (lambda _: None), continues, teacher, fabric)
     if processes.count > 1:
         processes.disconnect()
@@ -128,7 +128,7 @@ class _Run:
                 if self._is_due(run.log_every):
                     self.record({"learning_rate": rate, **self.meter.take()})
                 stop = self.processes.any(interrupted())
-                # Before a validation too, which may meet a broken file of its own.
+                # Also before a validation, which may stop at a broken file.
                 if self._is_due(run.checkpoint_every) or self._validation_is_due() or stop:
                     self.save()
                 if stop:
@@ -136,7 +136,7 @@ class _Run:
                 self.validate_if_due()
 
     def validate_if_due(self) -> None:
-        """Score the model as it would be saved; keep it in ``best`` if none was better."""
+        """Score the current model, and save it in ``best`` if it is the best so far."""
         if not self._validation_is_due():
             return
         self.learner.share_statistics()
@@ -207,7 +207,7 @@ class _Run:
             self.observe(line)
 
     def show(self) -> None:
-        """Tell the observer how far the run is."""
+        """Report the progress to the observer."""
         if self.processes.is_first:
             self.observe({"step": self.iteration, "of": self.iterations})
 
@@ -249,7 +249,7 @@ class _Run:
         return training_loader(self.task.stream(), sampler, self.recipe.data.workers, self._skip)
 
     def _skip(self, picture: int, reason: str) -> None:
-        """Note a picture that cannot be read, and say so once."""
+        """Record a picture that cannot be read, and report it once."""
         if picture not in self.skipped:
             _LOG.warning("%s; another picture takes its place (data.skip_broken)", reason)
             self.skipped[picture] = reason
@@ -268,7 +268,7 @@ class _Run:
 
 @contextmanager
 def _one_sentence_for_lost_processes(processes: Processes) -> Iterator[None]:
-    """Raise :class:`SctnetError` where the others can no longer be reached."""
+    """Raise :class:`SctnetError` if the other processes can no longer be reached."""
     try:
         yield
     except RuntimeError as error:

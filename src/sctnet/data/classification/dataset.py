@@ -1,4 +1,4 @@
-"""What a classification data set is: pictures with one class each, by number."""
+"""Classification data sets: pictures with one class each, by number."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What ``--data`` takes in a classification."""
+"""The registry of classification data sets: opens the data set that ``--data`` names."""
 
 from collections.abc import Sequence
 from pathlib import Path
