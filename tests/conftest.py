@@ -1,4 +1,4 @@
-"""Shapes are checked in every test and module: beartype enforces jaxtyping's annotations."""
+"""Shapes are checked in every test, in all modules of the package."""
 
 import os
 import sys

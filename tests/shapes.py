@@ -1,24 +1,21 @@
-"""Checks shapes and types of every call in the package: beartype, for all that it understands."""
+"""Checks the shapes of every call in the package."""
 
 import sys
 
 from beartype import beartype
-from beartype.roar import BeartypeDecorHintException
 
 
 def checked(function):
-    """Check a function's arguments and result; leave out annotations that exist for mypy alone.
-
-    These are names imported under ``TYPE_CHECKING`` and hints that beartype does not know.
-    """
+    """Check the arguments and the result whose annotations give a shape; leave the rest to mypy."""
     names = vars(sys.modules[function.__module__])
     for argument, hint in list(getattr(function, "__annotations__", {}).items()):
         if isinstance(hint, str):
             try:
-                function.__annotations__[argument] = eval(hint, dict(names))
-            except (NameError, AttributeError, TypeError):
-                del function.__annotations__[argument]
-    try:
-        return beartype(function)
-    except BeartypeDecorHintException:
-        return function
+                hint = eval(hint, dict(names))
+            except (NameError, AttributeError, TypeError):  # imported for mypy alone
+                hint = None
+        if "jaxtyping" in repr(hint):
+            function.__annotations__[argument] = hint
+        else:
+            del function.__annotations__[argument]
+    return beartype(function)
