@@ -1,1 +1,1 @@
-"""Files that run without this package, and the proof that they are right."""
+"""Exports models to files that run without this package, and compares them with PyTorch."""

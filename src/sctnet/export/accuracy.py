@@ -1,4 +1,4 @@
-"""What int8 costs where there are labels: the mIoU before and after."""
+"""The cost of int8 on labelled data: the mIoU before and after."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The first convolution in int8, on the bytes of a picture as they are.
 
-A picture that is normalised and then quantised is rounded by steps that are not its own, and
-written and read as floats. But bytes are what int8 is made for. With mean m and deviation s of a
+A normalised picture would be quantised in steps that do not match its bytes, and be written and
+read as floats. But int8 can compute with the bytes directly. With mean m and deviation s of a
 channel, and z the byte next to m, the first convolution of (p - m) / s by weights w is that of the
 bytes p - z by w / s, and (z - m) / s by w, which is constant: it joins the bias. (Outside of the
 picture, where there are zeros, a z now stands for an m.)
@@ -29,7 +29,7 @@ _APART = 7
 
 
 class FirstConvolution(NamedTuple):
-    """What stands between a picture's pixels and the first convolution."""
+    """The operators between a picture's pixels and the first convolution."""
 
     pixels: openvino.Output
     """Bytes as a picture has them, channels last, or, where it is resized before, floats."""
@@ -41,7 +41,7 @@ class FirstConvolution(NamedTuple):
 
 
 def find_first_convolution(model: openvino.Model) -> FirstConvolution | None:
-    """Return how a model begins that normalises pixels and convolves them, None for another."""
+    """Return normalisation and first convolution of a model; None if it begins differently."""
     nodes = model.get_ordered_ops()
     first = next((node for node in nodes if node.get_type_name() == "Convolution"), None)
     if first is None:
@@ -61,10 +61,10 @@ def find_first_convolution(model: openvino.Model) -> FirstConvolution | None:
 
 
 def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "n h w 3"]]) -> None:
-    """Let the convolution of :func:`find_first_convolution` multiply bytes by int8 weights.
+    """Make the convolution of :func:`find_first_convolution` multiply bytes by int8 weights.
 
-    Resized pixels are rounded to bytes before. The weights are rounded so that little is lost on
-    the ``pictures``.
+    Resized pixels are rounded to bytes first. The weights are rounded together, to minimise the
+    error on ``pictures``.
     """
     from openvino import opset13 as operators
 
@@ -78,7 +78,7 @@ def convolve_bytes(model: openvino.Model, pictures: Iterable[UInt8[np.ndarray, "
     flat = weights.reshape(len(weights), -1).astype(np.float64)
     integers, scales = _rounded(flat, covariance)
     zeros, means = (np.repeat(each.ravel(), weights[0, 0].size) for each in (near, start.mean))
-    # What the exact weights make of the pictures' mean stays what it was.
+    # The output for the pictures' mean does not change.
     moved = flat @ (seen - means) - (integers * scales) @ (seen - zeros)
 
     pixels = operators.convert(start.pixels, "f32")  # nothing where they are floats
@@ -142,9 +142,9 @@ def _rounded(
 ) -> tuple[Int8[np.ndarray, "o taps"], Float[np.ndarray, "o 1"]]:
     """Round weights to integers, and return these and the scale of each output.
 
-    Neighbouring pixels are much alike, so that it is the sum of the errors that matters: that of
-    each weight is made good by those that follow, as far as the pixels' covariance lets them (GPTQ,
-    Frantar et al. 2023). Of several scales the one with the smallest error is taken.
+    Neighbouring pixels are similar, so the sum of the errors matters: later weights compensate the
+    error of each weight, as far as the pixels' covariance allows (GPTQ, Frantar et al. 2023). Of
+    several scales the one with the smallest error is used.
     """
     largest = np.abs(weights).max(1, keepdims=True).clip(min=1e-12)
     # A little noise on every tap: the pictures may be of one colour.

@@ -1,4 +1,4 @@
-"""Exports made on the way, kept for the next time."""
+"""A cache of exports in the user's cache folder."""
 
 import hashlib
 import os
@@ -19,10 +19,10 @@ def cached_export(
 ) -> Path:
     """Return the file of a model in this format, exported now or earlier.
 
-    It lies in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``), below ``sctnet``, in
-    a folder named by the SHA-256 of weights and configuration and this package's version: whatever
-    changes makes another file. Raises :class:`SctnetError` as
-    :func:`~sctnet.export.exporting.export_model` does, and where the cache cannot be written.
+    The file is in the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``), below ``sctnet``.
+    Its folder is named by this package's version and the SHA-256 of weights and configuration, so a
+    change of any of these makes another file. Raises :class:`SctnetError` as
+    :func:`~sctnet.export.exporting.export_model` does, and if the cache cannot be written.
     """
     folder = find_model(model)
     digest = hashlib.sha256()

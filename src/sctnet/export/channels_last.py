@@ -1,4 +1,4 @@
-"""The attention's normalisation, for runtimes that keep the channels of a pixel together."""
+"""The attention's normalisation for runtimes with the channels-last layout."""
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ class ChannelsLastNormalisation(nn.Module):
 
 
 def normalise_channels_last(network: nn.Module) -> None:
-    """Let a network that is about to be exported normalise so."""
+    """Replace the normalisation in a network before its export."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, GroupedDoubleNormalisation):

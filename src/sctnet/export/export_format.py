@@ -1,4 +1,4 @@
-"""What the export knows of a file format; each format's own file describes itself with this."""
+"""The description of a file format; the module of each format has one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ from sctnet.export.quantisation import Quantiser
 
 
 class ExportFormat(NamedTuple):
-    """A file format: which files it consists of, and how they are written and run."""
+    """A file format: its files, and how they are written and run."""
 
     suffixes: tuple[str, ...]
-    """Of its files; the first belongs to the file that a user names."""
+    """The suffixes of its files; the first belongs to the file that a user names."""
     precisions: tuple[Precision, ...]
     write: Callable[..., Run]
     """Writes the files of ``(network, config, file)`` and returns what runs them. A format with

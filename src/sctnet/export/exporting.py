@@ -1,4 +1,4 @@
-"""From a model to a file that runs without this package, proven equal before it appears."""
+"""Writes a model as a file that runs without this package, after a comparison with PyTorch."""
 
 import contextlib
 import hashlib
@@ -48,7 +48,7 @@ FORMATS: dict[str, ExportFormat] = {
     "tensorrt": TENSORRT,
 }
 MAX_PIXELS = 100_000_000
-"""Of a fixed size times a fixed batch."""
+"""The limit for a fixed size times a fixed batch."""
 
 
 class ExportOptions(TypedDict, total=False):
@@ -66,7 +66,7 @@ class ExportOptions(TypedDict, total=False):
 
 
 class ExportReport(NamedTuple):
-    """What was written, and how it compares with PyTorch."""
+    """The written file, and its comparison with PyTorch."""
 
     file: Path
     config: ExportedConfig
@@ -103,9 +103,9 @@ def export_model(
 
     The file takes RGB bytes, N x H x W x 3, and gives ``labels`` (uint8, int32 above 255 classes),
     ``logits`` or ``probabilities`` (float32) at the pictures' size, or ``logits8``, the logits at
-    the network's own stride. Pictures may have any size and number, unless ``size`` (height, width)
-    and ``batch`` fix them. Resizing and normalisation are inside, as are the classes and all else
-    that the model's folder tells. The file is compared with PyTorch on the pictures of the folder
+    the network's own stride. Pictures may have any size and number, unless ``size`` (height,
+    width) and ``batch`` fix them. Resizing and normalisation are part of the file, and so is the
+    whole description of the model's folder. The file is compared with PyTorch on the pictures of the folder
     ``images``, or on drawn streets, before it appears; an earlier file of the name is replaced.
 
     int8 needs pictures like those to come, in the folder ``calibrate``; up to 300 of them are
@@ -113,9 +113,9 @@ def export_model(
     file that lost more than ``max_drop`` points is not written. ``say`` receives what is found on
     the way, a line at a time.
 
-    Raises :class:`SctnetError`, and leaves no file, for one that differs more than
-    :data:`sctnet.export.parity.LIMITS` allow, what does not go together, a missing package, a
-    model that cannot be loaded and a folder that cannot be written to.
+    Raises :class:`SctnetError`, and leaves no file, if the file differs more than
+    :data:`sctnet.export.parity.LIMITS` allows, for options that exclude each other, a missing
+    package, a model that cannot be loaded, and a folder that cannot be written.
     """
     file = Path(out)
     chosen = _checked_format(format, precision, file)
@@ -143,7 +143,7 @@ def _quantise(
     config: ExportedConfig,
     say: Callable[[str], None],
 ) -> Quantise | None:
-    """Return what makes an int8 model of a float one; None for other precisions."""
+    """Return the function that quantises the float model; None for other precisions."""
     if config.precision != "int8":
         return None
     assert chosen.quantiser is not None
@@ -197,7 +197,7 @@ def _checked_format(name: str, precision: str, file: Path) -> ExportFormat:
 
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """Give a folder beside ``file`` to work in, gone afterwards whatever happens."""
+    """Yield a temporary folder beside ``file``."""
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=file.parent) as folder:
             yield Path(folder)

@@ -1,4 +1,4 @@
-"""The one graph that is exported: from the bytes of a picture to what is asked of it."""
+"""The graph of every export: from the bytes of a picture to the requested output."""
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -19,14 +19,14 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "int8": torch.float32,  # quantised afterwards
 }
-"""What the network itself computes in."""
+"""The type in which the network computes."""
 
 
 class PictureGraph(nn.Module):
     """Preprocessing, network and answer: what ``ImageToLabels`` computes, as one graph.
 
     Takes RGB bytes as a decoded picture holds them, channels last. The network computes in
-    ``dtype``; preparation, resizing and the label map stay in float32. With ``inspected`` the
+    ``dtype``; preprocessing, resizing and argmax stay in float32. With ``inspected`` the
     network's own logits come beside the answer, to be compared. ``channels_last`` is for a runtime
     that convolves with channels last, and then moves neither the attention's maps nor a picture
     that is not resized, which is normalised before its channels are put first.
@@ -91,9 +91,9 @@ class PictureGraph(nn.Module):
 
 
 def _is_same(first: tuple[Length, Length], second: tuple[Length, Length]) -> bool:
-    """Say whether two sizes are known to be the same, whatever picture comes.
+    """Say whether two sizes are the same for every picture.
 
-    Where they are the same for some pictures only, a resize that changes nothing stays in the
-    graph: it returns exactly what it is given.
+    If they are the same for some pictures only, the resize stays in the graph. At equal sizes it
+    returns its input exactly.
     """
     return all(statically_known_true(a == b) for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""An exported file as the folder that other people's servers load: Triton, OpenVINO Model Server.
+"""Model repositories for Triton and OpenVINO Model Server, made from an exported file.
 
 Triton: ``NAME/config.pbtxt`` by ``model_config.proto``
 (https://github.com/triton-inference-server/common), ``NAME/labels.txt`` and ``NAME/1/model.onnx``;

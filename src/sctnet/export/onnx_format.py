@@ -1,4 +1,4 @@
-"""From a traced graph to an ONNX model, by PyTorch's own (dynamo) exporter."""
+"""The format ONNX: from a traced graph, by PyTorch's dynamo exporter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-"""The oldest that has all operators of our graphs; whatever runtime is still in use reads it."""
+"""The oldest opset with all operators of the graphs; every runtime in use reads it."""
 
 INPUT = "images"
 LOGITS = "inspected_logits"
@@ -45,7 +45,7 @@ def write(
     file: Path,
     quantise: Quantise | None = None,
 ) -> Run:
-    """Write an ONNX file; return what runs it in ONNX Runtime on the CPU."""
+    """Write an ONNX file; return a function that runs it in ONNX Runtime on the CPU."""
     required("onnxruntime")
     inspected = onnx_model(network, config)
     if quantise is not None:
@@ -212,7 +212,7 @@ class OnnxQuantiser:
         self.model = model
 
     def nodes(self) -> list[Node]:
-        """Return the operators of the float model, each behind those that it reads."""
+        """Return the operators of the float model in topological order."""
         maker = {output: node.name for node in self.model.graph.node for output in node.output}
         return [
             Node(node.name, node.op_type, tuple(maker[x] for x in node.input if x in maker))
@@ -220,7 +220,7 @@ class OnnxQuantiser:
         ]
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
-        """Return the model quantised, but for the nodes of these names."""
+        """Return the quantised model; the nodes ``floats`` stay in floats."""
         import onnx
         from onnxruntime import quantization
 
@@ -253,7 +253,7 @@ class OnnxQuantiser:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime from advising, on the root logger, what was considered already."""
+    """Silence ONNX Runtime's advice on the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""OpenVINO's own files, an .xml and a .bin, made from the ONNX model."""
+"""The format OpenVINO: an .xml and a .bin, made from the ONNX model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(
     file: Path,
     quantise: Quantise | None = None,
 ) -> Run:
-    """Write an .xml and its .bin; return what runs them on the CPU.
+    """Write an .xml and its .bin; return a function that runs them on the CPU.
 
     In ``fp16`` the network is float16, which halves the file; a CPU computes it in float32 all the
     same. A file cannot be ``bf16``: it notes the precision, and whoever loads it asks the device.
@@ -89,7 +89,7 @@ class OpenVinoQuantiser:
         self.model, self._input = model, inputs
 
     def nodes(self) -> list[Node]:
-        """Return the operators of the float model, each behind those that it reads."""
+        """Return the operators of the float model in topological order."""
         return [
             Node(
                 node.get_friendly_name(),
@@ -104,7 +104,7 @@ class OpenVinoQuantiser:
         ]
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
-        """Return the model quantised, but for the nodes of these names."""
+        """Return the quantised model; the nodes ``floats`` stay in floats."""
         start = find_first_convolution(self.model)
         first = {start.convolution.get_friendly_name()} if start is not None else set[str]()
         quantised = self._nncf.quantize(

@@ -1,4 +1,4 @@
-"""The proof of an exported file: the same pictures through it and through PyTorch."""
+"""Parity of an exported file: compares it with PyTorch on the same pictures."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -34,12 +34,12 @@ MAX_PICTURES = 20
 
 
 class Limit(NamedTuple):
-    """What an export has to reach."""
+    """The limits for an export."""
 
     equal_labels: float
-    """The least share of pixels with PyTorch's own label."""
+    """The least fraction of pixels with PyTorch's label."""
     difference: float
-    """The largest difference of a logit, as a share of the largest logit."""
+    """The largest difference of a logit, as a fraction of the largest logit."""
 
 
 LIMITS: dict[Precision, Limit] = {
@@ -55,7 +55,7 @@ class Parity(NamedTuple):
     """How an exported file compares with PyTorch in float32."""
 
     equal_labels: float
-    """The share of pixels with the same label."""
+    """The fraction of pixels with the same label."""
     largest_difference: float
     """Of the logits (and of the probabilities, where they are the answer)."""
     largest_logit: float

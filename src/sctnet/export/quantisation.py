@@ -1,8 +1,8 @@
-"""Int8: what a network's activations reach is seen on pictures, and rounded to 256 steps.
+"""Quantisation to int8: calibrates the ranges of the activations on pictures.
 
-Only what lies between the first and the last convolution is quantised: preparation, resizing and
-the label map stay as they are. How much of the rest may be int8 is measured, not assumed: the parts
-of a network that may need floats are tried one after the other, until few labels differ.
+Only the part between the first and the last convolution is quantised; preprocessing, resizing and
+argmax do not change. Which parts can be int8 is measured: the parts that may need floats are tried
+one after the other, until few labels differ.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class Quantiser(Protocol):
     """In floats, with the logits as its last output."""
 
     def nodes(self) -> list[Node]:
-        """Return the operators of the float model, each behind those that it reads."""
+        """Return the operators of the float model in topological order."""
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
-        """Return the model quantised, but for the nodes of these names."""
+        """Return the quantised model; the nodes ``floats`` stay in floats."""
 
     def run(self, model: Any) -> LogitsOf:
         """Return what maps pictures to logits, N x K x h x w, by a model of this format."""

@@ -1,4 +1,4 @@
-"""Resizing a picture in a graph that every runtime computes alike.
+"""Resizing in a graph, with the same result in every runtime.
 
 ``Resize`` itself will not do: OpenVINO's ONNX reader ignores its anti-aliasing (measured: errors of
 up to 149 grey levels), TensorRT refuses it, and ONNX Runtime derives positions from an inverted

@@ -1,4 +1,4 @@
-"""An engine of TensorRT, built from the ONNX model where there is an NVIDIA GPU."""
+"""The format TensorRT: an engine, built from the ONNX model on a machine with an NVIDIA GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's own files: a program of ``torch.export``, and what AOTInductor compiles from it."""
+"""The format PyTorch: a program of ``torch.export``, and a library compiled by AOTInductor."""
 
 import copy
 import shutil

@@ -1,4 +1,4 @@
-"""A graph, traced by ``torch.export``: for pictures of any size, or of one."""
+"""Traces a graph with ``torch.export``, for pictures of any size or of one."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ from sctnet.export.graph import PictureGraph
 Size = tuple[int, int]
 
 _EXAMPLE_SIZE = (601, 805)
-"""Of no ratio or multiple that a network or a working size could take for a law."""
+"""The size of the example; no ratio or divisor that tracing could take for a rule."""
 
 
 def trace(graph: PictureGraph, size: Size | None, batch: int | None) -> ExportedProgram:
@@ -35,7 +35,7 @@ def trace(graph: PictureGraph, size: Size | None, batch: int | None) -> Exported
 
 @contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Keep PyTorch's exporters from telling how they work; they raise where they cannot."""
+    """Silence the progress messages of PyTorch's exporters; they still raise errors."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Label maps in the codes of a data set's publishers, as their servers take them."""
+"""Submission files for benchmark servers: label maps with the data set's own values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pictures too large to be labelled at once: in windows that overlap, composed in bands of rows.
+"""Tiled prediction: overlapping windows, composed in bands of rows.
 
 The logits of neighbouring windows are blended where they overlap, each with a weight that falls
 to its window's edge, and the class with the largest wins. Only the windows that the current rows

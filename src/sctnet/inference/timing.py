@@ -1,4 +1,4 @@
-"""How long predictions take, measured as they are made: bytes in memory in, label maps out."""
+"""Measures the time of predictions: from decoded bytes to label maps."""
 
 import time
 from collections.abc import Sequence

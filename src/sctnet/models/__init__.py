@@ -24,8 +24,8 @@ __all__ = [
 def create_model(variant: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """Return a freshly initialised network in training mode.
 
-    ``variant`` is ``"sctnet-s"``, ``"sctnet-b"``, ``"sctnet-l"``, ``"sctnet-tiny"`` or one of the
-    networks it is taught by or compared with (:data:`sctnet.models.registry.FAMILIES`);
+    ``variant`` is ``"sctnet-s"``, ``"sctnet-b"``, ``"sctnet-l"``, ``"sctnet-tiny"``, or a teacher
+    or another student of :data:`sctnet.models.registry.FAMILIES`;
     ``options`` are the further fields of its configuration, for SCTNet :class:`SCTNetConfig`, for
     example ``attention_kernel="7x7"`` or ``stage3_block="residual"``. Weights are drawn from
     PyTorch's global generator. Raises :class:`SctnetError` for an unknown variant, option or value.

@@ -1,4 +1,4 @@
-"""What the blocks of SCTNet are made of."""
+"""The configuration of SCTNet's blocks."""
 
 from typing import Literal
 

@@ -36,7 +36,7 @@ def grouped_double_normalisation(
     if norm == "l1":
         total = attention.sum(dim=2, keepdim=True)
     else:
-        # Not the root of a sum: where all maps are 0 its gradient is not a number.
+        # Not the root of a sum of squares: its gradient is NaN where all maps are 0.
         total = torch.linalg.vector_norm(attention, dim=2, keepdim=True)
     return (attention / (total + 1e-6)).view(n, k, h, w).to(similarity.dtype)
 
@@ -56,7 +56,7 @@ class GroupedDoubleNormalisation(nn.Module):
 def small_random(*shape: int, std: float) -> nn.Parameter:
     """Return a parameter drawn from a truncated normal distribution; zeros where ``std`` is 0.
 
-    Small, but by default never zero: equal kernels receive equal gradients and stay equal for ever.
+    By default it is small but not zero: equal kernels receive equal gradients and stay equal.
     """
     parameter = nn.Parameter(torch.zeros(shape))
     if std > 0:  # PyTorch divides by it

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a stage is computed again for its gradients instead of remembered."""
+"""Activation checkpointing: the backward pass computes a stage again instead of storing it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 def checkpointed(
     stage: nn.Module, x: Float[Tensor, "n c_in h_in w_in"]
 ) -> Float[Tensor, "n c h w"]:
-    """Return ``stage(x)``, whose insides the backward pass computes a second time.
+    """Return ``stage(x)``; the backward pass computes its activations a second time.
 
-    Random numbers are drawn again as they were, and running statistics are updated once, so that
-    losses and gradients are those of a plain call.
+    The second pass uses the same random numbers and does not update running statistics, so losses
+    and gradients are those of a plain call.
     """
     contexts = partial(_contexts, stage)
     y: Tensor = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
@@ -31,7 +31,7 @@ def _contexts(
 
 @contextmanager
 def _without_new_statistics(stage: nn.Module) -> Iterator[None]:
-    """Let batch norms compute what they computed, and leave their running statistics."""
+    """Keep batch norms from updating their running statistics."""
     norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

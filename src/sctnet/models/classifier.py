@@ -1,4 +1,4 @@
-"""A classifier around a backbone: what the backbone is trained with on ImageNet."""
+"""The classifier in which a backbone is pre-trained on ImageNet."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from sctnet.models.network import SegmentationNetwork
 class Classifier(nn.Module):
     """The backbone of a network, global average pooling of its stage 4, a norm and a linear layer.
 
-    The paper pre-trains its backbones so (Table 7); the authors' head is unknown, neither paper nor
-    released code shows it. This one is that of ConvNeXt: pooling, layer norm, linear.
-    ``classifier(images)`` maps normalised RGB images to logits. What of ``network`` is no backbone
-    is dropped from it. Raises :class:`SctnetError` for one that cannot classify.
+    The paper pre-trains its backbones in a classifier (Table 7), but neither paper nor released
+    code shows the head. This head is ConvNeXt's: pooling, layer norm, linear.
+    ``classifier(images)`` maps normalised RGB images to logits. All parts of ``network`` but the
+    backbone are removed. Raises :class:`SctnetError` for a network that cannot classify.
     """
 
     def __init__(self, network: SegmentationNetwork, num_classes: int) -> None:
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def pooled(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Return what the linear layer reads."""
+        """Return the input of the linear layer."""
         # Over all pixels of a picture; in float32, whatever the backbone computed in.
         pooled: Tensor = self.norm(self.network.encode(images).float().mean((2, 3)))
         return pooled
@@ -42,5 +42,5 @@ class Classifier(nn.Module):
         return logits
 
     def backbone_modules(self) -> tuple[nn.Module, ...]:
-        """Return what learns at the base rate."""
+        """Return the modules that learn at the base rate."""
         return tuple(self.network.get_submodule(part) for part in self.network.backbone_parts)

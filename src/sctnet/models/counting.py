@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, counted and not estimated."""
+"""Counts parameters and multiply-adds."""
 
 import copy
 
@@ -26,7 +26,7 @@ def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
 
 def _drop_norms(model: nn.Module) -> None:
-    """Take out what is not counted, but takes half of the time on the meta device."""
+    """Remove the norms: they are not counted, and take half of the time on the meta device."""
     for parent in model.modules():
         for name, module in parent.named_children():
             if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):

@@ -17,7 +17,7 @@ def norm_relu_conv(in_channels: int, channels: int, kernel: int, bias: bool) -> 
 
 
 class DAPPM(nn.Module):
-    """Context at five scales, from a pixel to the whole image, merged in a cascade.
+    """Context at five scales, from one pixel to the whole image, merged one after the other.
 
     Zero padding counts in the average pools, as released. ``bias`` is that of the convolutions,
     which DDRNet does without.

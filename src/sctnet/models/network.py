@@ -1,4 +1,4 @@
-"""What every segmentation network here is, whether it learns, teaches or does both."""
+"""The base class of all segmentation networks, both students and teachers."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class NetworkConfig(BaseModel):
-    """What all configurations share: frozen, validated, saved beside the weights.
+    """The base class of all configurations: frozen, validated, saved beside the weights.
 
     A variant's name is unique over all families, so that it tells which network to build.
     """
@@ -31,9 +31,9 @@ class NetworkConfig(BaseModel):
 
 
 class Features(NamedTuple):
-    """What a network computes on the way; strides in brackets.
+    """The intermediate features of a network; strides in brackets.
 
-    Those of SCTNet are all unrectified and 2C, 4C, 8C, 4C and 4C channels wide.
+    Those of SCTNet are before a ReLU and have 2C, 4C, 8C, 4C and 4C channels.
     """
 
     stage2: Float[Tensor, "n c2 h8 w8"] | None
@@ -43,17 +43,17 @@ class Features(NamedTuple):
     stage4: Float[Tensor, "n c4 h32 w32"]
     """(32)."""
     decoder_input: Float[Tensor, "n ci h w"] | None
-    """What the head decides from: of SCTNet, stage 2 beside the resized DAPPM output (8)."""
+    """The input of the head; in SCTNet, stage 2 concatenated with the resized DAPPM output (8)."""
     decoder_feature: Float[Tensor, "n cf h w"] | None
-    """What the classifier, or the norm before it, reads; after that norm where it is fused."""
+    """The input of the classifier before its norm; in a fused network, after the norm."""
     logits: Float[Tensor, "n k h w"]
     """At the size of the decoder feature."""
     auxiliary_logits: Float[Tensor, "n k ha wa"] | None
-    """Of a further head that helps in training; None where there is none."""
+    """Logits of the auxiliary head, which helps in training; None without one."""
 
 
 class Widths(NamedTuple):
-    """The channels of a network's features; None for a feature that it does not give."""
+    """The channels of a network's features; None for a feature that it does not have."""
 
     stage3: int
     stage4: int
@@ -62,7 +62,7 @@ class Widths(NamedTuple):
 
 
 class SegmentationNetwork(nn.Module, ABC):
-    """A network that labels pixels, and shows what it computes on the way.
+    """A network that labels pixels and returns its intermediate features.
 
     ``model(images)`` maps normalised RGB images to logits of their size.
     """
@@ -75,9 +75,9 @@ class SegmentationNetwork(nn.Module, ABC):
     folds_norms: bool = False
     """Whether :meth:`fuse` folds batch norms into convolutions."""
     can_classify: bool = False
-    """Whether the backbone ends with stage 4, so that it can learn in a classifier."""
+    """Whether the backbone ends with stage 4, so that a classifier can pre-train it."""
     logits_stride: int
-    """How many pixels of an image a pixel of the logits stands for, in each direction."""
+    """The stride of the logits: pixels of the image per pixel of the logits, in each direction."""
     backbone_parts: tuple[str, ...]
     """The submodules that pretrained weights must fill."""
     context_parts: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class SegmentationNetwork(nn.Module, ABC):
         return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c4 h32 w32"]:
-        """Return stage 4 alone, which is all that a classifier reads; if it ``can_classify``."""
+        """Return stage 4 alone, the input of a classifier; only if the network ``can_classify``."""
         raise NotImplementedError
 
     def drop_all_but_backbone(self) -> None:
@@ -108,11 +108,11 @@ class SegmentationNetwork(nn.Module, ABC):
                 setattr(self, name, None)
 
     def backbone_modules(self) -> tuple[nn.Module, ...]:
-        """Return what learns at the base rate."""
+        """Return the modules that learn at the base rate."""
         return tuple(self.get_submodule(part) for part in self.backbone_parts + self.context_parts)
 
     def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """Return what stage 3 or 4 makes of ``x``."""
+        """Return the output of stage 3 or 4 for ``x``."""
         again = self.checkpoints_stages and self.training and torch.is_grad_enabled()
         y: Tensor = checkpointed(stage, x) if again else stage(x)
         return y

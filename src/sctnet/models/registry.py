@@ -1,4 +1,4 @@
-"""From a variant's name to its configuration, and from a configuration to a network."""
+"""The registry of networks: builds configurations from names, and networks from configurations."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ def model_configuration(variant: str, num_classes: int, **options: Any) -> Netwo
 
 
 def read_configuration(fields: Any) -> NetworkConfig:
-    """Return the configuration that a model's config.json holds; ValueError for another thing."""
+    """Return the configuration in a model's config.json; ValueError for anything else."""
     if isinstance(fields, NetworkConfig):
         return fields
     if not isinstance(fields, Mapping) or not isinstance(fields.get("variant"), str):
@@ -81,7 +81,7 @@ def build(config: NetworkConfig) -> SegmentationNetwork:
 
 
 def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
-    """Return a variant as it runs, without an auxiliary head: shapes on the meta device, no values.
+    """Return a variant without its auxiliary head, on the meta device: shapes without values.
 
     Raises :class:`SctnetError` for an unknown variant and for one whose package is missing.
     """

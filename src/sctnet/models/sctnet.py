@@ -1,4 +1,4 @@
-"""SCTNet (Figure 3): one swift CNN branch; nothing of the teacher lives here."""
+"""SCTNet (Figure 3): a single CNN branch, without anything of the teacher."""
 
 import torch
 from jaxtyping import Float
@@ -101,7 +101,7 @@ class SCTNet(SegmentationNetwork):
         return torch.cat([stage2, context], dim=1)
 
     def _initialise(self) -> None:
-        """Initialise as the authors meant it; the attention kernels have already been drawn."""
+        """Initialise as the authors intended; the attention kernels are initialised already."""
         initialise_convolutions(self)
         for head in (self.head, self.auxiliary_head):
             if head is not None:

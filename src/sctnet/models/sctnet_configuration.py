@@ -1,4 +1,4 @@
-"""What an SCTNet is made of, and the table of its variants."""
+"""The configuration of an SCTNet, and the table of its variants."""
 
 from typing import Any
 

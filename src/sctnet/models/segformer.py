@@ -1,7 +1,7 @@
-"""SegFormer (Xie et al. 2021): a transformer that teaches, and a student too.
+"""SegFormer (Xie et al. 2021): a transformer, as a teacher and as a student.
 
-As MMSegmentation computes it, whose head differs from the original in having a batch norm and a
-ReLU after each stage's projection and in taking stage 1 first. Layer norms have an epsilon of 1e-6.
+Computed as in MMSegmentation. Its head differs from the original: it has a batch norm and a ReLU
+after each stage's projection, and takes stage 1 first. Layer norms have an epsilon of 1e-6.
 """
 
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ class SegFormerHead(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def concatenate(self, stages: list[Tensor]) -> Float[Tensor, "n d h4 w4"]:
-        """Project every stage and bring it to the size of the first."""
+        """Project every stage and resize it to the size of the first."""
         size = (stages[0].shape[2], stages[0].shape[3])
         projected = zip(self.projections, stages, strict=True)
         return torch.cat([resize(project(stage), size) for project, stage in projected], dim=1)
@@ -129,8 +129,8 @@ class SegFormerHead(nn.Module):
 class SegFormer(SegmentationNetwork):
     """The hierarchical transformer and its head.
 
-    ``model(images)`` returns logits at the size of the images, ``model.features(images)`` what a
-    student learns from. Images are normalised as SCTNet's and have at least 32 x 32 pixels.
+    ``model(images)`` returns logits at the size of the images, ``model.features(images)`` the
+    features for a student. Images have SCTNet's normalisation and at least 32 x 32 pixels.
     """
 
     config: SegFormerConfig

@@ -1,8 +1,8 @@
 """SegNeXt (Guo et al. 2022): convolutional attention and a light Hamburger, a row of Table 5.
 
-As the authors' code computes it, but for one thing: the factorisation of the Hamburger starts from
-random bases at every call there, also in evaluation. Here evaluation starts from bases that were
-drawn once and are kept with the weights, so that it gives the same logits every time.
+Computed as in the authors' code, with one difference. There the factorisation of the Hamburger
+starts from random bases at every call, also in evaluation. Here evaluation uses bases that were
+drawn once and are saved with the weights, so it always gives the same logits.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -188,7 +188,7 @@ def _updated(
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """Switch mixed precision off where it is on: sums over all pixels overflow float16."""
+    """Disable mixed precision: sums over all pixels overflow float16."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()

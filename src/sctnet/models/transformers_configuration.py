@@ -1,4 +1,4 @@
-"""Which networks of transformers there are, by the sizes that were published."""
+"""The networks of the package transformers, with their published sizes."""
 
 from typing import Annotated
 
@@ -95,7 +95,7 @@ _SIZES = {**SEGFORMER_SIZES, **UPERNET_SIZES}
 
 
 class TransformersConfig(NetworkConfig):
-    """Which network of transformers, and what differs from the variant's published sizes."""
+    """A network of transformers, and its differences from the variant's published sizes."""
 
     architecture: dict[str, Size] = Field(
         default={}, description="fields of transformers' own configuration, by their names there"
@@ -128,7 +128,7 @@ class TransformersConfig(NetworkConfig):
 
     @property
     def backbone(self) -> str:
-        """What transformers calls the backbone: ``segformer``, ``swin`` or ``convnext``."""
+        """The backbone's name in transformers: ``segformer``, ``swin`` or ``convnext``."""
         return "segformer" if self.variant in SEGFORMER_SIZES else self.variant.split("-")[1]
 
     @property

@@ -42,7 +42,7 @@ class TransformersNetwork(SegmentationNetwork):
 
     @property
     def auxiliary_head(self) -> nn.Module | None:
-        """The head that helps in training, where there is one."""
+        """The auxiliary head, which helps in training, if there is one."""
         return getattr(self.network, "auxiliary_head", None)
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
@@ -62,7 +62,7 @@ class TransformersNetwork(SegmentationNetwork):
 
     @abstractmethod
     def _concatenated(self, stages: list[Tensor]) -> Tensor:
-        """Return what the head's fusing convolution reads."""
+        """Return the input of the head's fusion convolution."""
 
 
 class TransformersSegFormer(TransformersNetwork):
@@ -141,12 +141,12 @@ class TransformersUPerNet(TransformersNetwork):
 
 
 class Placed(NamedTuple):
-    """Where the tensors of a published file belong."""
+    """The places of a published file's tensors in a network."""
 
     tensors: dict[str, Tensor]
     """By the names of our network."""
     misfits: dict[str, tuple[int, ...]]
-    """Of another shape: our names, and the shapes in the file."""
+    """Tensors of another shape: this package's names, and the shapes in the file."""
     left_over: list[str]
     """The keys that have no place, by the names of the file's own kind."""
 
@@ -221,7 +221,7 @@ def _transformers() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting on keys and progress, which is done here."""
+    """Silence transformers' reports on keys and progress; this package reports them."""
     logging = _transformers().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Letters in pictures."""
+"""Fonts for text in pictures."""
 
 from functools import lru_cache
 from pathlib import Path

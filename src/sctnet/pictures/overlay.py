@@ -1,4 +1,4 @@
-"""A label map laid over its picture."""
+"""The overlay of a label map on its picture."""
 
 from collections.abc import Collection, Sequence
 
@@ -29,11 +29,11 @@ def overlay(
 ) -> Picture:
     """Tint every pixel of an RGB picture, H x W x 3, with its class's colour.
 
-    ``alpha`` is the share of the colour. Classes are parted by thin light lines, and a strip at
-    the bottom names those that occur; line and letter sizes follow the picture's. Pixels without
-    a class, or of one that is not ``shown``, are untouched outside that strip. A picture too small
-    for readable letters gets no legend, one with too many classes names the largest and counts the
-    others.
+    ``alpha`` is the opacity of the colour. Thin light lines separate the classes, and a strip at
+    the bottom names those that occur; lines and letters scale with the picture. Pixels without a
+    class, or of a class that is not ``shown``, change only below that strip. A picture that is too
+    small for readable letters gets no legend. With too many classes the legend names the largest
+    and counts the others.
     """
     if image.shape[:2] != labels.shape:
         raise SctnetError(

@@ -1,4 +1,4 @@
-"""Plots of a run: what is confused with what, and how the training went."""
+"""Plots of a run: confusion matrix and training curves."""
 
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""One training step's arithmetic: from a batch of crops to the losses."""
+"""The computation of a training step in segmentation: from a batch of crops to the losses."""
 
 import torch
 from jaxtyping import Float, Int

@@ -1,4 +1,4 @@
-"""What stands or moves in a drawn street: each function paints one thing at x, z (metres)."""
+"""The objects of a drawn street: each function paints one object at x, z (metres)."""
 
 from collections.abc import Sequence
 
@@ -77,7 +77,7 @@ def draw_sign(scene: Scene, x: float, z: float) -> None:
 
 
 def draw_bin(scene: Scene, x: float, z: float) -> None:
-    """Draw a litter bin: a thing of no class, so ignored."""
+    """Draw a litter bin, which belongs to no class and is ignored."""
     unit = scene.focal / z
     paint = scene.paint((50, 75, 60), 20)
     scene.box(IGNORE, scene.project(x, 0, z), (0.6 * unit, 1.1 * unit), paint, z)

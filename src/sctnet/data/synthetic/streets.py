@@ -210,7 +210,7 @@ def _draw_fence(scene: Scene, x: float, near: float, far: float) -> None:
 
 
 def _draw_things(scene: Scene) -> None:
-    """Draw what stands or moves in the street, from far to near."""
+    """Draw the objects of the street, from far to near."""
     random, road, pavement = scene.random, scene.road, scene.pavement
     things = []
     for draw, most, nearest, farthest in (

@@ -14,10 +14,10 @@ from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 
 class CpuRuntime:
-    """Preparation and a fused network, without any work of PyTorch's in between.
+    """Preprocessing and a fused network, without PyTorch's operations in between.
 
-    Its threads would go on spinning, to be quick for the next operation, where the loops' threads
-    then work.
+    PyTorch's threads keep spinning after an operation, and would take the cores from the kernels'
+    threads.
     """
 
     device = torch.device("cpu")
@@ -52,7 +52,7 @@ class CpuRuntime:
         return logits.flip(3) if mirrored else logits
 
     def require_logits(self, purpose: str) -> None:
-        """Raise nothing: they are here."""
+        """Do nothing: logits are available."""
 
     def side_by_side(self, callers: int) -> "CpuRuntime":
         """Return a runtime for ``callers`` concurrent calls; each uses its part of the threads."""

@@ -1,4 +1,4 @@
-"""An exported file as a runtime: the same for all engines that compute such files."""
+"""The runtime of exported files, for every engine."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -50,7 +50,7 @@ class Engine(Protocol):
 
 
 class ExportedRuntime:
-    """Pictures in, logits or labels out, by a file that prepares pictures itself."""
+    """Logits or labels of pictures, from a file that includes the preprocessing."""
 
     device = torch.device("cpu")
 
@@ -115,7 +115,7 @@ class ExportedRuntime:
         return self._beside[callers]
 
     def _narrowed(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 hw ww"]:
-        """Bring a picture to its working size here, rounded to bytes, where that is better.
+        """Resize a picture to its working size here, rounded to bytes, where that is better.
 
         A graph would hold a very large picture as floats. And one that rounds what it resized to
         bytes itself takes more time for it, and is compiled again for every new size.

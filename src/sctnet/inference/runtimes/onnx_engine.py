@@ -13,7 +13,7 @@ from sctnet.inference.runtimes.exported_runtime import Port, first_line
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-_SILENT = 4  # it would print what we raise
+_SILENT = 4  # it would print the errors that are raised here
 
 
 class OnnxEngine:

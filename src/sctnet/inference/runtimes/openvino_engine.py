@@ -99,7 +99,7 @@ class OpenVinoEngine:
                 f"device {self._device!r} cannot be used by OpenVINO here: choose one of "
                 f"{', '.join(name.lower() for name in core.available_devices)}"
             )
-        # OpenVINO would try the formats of all frameworks that it knows, aloud.
+        # OpenVINO would try the formats of all frameworks, and print messages.
         if b"<net" not in _head(file):
             raise SctnetError(f"{file}: not an OpenVINO model")
         try:

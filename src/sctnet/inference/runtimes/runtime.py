@@ -27,14 +27,14 @@ _CODE = {".pt2", ".pt", ".pth", ".engine", ".plan"}
 
 @runtime_checkable
 class Runtime(Protocol):
-    """A network with the preparation of its pictures; may be called from several threads."""
+    """A network with its preprocessing; may be called from several threads."""
 
     device: torch.device
-    """Where pictures are wanted and results are returned."""
+    """The device of the pictures and the results."""
     precision: str
     """fp32, fp16, bf16 or int8."""
     output: Output
-    """What a call returns: at the network's stride (logits8) or at the picture's size."""
+    """The output of a call: at the network's stride (logits8) or at the picture's size."""
     size: tuple[int, int] | None
     """Height and width of the only pictures that can be taken; None: any."""
 
@@ -49,9 +49,9 @@ class Runtime(Protocol):
     ) -> list[Tensor]:
         """Return logits (float, 1 x K x h x w) or labels (integers, 1 x H x W) of each picture.
 
-        The pictures, RGB and channels last in memory, share one working size, which ``scale``
-        multiplies. ``mirrored`` shows them to the network the other way round; what is returned
-        fits the picture as it is. Probabilities are returned as their logarithms, which are logits.
+        The pictures, RGB and channels last in memory, have the same working size, which ``scale``
+        multiplies. With ``mirrored`` the network sees them mirrored, and the result is mirrored
+        back. Probabilities are returned as their logarithms, which are logits.
         """
 
     def require_logits(self, purpose: str) -> None:
@@ -68,7 +68,7 @@ class Runtime(Protocol):
 def exported_file(model: str | Path) -> Path | None:
     """Return the path of an exported file that a user named; None for any other model.
 
-    Raises :class:`SctnetError` for files that are code: to read them is to run them.
+    Raises :class:`SctnetError` for files that run code when they are read.
     """
     path = Path(model)
     ending = path.suffix.lower()

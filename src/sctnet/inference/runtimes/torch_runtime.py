@@ -17,7 +17,7 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchRuntime:
-    """Preparation and a fused network, channels last; the network under autocast where it is short.
+    """Preprocessing and a fused network, channels last; bf16 and fp16 by autocast.
 
     ``precision`` ``auto`` is fp16 on a CUDA GPU and fp32 elsewhere. ``compiled`` compiles the
     network for every new size (``torch.compile``), on a GPU with CUDA graphs.
@@ -63,7 +63,7 @@ class TorchRuntime:
         mirrored: bool = False,
     ) -> list[Tensor]:
         """Return the logits, at the network's stride, of pictures of one working size."""
-        # Prepared one after the other: of large pictures only one exists as floats in full.
+        # One after the other, so that only one large picture exists as floats.
         preprocessing = self.labeller.preprocessing
         batch = torch.cat([preprocessing(image, scale) for image in images])
         if mirrored:
@@ -75,8 +75,8 @@ class TorchRuntime:
         return list(torch.split(logits.flip(3) if mirrored else logits, 1))
 
     def require_logits(self, purpose: str) -> None:
-        """Raise nothing: they are here."""
+        """Do nothing: logits are available."""
 
     def side_by_side(self, callers: int) -> "TorchRuntime":  # noqa: ARG002 - PyTorch's
-        """Return the same: each caller has as many threads as PyTorch is told."""
+        """Return the same runtime: PyTorch decides on the threads of each call."""
         return self

@@ -1,4 +1,4 @@
-"""What happens to a batch of crops on its device before it is mixed."""
+"""Augmentations of a batch of crops on its device, before it is mixed."""
 
 import torch
 from jaxtyping import Float

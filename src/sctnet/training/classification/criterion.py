@@ -1,4 +1,4 @@
-"""One training step's arithmetic in classification: from a batch of crops to the losses."""
+"""The computation of a training step in classification: from a batch of crops to the losses."""
 
 import numpy as np
 import torch

@@ -27,7 +27,7 @@ class Mix(NamedTuple):
         return mixed
 
     def targets(self, targets: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """Return the targets in the shares of the pictures."""
+        """Return the targets, weighted like the pictures."""
         return self.weight * targets + (1 - self.weight) * targets.flip(0)
 
 

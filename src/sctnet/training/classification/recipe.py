@@ -1,4 +1,4 @@
-"""The parts of a recipe that only classification has."""
+"""The parts of a recipe for classification only."""
 
 from pydantic import Field, model_validator
 
@@ -60,10 +60,10 @@ class ClassificationLossRecipe(RecipePart):
 
 
 class ClassifierTeacherRecipe(RecipePart):
-    """A classifier whose softened probabilities are learned beside the labels.
+    """A classifier as a teacher: the student learns its softened probabilities beside the labels.
 
-    Its classes need not be the data's: a second linear layer of the student answers to them, and
-    is thrown away.
+    It may have other classes than the data. A second linear layer of the student predicts them, and
+    is discarded after training.
     """
 
     source: str = Field(description="efficientnet-lite2, a run's folder, or transformers'")

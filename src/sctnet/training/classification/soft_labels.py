@@ -1,4 +1,4 @@
-"""A classifier's answers as soft labels, through a second linear layer of the student."""
+"""Soft labels of a teacher, which a second linear layer of the student predicts."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from sctnet.training.classification.teachers import ClassifierTeacher, load_clas
 
 
 class SoftLabels(nn.Module):
-    """A frozen classifier, and the linear layer by which the student answers to its classes.
+    """A frozen classifier, and the linear layer with which the student predicts its classes.
 
-    Its classes may be any; the layer learns with the student and is thrown away.
+    It may have any classes. The layer is trained with the student and then discarded.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Classifiers that teach a classifier: their answers to the very crops that the student sees."""
+"""Classifiers as teachers of a classifier; they see the same crops as the student."""
 
 import os
 from collections.abc import Callable
