@@ -197,7 +197,7 @@ def test_a_folder_for_each_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "splits", "named"),
     [
-        (lambda _: None, ["dusk"], "there is no split 'dusk': choose of train, val"),
+        (lambda _: None, ["dusk"], "there is no split 'dusk': choose from train, val"),
         (lambda root: (root / "val" / "cats").mkdir(), ["val"], "train has no class"),
         (lambda _: None, [], "no split was named"),
     ],

@@ -286,8 +286,8 @@ def test_predict_does_not_label_results_in_a_glob(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        pytest.param(["--save", "mask"], "mask to save: choose of", id="kind"),
-        pytest.param(["--save", ""], "choose of", id="no-kind"),
+        pytest.param(["--save", "mask"], "mask to save: choose from", id="kind"),
+        pytest.param(["--save", ""], "choose from", id="no-kind"),
         pytest.param(["--out", "{tmp}/a.png"], "is not a folder", id="out-is-a-file"),
         pytest.param(["--out", "{tmp}/a.png/deeper"], "is not a folder", id="out-below-a-file"),
         pytest.param(["--out", "{tmp}/" + "x" * 300], "too long", id="out-too-long"),

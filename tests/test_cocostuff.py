@@ -66,7 +66,7 @@ def test_every_value_is_mapped(root: Path) -> None:
 def test_unprepared_data_says_what_to_run(root: Path) -> None:
     with pytest.raises(SctnetError, match=f"still .mat files.*: run sctnet data prepare {root}"):
         open_dataset(root, ["train"])
-    with pytest.raises(SctnetError, match="no split 'val': choose of train, test"):
+    with pytest.raises(SctnetError, match="no split 'val': choose from train, test"):
         open_dataset(root, ["val"])
 
 

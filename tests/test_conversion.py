@@ -306,7 +306,7 @@ REFUSED = {
     ),
     "an unknown key": (
         with_tensor("backbone.layer6.weight", torch.ones(1)),
-        "backbone.layer6.weight belongs to no released SCTNet",
+        "backbone.layer6.weight is not a key of a released SCTNet",
     ),
     "an unknown prefix": (with_tensor("neck.weight", torch.ones(1)), "neck.weight belongs to no"),
     "an unknown tensor of a known module": (

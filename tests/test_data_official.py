@@ -124,7 +124,7 @@ def test_cityscapes_test_has_no_labels(tmp_path: Path) -> None:
 
 def test_cityscapes_broken_in_every_way(tmp_path: Path) -> None:
     (tmp_path / "leftImg8bit").mkdir()
-    with pytest.raises(SctnetError, match="no split 'dev': choose of train, val, test, train_c"):
+    with pytest.raises(SctnetError, match="no split 'dev': choose from train, val, test, train_c"):
         open_dataset(tmp_path, ["dev"])
     with pytest.raises(SctnetError, match=r"val: no picture \*/\*_leftImg8bit\.png is there"):
         open_dataset(tmp_path, ["val"])
@@ -241,7 +241,7 @@ def test_voc_joins_overlapping_lists_once(tmp_path: Path) -> None:
     write_voc(tmp_path, ["a"], EVERY_BYTE * 0)
     write_voc(tmp_path, ["b", "a"], EVERY_BYTE * 0, "trainval")
     assert len(open_dataset(tmp_path, ["train", "trainval"])) == 2
-    with pytest.raises(SctnetError, match="no split 'val': choose of train, trainval"):
+    with pytest.raises(SctnetError, match="no split 'val': choose from train, trainval"):
         open_dataset(tmp_path, ["val"])
 
 

@@ -68,8 +68,8 @@ def test_camvid_reads_lists_classes_and_void(camvid: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "sentence"),
     [
-        pytest.param([], "no split was named: choose of train, val, test", id="none"),
-        pytest.param(["dev"], "no split 'dev': choose of train, val, test", id="unknown"),
+        pytest.param([], "no split was named: choose from train, val, test", id="none"),
+        pytest.param(["dev"], "no split 'dev': choose from train, val, test", id="unknown"),
         pytest.param(["val", "val"], "named twice in val\\+val", id="twice"),
     ],
 )
@@ -430,7 +430,7 @@ def test_joined_ends_where_its_parts_end() -> None:
     [
         pytest.param("nowhere", "nowhere does not exist: give", id="missing"),
         pytest.param("images", "is not a known data set: give", id="unknown-layout"),
-        pytest.param("own.yaml", "no split 'dev': choose of train, val", id="unknown-split"),
+        pytest.param("own.yaml", "no split 'dev': choose from train, val", id="unknown-split"),
     ],
 )
 def test_opening_says_what_is_known(own: Path, source: str, sentence: str) -> None:

@@ -183,7 +183,7 @@ def test_a_scale_carries_a_row_to_other_pictures(row: str, scale: str) -> None:
 
 
 def test_an_unknown_scale_is_refused() -> None:
-    with pytest.raises(SctnetError, match="--scale: there is no seg33: choose of camvid, seg50"):
+    with pytest.raises(SctnetError, match="--scale: there is no seg33: choose from camvid, seg50"):
         load_recipe("ablation/base", scale="seg33")
 
 

@@ -403,7 +403,7 @@ def test_overlays_show_the_classes_asked_for():
     shown = np.asarray(result.overlay(1.0, legend=False, boundaries=False, classes=["CAR"]))
     np.testing.assert_array_equal(shown[labels == 1], np.broadcast_to(COLOURS[1], (24, 3)))
     np.testing.assert_array_equal(shown[labels != 1], image[labels != 1])
-    with pytest.raises(sctnet.SctnetError, match="no class 'cat': choose of road, car, tree"):
+    with pytest.raises(sctnet.SctnetError, match="no class 'cat': choose from road, car, tree"):
         result.overlay(classes=["cat"])
     with pytest.raises(sctnet.SctnetError, match="alpha 2"):
         result.overlay(alpha=2.0)

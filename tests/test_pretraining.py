@@ -342,7 +342,7 @@ def test_eval_scores_it_on_the_command_line(
     assert scores["protocol"] == "shorter side 37, centre crop 32"
     assert 0 <= scores["top1"] <= scores["top5"] == 1
     flipped = CliRunner().invoke(app, [*arguments, "--flip"])
-    assert "--flip: of segmentation alone" in str(flipped.exception)
+    assert "--flip: only for segmentation" in str(flipped.exception)
 
 
 def test_a_classifier_of_other_classes_or_half_a_file_is_refused(

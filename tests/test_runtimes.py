@@ -149,7 +149,7 @@ def test_probabilities_tiles_and_mirrors_are_those_of_the_folder(files, folder, 
     ids=["all", "one call", "alone", "flip", "scales", "tiles"],
 )
 def test_what_labels_cannot_give_names_the_export_that_can(files, name, use):
-    with pytest.raises(SctnetError, match=rf"^\S+{name}: ends in labels.*--output logits8$"):
+    with pytest.raises(SctnetError, match=rf"^\S+{name}: gives labels only.*--output logits8$"):
         use(files / name)
 
 

@@ -96,8 +96,8 @@ def test_a_released_segmentation_network_of_other_classes(
     ("change", "named"),
     [
         (lambda t: t.pop("layer2.0.conv1.weight"), "lacks 1 tensors of sctnet-s"),
-        (lambda t: t.update(more=torch.zeros(1)), "belongs to no released SCTNet"),
-        (lambda t: t.update({"neck.w": torch.zeros(1)}), "belongs to no released SCTNet"),
+        (lambda t: t.update(more=torch.zeros(1)), "is not a key of a released SCTNet"),
+        (lambda t: t.update({"neck.w": torch.zeros(1)}), "is not a key of a released SCTNet"),
         (lambda t: t.update({"spp.scale0.0.weight": torch.ones(256)}), "a part of the DAPPM only"),
         (lambda t: t.update({"conv1.0.bias": torch.full((32,), torch.nan)}), "holds NaN"),
     ],

@@ -287,7 +287,7 @@ def _renamed(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
         elif group is not None:
             ignored[key] = group
         else:
-            raise SctnetError(f"{path}: {key} belongs to no released SCTNet")
+            raise SctnetError(f"{path}: {key} is not a key of a released SCTNet")
     return tensors, ignored
 
 
@@ -348,7 +348,9 @@ def _matching_network(
     auxiliary = classifier is None or any(key.startswith("auxiliary_head.") for key in tensors)
     config = model_configuration(variant or found or "", num_classes, auxiliary_head=auxiliary)
     if not isinstance(config, SCTNetConfig):
-        raise SctnetError(f"variant: {variant} is no SCTNet; leave it out, the file decides it")
+        raise SctnetError(
+            f"variant: {variant} is not an SCTNet; leave it out, the file determines it"
+        )
     return SCTNet(config)
 
 

@@ -81,7 +81,7 @@ class ModelConfig(BaseModel):
             )
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if twice:
-            raise ValueError(f"the class name {twice[0]!r} stands twice, every class needs its own")
+            raise ValueError(f"the class name {twice[0]!r} is used twice: give every class its own")
         if self.colours is not None and len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
         return self
@@ -189,7 +189,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     except ValidationError as error:
         if b'"model_type"' in content and b'"network"' not in content:
             raise SctnetError(
-                f"{file}: of transformers; such a folder can teach (alignment.teacher) or start "
+                f"{file}: a folder of transformers; it can teach (alignment.teacher) or start "
                 "training (model.init), but cannot be used as a model"
             ) from error
         raise SctnetError(f"{file}: {first_message(error)}") from error
@@ -295,7 +295,7 @@ def _download(hub_id: str) -> Path:
     except Exception as error:
         # The client has no common exception for bad names, HTTP statuses and network errors.
         raise SctnetError(
-            f"{hub_id}: no such model folder here, and it could not be had from the hub "
+            f"{hub_id}: no such model folder here, and it could not be downloaded from the hub "
             f"({type(error).__name__}); check the name and the network"
         ) from error
     return _checked_folder(path)

@@ -14,7 +14,7 @@ def demo(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")
+        int, typer.Option(min=0, max=65535, help="The port on this machine; 0 takes any free port.")
     ] = 7860,
     open_browser: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.")

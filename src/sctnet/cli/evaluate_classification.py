@@ -29,7 +29,7 @@ def evaluate_classification(
     from sctnet.processes import launched_processes
 
     if unsuited:
-        raise SctnetError(f"{unsuited[0]}: of segmentation alone; {model} is a classifier")
+        raise SctnetError(f"{unsuited[0]}: only for segmentation; {model} is a classifier")
     processes = launched_processes()
     classifier = load_classifier(model)
     dataset = open_classified(data, [split])

@@ -47,7 +47,8 @@ def predict(
         typer.Option(min=32, help="Label in square windows of this many pixels of the picture."),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out pictures whose results are there.")
+        bool,
+        typer.Option("--skip-existing", help="Leave out pictures that already have their results."),
     ] = False,
     precision: Annotated[
         str, typer.Option(help="auto (a file's own; fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
@@ -61,10 +62,11 @@ def predict(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     smooth: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Of videos: the share of the frames before.")
+        float,
+        typer.Option(min=0, max=0.99, help="Videos: the weight of earlier frames, 0 to below 1."),
     ] = 0.0,
     realtime: Annotated[
-        bool, typer.Option("--realtime", help="Of videos: drop frames instead of lagging.")
+        bool, typer.Option("--realtime", help="Videos: drop frames instead of lagging.")
     ] = False,
     engine: Annotated[
         str, typer.Option(help="local, or ray: many workers, here or on a cluster.")
@@ -76,12 +78,16 @@ def predict(
         str | None,
         typer.Option(help="Ray: how many, or fewest:most; default: what there is room for."),
     ] = None,
-    worker_cpus: Annotated[int | None, typer.Option(min=1, help="Ray: of each worker; 1.")] = None,
+    worker_cpus: Annotated[
+        int | None, typer.Option(min=1, help="Ray: CPU cores of each worker; default 1.")
+    ] = None,
     worker_gpus: Annotated[
-        float | None, typer.Option(min=0, help="Ray: of each worker; 0.25: four share a GPU.")
+        float | None,
+        typer.Option(min=0, help="Ray: GPUs of each worker; with 0.25 four share one."),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Ray: of Parquet tables, where the pictures or paths are.")
+        str | None,
+        typer.Option(help="Ray: the column of Parquet tables with the pictures or paths."),
     ] = None,
 ) -> None:
     """Label pictures and videos: label maps and overlays, in folders of their own below --out.

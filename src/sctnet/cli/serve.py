@@ -35,7 +35,7 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Seconds a request may take.")] = 30.0,
     max_megabytes: Annotated[float, typer.Option(help="Of a request's body.")] = 64.0,
     max_megapixels: Annotated[
-        float, typer.Option(help="Of a request's pictures, checked before they are decoded.")
+        float, typer.Option(help="Of all pictures of a request, checked before they are decoded.")
     ] = 20.0,
     api_key: Annotated[
         str | None,

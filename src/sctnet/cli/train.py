@@ -31,7 +31,7 @@ def train(
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option(help="Carry the recipe to other pictures: seg50, seg75 or camvid."),
+        typer.Option(help="Adapt the recipe to other pictures: seg50, seg75 or camvid."),
     ] = None,
     student: Annotated[
         str | None,

@@ -183,10 +183,10 @@ def check_splits(splits: Sequence[str], known: Sequence[str], source: str | Path
     """Raise :class:`SctnetError` unless ``splits`` are one or more of ``known``, each once."""
     choices = ", ".join(known)
     if not splits:
-        raise NoSuchSplitError(f"{source}: no split was named: choose of {choices}", known)
+        raise NoSuchSplitError(f"{source}: no split was named: choose from {choices}", known)
     for split in splits:
         if split not in known:
-            sentence = f"{source}: there is no split {split!r}: choose of {choices}"
+            sentence = f"{source}: there is no split {split!r}: choose from {choices}"
             raise NoSuchSplitError(sentence, known)
     if len(set(splits)) < len(splits):
         raise SctnetError(f"{source}: a split is named twice in {'+'.join(splits)}: name it once")

@@ -105,8 +105,8 @@ def export_model(
     ``logits`` or ``probabilities`` (float32) at the pictures' size, or ``logits8``, the logits at
     the network's own stride. Pictures may have any size and number, unless ``size`` (height,
     width) and ``batch`` fix them. Resizing and normalisation are part of the file, and so is the
-    whole description of the model's folder. The file is compared with PyTorch on the pictures of the folder
-    ``images``, or on drawn streets, before it appears; an earlier file of the name is replaced.
+    whole description of the model's folder. Before the file appears, it is compared with PyTorch on
+    the pictures of the folder ``images``, or on drawn streets. It replaces an earlier file.
 
     int8 needs pictures like those to come, in the folder ``calibrate``; up to 300 of them are
     taken; it is compared on these. With a ``dataset`` the mIoU before and after is reported, and a

@@ -101,7 +101,7 @@ def _checked_name(target: Path, server: Server, name: str | None) -> str:
         raise SctnetError(f"unknown server {server!r}: choose one of {', '.join(FORMATS)}")
     if _NAME.fullmatch(model) is None:
         raise SctnetError(
-            f"{model!r}: no name of a model: take letters, digits, ., _ and -, 100 at most"
+            f"{model!r}: not a valid model name: use letters, digits, ., _ and -, 100 at most"
         )
     if target.exists():
         raise SctnetError(f"{target}: exists already: choose another folder, or remove it")

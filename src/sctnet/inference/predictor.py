@@ -187,7 +187,7 @@ class Predictor:
                     results.append(of_found(found, image))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise SctnetError(
-                f"memory does not suffice on {self.runtime.device}: take smaller batches or tiles"
+                f"out of memory on {self.runtime.device}: take smaller batches or tiles"
             ) from error
         return results
 

@@ -79,7 +79,7 @@ def check_output(out: Path, kinds: Sequence[str]) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise SctnetError(
-            f"{', '.join(unknown) or 'nothing'} to save: choose of {', '.join(KINDS)}"
+            f"{', '.join(unknown) or 'nothing'} to save: choose from {', '.join(KINDS)}"
         )
     for kind in kinds:
         folder = out / kind

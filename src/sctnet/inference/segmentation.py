@@ -205,5 +205,5 @@ def class_indices(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     index_of |= {name: index for index, name in enumerate(classes)}
     unknown = [name for name in names if name not in index_of and name.casefold() not in index_of]
     if unknown:
-        raise SctnetError(f"no class {unknown[0]!r}: choose of {', '.join(classes)}")
+        raise SctnetError(f"no class {unknown[0]!r}: choose from {', '.join(classes)}")
     return [index_of[name if name in index_of else name.casefold()] for name in names]

@@ -196,7 +196,7 @@ class ClassificationRecipe(Recipe):
     def _cached_crops_are_fixed(self) -> "ClassificationRecipe":
         cached = self.teacher is not None and self.teacher.cached
         if cached and self.augmentation.fixed_crops is None:
-            raise ValueError("teacher.cached needs augmentation.fixed_crops: crops that return")
+            raise ValueError("teacher.cached needs augmentation.fixed_crops: so that crops repeat")
         return self
 
     @model_validator(mode="after")
@@ -257,7 +257,7 @@ def load_recipe(
     if scale is not None:
         if scale not in shipped_scales():
             raise SctnetError(
-                f"--scale: there is no {scale}: choose of {', '.join(shipped_scales())}"
+                f"--scale: there is no {scale}: choose from {', '.join(shipped_scales())}"
             )
         if fields.get("task") == "classification":
             raise SctnetError(f"--scale: {path} is a classification; set augmentation.crop instead")

@@ -83,7 +83,7 @@ class ExportedRuntime:
         """Return the file's output for each picture; neighbours of one size pass together."""
         if scale != 1:
             raise SctnetError(
-                f"{self._file}: its working size stands in the file, so several scales cannot be "
+                f"{self._file}: its working size is fixed, so several scales cannot be "
                 "averaged: give the model folder"
             )
         found: list[Tensor] = []
@@ -98,7 +98,7 @@ class ExportedRuntime:
         """Raise :class:`SctnetError` where the file ends in labels."""
         if self.output == "labels":
             raise SctnetError(
-                f"{self._file}: ends in labels, which cannot give {purpose}: export it with "
+                f"{self._file}: gives labels only, which is not enough for {purpose}: export it with "
                 "--output logits8"
             )
 

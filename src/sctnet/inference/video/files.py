@@ -85,7 +85,7 @@ def check_video_output(out: Path, kinds: Sequence[str]) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise SctnetError(
-            f"{', '.join(unknown) or 'nothing'} to save of a video: choose of {', '.join(KINDS)}"
+            f"{', '.join(unknown) or 'nothing'} to save of a video: choose from {', '.join(KINDS)}"
         )
     check_output(out, ("overlay",))
 

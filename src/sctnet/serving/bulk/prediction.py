@@ -223,7 +223,7 @@ def _cluster(options: BulkOptions) -> Iterator[int]:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **here)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise SctnetError(
-                f"{address}: no Ray cluster could be had there ({_last_line(error)}): "
+                f"{address}: no Ray cluster can be reached there ({_last_line(error)}): "
                 "check --address and, where the cluster asks for a token, set RAY_AUTH_MODE=token"
             ) from error
     try:

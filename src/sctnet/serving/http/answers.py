@@ -62,7 +62,7 @@ def chosen_answer(accept: str | None) -> Answer:
         if weight > best_weight:
             best, best_weight = answer, weight
     if best is None:
-        raise Refusal(406, f"Accept: choose of {', '.join(_written(each) for each in ANSWERS)}")
+        raise Refusal(406, f"Accept: choose from {', '.join(_written(each) for each in ANSWERS)}")
     return best
 
 

@@ -58,7 +58,7 @@ class Application:
 
     def _model(self, name: str) -> ServedModel:
         if name not in self._models:
-            raise Refusal(404, f"no such model: choose of {', '.join(self._models)}")
+            raise Refusal(404, f"no such model: choose from {', '.join(self._models)}")
         return self._models[name]
 
     async def predict(

@@ -62,7 +62,7 @@ class Handler:
             except (ClientDisconnect, Gone) as error:
                 raise Refusal(499, "the client has closed the connection") from error
             except MemoryError as error:
-                raise Refusal(503, "memory does not suffice: send smaller pictures") from error
+                raise Refusal(503, "out of memory: send smaller pictures") from error
 
     async def _stages(
         self,

@@ -44,7 +44,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("body", "pixels", "seconds", "requests"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise SctnetError(f"{name} {getattr(self, name)}: a limit is more than 0")
+                raise SctnetError(f"{name} {getattr(self, name)}: give a limit above 0")
 
     @property
     def held(self) -> int:

@@ -39,7 +39,7 @@ def decompressed(body: bytes, encoding: str | None, limits: Limits, claim: Claim
     try:
         content = stream.decompress(body, limits.body + 1)
     except zlib.error as error:
-        raise Refusal(400, f"the body is no {encoding} data") from error
+        raise Refusal(400, f"the body is not {encoding} data") from error
     limits.check_body(len(content))
     if not stream.eof:
         raise Refusal(400, f"the {encoding} data end too early")
