@@ -81,7 +81,7 @@ class ModelConfig(BaseModel):
             )
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if twice:
-            raise ValueError(f"the class name {twice[0]!r} is used twice: give every class its own")
+            raise ValueError(f"the class name {twice[0]!r} stands twice: give every class its own")
         if self.colours is not None and len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
         return self

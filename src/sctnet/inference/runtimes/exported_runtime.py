@@ -98,8 +98,8 @@ class ExportedRuntime:
         """Raise :class:`SctnetError` where the file ends in labels."""
         if self.output == "labels":
             raise SctnetError(
-                f"{self._file}: gives labels only, which is not enough for {purpose}: export it with "
-                "--output logits8"
+                f"{self._file}: gives labels only, which is not enough for {purpose}: "
+                "export it with --output logits8"
             )
 
     def side_by_side(self, callers: int) -> "ExportedRuntime":
