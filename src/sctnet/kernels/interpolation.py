@@ -1,7 +1,8 @@
-"""Which samples each pixel of a resized map reads, along one side, and with what weights."""
+"""Bilinear interpolation weights along one side: of a chain of resizes, and with anti-aliasing."""
 
 from functools import lru_cache
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -89,3 +90,29 @@ def _spans(taps: np.ndarray, begin: int, end: int) -> Int32[np.ndarray, "groups 
     changes = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
     first, last = np.r_[0, changes], np.r_[changes, len(pixels)] - 1
     return np.stack([spans[first, :, 0], spans[last, :, 1]], axis=2).astype(np.int32)
+
+
+class SideWeights(NamedTuple):
+    """How one side of a picture is resized: each output is a weighted sum of neighbours."""
+
+    first: Int32[np.ndarray, " outputs"]
+    weights: Float32[np.ndarray, "outputs taps"]
+
+
+@lru_cache(maxsize=64)  # videos ask for the same again and again
+def side_weights(inputs: int, outputs: int, antialias: bool) -> SideWeights:
+    """Return the weights of a bilinear resize along one side.
+
+    A weight falls evenly from 1 at the output's place to 0 where the next output, or without
+    anti-aliasing the next input, has its own.
+    """
+    places = (np.arange(outputs) + 0.5) * inputs / outputs
+    reach = max(1.0, inputs / outputs) if antialias else 1.0
+    if not antialias:
+        places = places.clip(0.5, inputs - 0.5)  # what lies outside is as the border
+    taps = min(inputs, ceil(2 * reach))
+    first = (np.floor(places - reach - 0.5) + 1).clip(0, inputs - taps).astype(np.int32)
+    distances = first[:, None] + np.arange(taps) + 0.5 - places[:, None]
+    weights = (1 - np.abs(distances) / reach).clip(min=0)
+    weights /= weights.sum(1, keepdims=True)  # what lies outside does not count
+    return SideWeights(first, weights.astype(np.float32))

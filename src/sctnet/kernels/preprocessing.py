@@ -1,25 +1,17 @@
 """Pictures on the CPU resized and normalised in one pass over their bytes, by a compiled loop."""
 
 from collections.abc import Iterator
-from functools import lru_cache
-from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from sctnet.kernels.interpolation import side_weights
 from sctnet.kernels.jit import compiled, parts, run_parts
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
-
-
-class SideWeights(NamedTuple):
-    """How one side of a picture is resized: each output is a weighted sum of neighbours."""
-
-    first: Int32[np.ndarray, " outputs"]
-    weights: Float32[np.ndarray, "outputs taps"]
 
 
 def cpu_preprocessing(
@@ -54,25 +46,6 @@ def cpu_preprocessing(
     pieces = parts(size[0], threads, number)
     run_parts(work, [(image, *piece) for image in range(number) for piece in pieces], threads)
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=64)  # videos ask for the same again and again
-def side_weights(inputs: int, outputs: int, antialias: bool) -> SideWeights:
-    """Return the weights of a bilinear resize along one side.
-
-    A weight falls evenly from 1 at the output's place to 0 where the next output, or without
-    anti-aliasing the next input, has its own.
-    """
-    places = (np.arange(outputs) + 0.5) * inputs / outputs
-    reach = max(1.0, inputs / outputs) if antialias else 1.0
-    if not antialias:
-        places = places.clip(0.5, inputs - 0.5)  # what lies outside is as the border
-    taps = min(inputs, ceil(2 * reach))
-    first = (np.floor(places - reach - 0.5) + 1).clip(0, inputs - taps).astype(np.int32)
-    distances = first[:, None] + np.arange(taps) + 0.5 - places[:, None]
-    weights = (1 - np.abs(distances) / reach).clip(min=0)
-    weights /= weights.sum(1, keepdims=True)  # what lies outside does not count
-    return SideWeights(first, weights.astype(np.float32))
 
 
 def _loop(cached: bool) -> Any:
