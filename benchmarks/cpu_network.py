@@ -1,6 +1,6 @@
 """How far the loops' labels are from PyTorch's, on real pictures, in fp32 and bf16.
 
-    python benchmarks/compiled_network.py CAMVID [--split test]
+    python benchmarks/cpu_network.py CAMVID [--split test]
 
 The bundled model labels every picture in PyTorch and in loops of our own; all are scored, and the
 pixels are counted whose labels are those of PyTorch in float32.
