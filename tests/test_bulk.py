@@ -21,12 +21,13 @@ import sctnet
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures, predict_files
+from sctnet.serving.bulk import prediction as bulk
+from sctnet.serving.bulk import storage
+from sctnet.serving.bulk import worker as worker_module
 from sctnet.serving.bulk.manifest import Manifest, Row
 from sctnet.serving.bulk.model_files import read_model_files
 from sctnet.serving.bulk.output_paths import safe_place
-from sctnet.serving.bulk.prediction import BulkOptions, predict_bulk, storage
-from sctnet.serving.bulk.prediction import prediction as bulk
-from sctnet.serving.bulk.prediction import worker as worker_module
+from sctnet.serving.bulk.prediction import BulkOptions, predict_bulk
 from sctnet.serving.bulk.work import Recorded, Unit, find_work
 from sctnet.serving.bulk.worker import Worker, WorkerOptions
 

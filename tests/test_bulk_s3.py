@@ -25,7 +25,7 @@ from shared import THREE_CLASSES, saved
 import sctnet
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures, predict_files
-from sctnet.serving.bulk.prediction import storage
+from sctnet.serving.bulk import storage
 
 pytestmark = pytest.mark.slow
 NAMES = ("in/a.png", "in/deep er/b#1.png", "in/deep er/c%20.png", "in/d.png")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from sctnet.cli.prepare import prepare
 from typer.testing import CliRunner
 
+from sctnet.cli.data import prepare
 from sctnet.data import cocostuff
 from sctnet.data.prepared_labels import PreparedLabels, prepare_cocostuff
 from sctnet.data.registry import open_dataset

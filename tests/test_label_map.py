@@ -387,8 +387,8 @@ def test_a_gpu_without_a_compiler_takes_class_after_class(monkeypatch):
 
 COMPILED = """
 import torch
-from sctnet.pipeline import gathered
-from sctnet.pipeline import planes
+from sctnet.pipeline import argmax_cuda as gathered
+from sctnet.pipeline import argmax_torch as planes
 from sctnet.pipeline.label_map import label_map
 logits = torch.randn(1, 19, 7, 9, generator=torch.Generator().manual_seed(0))
 for sizes in ([(56, 72)], [(56, 72), (70, 61)], [(60, 80)]):

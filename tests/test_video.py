@@ -26,10 +26,10 @@ from sctnet.cli import app
 from sctnet.data.streams import ReadAhead, ordered_map
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.video import source as video_source
 from sctnet.inference.video.files import find_videos
 from sctnet.inference.video.overlay import tinted
 from sctnet.inference.video.prediction import VideoOptions, _pixels_of_each, predict_video
-from sctnet.inference.video.prediction import source as video_source
 from sctnet.inference.video.smoothing import ExponentialSmoothing, Flicker
 from sctnet.inference.video.source import VideoFrame, open_video
 from sctnet.inference.video.yuv import CODES, from_rgb, standard_of, to_rgb
