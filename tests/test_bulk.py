@@ -245,7 +245,7 @@ def test_a_part_that_is_there_is_not_done_again(model, pictures, tmp_path, monke
     assert [len(rows) for rows in first] == [2, 2, 1]
     (tmp_path / "out/manifest.parts/run-0001.parquet").unlink()
     (tmp_path / "out/manifest.parts/run-0001.begun").unlink()
-    read, decoded = [], worker_module.decoded
+    read, decoded = [], worker_module.decode
     monkeypatch.setattr(
         worker_module, "decoded", lambda item: read.append(item.source) or decoded(item)
     )
@@ -259,14 +259,14 @@ class Death(BaseException):
 
 
 def test_a_picture_that_kills_workers_is_found_and_left_out(model, pictures, tmp_path, monkeypatch):
-    deadly, decoded, deaths = str(pictures / "a.png"), worker_module.decoded, 0
+    deadly, decoded, deaths = str(pictures / "a.png"), worker_module.decode, 0
 
     def dying(item):
         if item.source == deadly:
             raise Death
         return decoded(item)
 
-    monkeypatch.setattr(worker_module, "decoded", dying)
+    monkeypatch.setattr(worker_module, "decode", dying)
     (unit,) = find_work([str(pictures)], str(tmp_path / "out"), {}).units
     options = settings(tmp_path / "out", model, device="cpu")
     while True:
