@@ -178,7 +178,7 @@ def test_only_what_failed_is_tried_again(model, pictures, tmp_path, in_process, 
     Image.fromarray(street(12, 13)).save(pictures / "c.jpg")
     read = []
     monkeypatch.setattr(
-        worker_module, "decoded", lambda item: read.append(item.name) or street(12, 13)
+        worker_module, "decode", lambda item: read.append(item.name) or street(12, 13)
     )
     summary = predict_bulk(model, [str(pictures)], out, BulkOptions())
     assert read == ["c"]
@@ -247,7 +247,7 @@ def test_a_part_that_is_there_is_not_done_again(model, pictures, tmp_path, monke
     (tmp_path / "out/manifest.parts/run-0001.begun").unlink()
     read, decoded = [], worker_module.decode
     monkeypatch.setattr(
-        worker_module, "decoded", lambda item: read.append(item.source) or decoded(item)
+        worker_module, "decode", lambda item: read.append(item.source) or decoded(item)
     )
     again = list(Worker(read_model_files(model), options).label(unit, "run"))
     assert again == first
