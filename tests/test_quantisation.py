@@ -21,14 +21,12 @@ from sctnet.cli.runtimes import model_for
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.export import (
-    accuracy,
     byte_convolution,
     caching,
     onnx_format,
     openvino_format,
     quantisation,
 )
-from sctnet.export.accuracy import require_accuracy
 from sctnet.export.byte_convolution import convolve_bytes, find_first_convolution
 from sctnet.export.caching import cached_export
 from sctnet.export.exporting import export_model
@@ -38,6 +36,7 @@ from sctnet.export.quantisation import (
     CalibrationPictures,
     Node,
     quantise,
+    require_accuracy,
 )
 from sctnet.inference.runtimes.openvino_engine import shared_core
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
@@ -176,11 +175,13 @@ def test_wrong_requests_leave_nothing(tmp_path, monkeypatch, folder, options, se
 
 def test_a_model_that_lost_too_much_is_refused(tmp_path, monkeypatch, folder):
     scores = iter([0.8, 0.795, 0.8, 0.78])
-    monkeypatch.setattr(accuracy, "Segmenter", lambda *_: SimpleNamespace(
+    monkeypatch.setattr(quantisation, "Segmenter", lambda *_: SimpleNamespace(
         classes="abcde", predict_labels=None
     ))  # fmt: skip
     monkeypatch.setattr(
-        accuracy, "evaluate", lambda *_: SimpleNamespace(scores=SimpleNamespace(miou=next(scores)))
+        quantisation,
+        "evaluate",
+        lambda *_: SimpleNamespace(scores=SimpleNamespace(miou=next(scores))),
     )
     dataset = SimpleNamespace(name="streets", classes="vwxyz")
     said = require_accuracy(folder, tmp_path, tmp_path / "m.xml", dataset, 1.0)

@@ -9,12 +9,11 @@ https://github.com/CSAILVision/sceneparsing
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.dataset import Colour, FileDataset, Files, Labels, check_splits
+from sctnet.data.dataset import Colour, FileDataset, Files, Labels
 from sctnet.data.published_layouts import (
     find_images,
-    have_labels,
+    open_published,
     read_values,
-    require_mask,
     value_lookup,
 )
 
@@ -78,19 +77,16 @@ def open_ade20k(root: str | Path, splits: Sequence[str]) -> FileDataset:
     :class:`SctnetError` for an unknown split, and for files that are missing.
     """
     root = Path(root)
-    check_splits(splits, SPLITS, root)
-    labelled = have_labels(splits, ["test"], root)
-    files = [item for split in splits for item in _find_files(root, _FOLDERS[split])]
-    if labelled:
-        files = [require_mask(item) for item in files]
-    return FileDataset(
-        f"ADE20K {'+'.join(splits)}",
-        CLASSES,
-        COLOURS,
-        files,
-        _read_labels,
+    return open_published(
+        "ADE20K",
+        root,
+        splits,
+        SPLITS,
+        lambda split: _find_files(root, _FOLDERS[split]),
+        classes=CLASSES,
+        colours=COLOURS,
+        read_labels=_read_labels,
         raw_values=RAW_VALUES,
-        labelled=labelled,
     )
 
 

@@ -9,12 +9,11 @@ names, ids and colours are those of cityscapesScripts, ``helpers/labels.py``. Ma
 from collections.abc import Sequence
 from pathlib import Path
 
-from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError, check_splits
+from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError
 from sctnet.data.published_layouts import (
     find_images,
-    have_labels,
+    open_published,
     read_values,
-    require_mask,
     value_lookup,
 )
 
@@ -73,19 +72,16 @@ def open_cityscapes(root: str | Path, splits: Sequence[str]) -> FileDataset:
     :class:`SctnetError` for an unknown split, and for files that are missing.
     """
     root = Path(root)
-    check_splits(splits, SPLITS, root)
-    labelled = have_labels(splits, ["test"], root)
-    files = [item for split in splits for item in _find_files(root, split)]
-    if labelled:
-        files = [require_mask(item) for item in files]
-    return FileDataset(
-        f"Cityscapes {'+'.join(splits)}",
-        CLASSES,
-        COLOURS,
-        files,
-        _read_labels,
+    return open_published(
+        "Cityscapes",
+        root,
+        splits,
+        SPLITS,
+        lambda split: _find_files(root, split),
+        classes=CLASSES,
+        colours=COLOURS,
+        read_labels=_read_labels,
         raw_values=IDS,
-        labelled=labelled,
     )
 
 

@@ -1,13 +1,14 @@
 """Helpers for readers of published layouts: lists, pairs of files, and mask look-up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sctnet.data.dataset import IGNORE, Files, Labels, NoSuchSplitError
+from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, NoSuchSplitError, check_splits
 from sctnet.data.images import read_mask
 from sctnet.errors import SctnetError
 
@@ -94,3 +95,24 @@ def have_labels(splits: Sequence[str], unlabelled: Sequence[str], source: Path) 
     if without and len(without) < len(splits):
         raise SctnetError(f"{source}: the split {without[0]!r} has no labels: open it alone")
     return not without
+
+
+def open_published(
+    name: str,
+    root: Path,
+    splits: Sequence[str],
+    known: Sequence[str],
+    find_files: Callable[[str], list[Files]],
+    **fields: Any,
+) -> FileDataset:
+    """Open splits of a data set whose split ``test`` has no published labels, joined.
+
+    ``find_files`` returns the files of a split; ``fields`` are the further ones of
+    :class:`FileDataset`. Raises :class:`SctnetError` for an unknown split and missing files.
+    """
+    check_splits(splits, known, root)
+    labelled = have_labels(splits, ["test"], root)
+    files = [item for split in splits for item in find_files(split)]
+    if labelled:
+        files = [require_mask(item) for item in files]
+    return FileDataset(f"{name} {'+'.join(splits)}", files=files, labelled=labelled, **fields)

@@ -22,7 +22,6 @@ from sctnet.checkpoints.model_folder import (
 )
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
-from sctnet.export.accuracy import require_accuracy
 from sctnet.export.export_format import ExportFormat
 from sctnet.export.onnx_format import ONNX
 from sctnet.export.openvino_format import OPENVINO
@@ -35,7 +34,7 @@ from sctnet.export.parity import (
     compare,
     refuse_difference,
 )
-from sctnet.export.quantisation import CalibrationPictures, quantise
+from sctnet.export.quantisation import CalibrationPictures, quantise, require_accuracy
 from sctnet.export.tensorrt_format import TENSORRT
 from sctnet.export.torch_format import TORCH
 from sctnet.models import SegmentationNetwork

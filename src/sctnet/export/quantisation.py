@@ -17,10 +17,13 @@ import cv2
 import numpy as np
 
 from sctnet.checkpoints.exported_file import ExportedConfig
+from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
+from sctnet.evaluation.evaluator import evaluate
 from sctnet.export.parity import Batch
 from sctnet.inference.files import find_pictures
+from sctnet.inference.segmenter import Segmenter
 
 MAX_PICTURES = 300
 """To calibrate on."""
@@ -159,3 +162,29 @@ def _outside(nodes: Sequence[Node]) -> set[str]:
         if node.kind in CONVOLUTIONS or node.name in before:
             before.update((node.name, *node.sources))
     return {node.name for node in nodes if not (node.name in behind and node.name in before)}
+
+
+def require_accuracy(
+    folder: Path, written: Path, file: Path, dataset: SegmentationDataset, max_drop: float
+) -> str:
+    """Score a model folder and the int8 file made of it; return both in words.
+
+    Raises :class:`SctnetError` for a file that lost more than ``max_drop`` points of mIoU;
+    ``file`` is the name that it was to get.
+    """
+    segmenters = Segmenter(folder, "cpu"), Segmenter(written)
+    if len(segmenters[0].classes) != len(dataset.classes):
+        raise SctnetError(
+            f"{dataset.name}: has {len(dataset.classes)} classes and the model "
+            f"{len(segmenters[0].classes)}: give data with its own classes"
+        )
+    before, after = (
+        100 * evaluate(segmenter.predict_labels, dataset).scores.miou for segmenter in segmenters
+    )
+    said = f"{before:.2f} % mIoU in fp32, {after:.2f} % in int8, on {dataset.name}"
+    if before - after > max_drop:
+        raise SctnetError(
+            f"{file}: not written, it lost more than {max_drop:g} points ({said}): calibrate on "
+            "pictures more like these, or allow more with --max-drop"
+        )
+    return said

@@ -17,9 +17,9 @@ from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.processes import Processes, launched_processes
-from sctnet.training.class_weights import class_weights
 from sctnet.training.devices import launch_fabric
 from sctnet.training.learner import Learner
+from sctnet.training.losses import class_weights
 from sctnet.training.recipe import Recipe, SegmentationRecipe
 from sctnet.training.registry import open_task
 from sctnet.training.segmentation import SegmentationTask

@@ -1,11 +1,15 @@
-"""Losses as pure functions."""
+"""Losses as pure functions, and the class weights of a recipe."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sctnet.data.dataset import IGNORE
+from sctnet.data.class_frequencies import balanced_weights, count_class_pixels
+from sctnet.data.dataset import IGNORE, SegmentationDataset
+from sctnet.errors import SctnetError
+from sctnet.processes import ALONE, Processes
+from sctnet.training.recipe import LossRecipe
 
 
 def cross_entropy(
@@ -51,3 +55,26 @@ def hard_example_cross_entropy(
 def _inside(labels: Tensor) -> Tensor:
     """Return labels that can be used as an index: ignored ones become 0."""
     return labels.masked_fill(labels == IGNORE, 0)
+
+
+def class_weights(
+    recipe: LossRecipe,
+    data: SegmentationDataset,
+    processes: Processes = ALONE,
+    skip_broken: bool = False,
+) -> Tensor | None:
+    """Return the weight of each class (float32, one a class), or None where all weigh the same.
+
+    For balanced weights the processes together read every mask once.
+    """
+    given = recipe.class_weights
+    if given == "none":
+        return None
+    if given == "balanced":
+        counts = count_class_pixels(data, processes, skip_broken)
+        return balanced_weights(torch.from_numpy(counts))
+    if len(given) != len(data.classes):
+        raise SctnetError(
+            f"loss.class_weights: {len(given)} weights for {len(data.classes)} classes"
+        )
+    return torch.tensor(given)

@@ -22,7 +22,7 @@ from sctnet.models import SegmentationNetwork, create_model
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.processes import ALONE, Processes
 from sctnet.training.alignment import build_alignment
-from sctnet.training.class_weights import class_weights
+from sctnet.training.losses import class_weights
 from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import SegmentationRecipe
 from sctnet.training.segmentation_criterion import SegmentationCriterion
