@@ -7,7 +7,7 @@ code is the lengths of its runs, first without, then with the object, in turn.
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from pydantic import BaseModel, Field
 
 _COLUMNS = 512  # that are looked at together: a large map is not copied whole
@@ -70,7 +70,7 @@ def encode_counts(lengths: Int[np.ndarray, "n"]) -> str:
     return characters[characters > 0].astype(np.uint8).tobytes().decode("ascii")
 
 
-def label_runs(labels: Int[np.ndarray, "h w"], classes: int) -> dict[int, Int[np.ndarray, "_"]]:
+def label_runs(labels: Integer[np.ndarray, "h w"], classes: int) -> dict[int, Int[np.ndarray, "_"]]:
     """Return the run lengths of every class of a label map that occurs, all found in one pass.
 
     Labels of ``classes`` or more belong to no class.
@@ -87,7 +87,7 @@ def label_runs(labels: Int[np.ndarray, "h w"], classes: int) -> dict[int, Int[np
     return found
 
 
-def _changes(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "_"]:
+def _changes(labels: Integer[np.ndarray, "h w"]) -> Int[np.ndarray, "_"]:
     """Return where, column by column, a label is another than the one before."""
     height, width = labels.shape
     found = []

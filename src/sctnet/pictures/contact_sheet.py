@@ -11,7 +11,7 @@ from sctnet.pictures.fonts import fitting_font
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import Colour
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _WIDEST_COLUMN = 640  # pixels: three columns then fill a common screen
 _WIDEST_COMPARED = 960
