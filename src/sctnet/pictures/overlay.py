@@ -19,7 +19,7 @@ _LIGHT = np.uint8(120)  # what a boundary adds to half of a value
 
 def overlay(
     image: Picture,
-    labels: LabelMap,
+    labels: Integer[np.ndarray, "_ _"],
     colours: Sequence[Colour],
     classes: Sequence[str],
     alpha: float = 0.5,
