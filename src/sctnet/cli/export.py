@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sctnet.cli.sizes import height_width
+from sctnet.cli.options import height_width
 
 
 def export(

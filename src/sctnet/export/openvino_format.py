@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,18 @@ import numpy as np
 from sctnet.export.onnx_format import onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.exported import METADATA_KEY, ExportedConfig
-from sctnet.inference.openvino_engine import CompiledModels, shared_core
+from sctnet.inference.openvino_engine import (
+    CompiledModels,
+    computed_precision,
+    precision_hint,
+    shared_core,
+)
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:
     import openvino
+
+_LOG = logging.getLogger(__name__)
 
 
 def write(
@@ -35,6 +43,8 @@ def write(
     inspected = model.clone()
     without_logits(model)
     openvino.save_model(model, file, compress_to_fp16=False)
+    if config.precision == "bf16" and computed_precision("bf16") == "fp32":
+        _LOG.warning("%s: compared in fp32, since this processor does not multiply bf16", file.name)
     return run_openvino(file, inspected, config)
 
 
@@ -59,9 +69,8 @@ def without_logits(model: openvino.Model) -> None:
 def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) -> Run:
     """Return what runs a file, and the model with its logits shown, on the CPU."""
     core = shared_core()
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    hint = "bf16" if config.precision in ("bf16", "int8") and has_bf16 else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": hint}
+    in_floats = "fp32" if config.precision == "fp16" else config.precision
+    settings = {"INFERENCE_PRECISION_HINT": precision_hint(in_floats)}
     whole, shown = (
         CompiledModels(model, "CPU", settings) for model in (core.read_model(file), inspected)
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from sctnet.compiled_network import CompiledNetwork
 from sctnet.exported import Output
 from sctnet.models import SCTNet
+from sctnet.precision import Precision
 from sctnet.preparation import Preparation, PreparationConfig
 
 
@@ -24,16 +25,17 @@ class CpuRuntime:
     output: Output = "logits8"
     size: tuple[int, int] | None = None
 
-    def __init__(self, fused: SCTNet, preparation: PreparationConfig, precision: str) -> None:
-        self.precision = precision
+    def __init__(self, fused: SCTNet, preparation: PreparationConfig, precision: Precision) -> None:
+        self.precision: str = precision.name
+        self._because = precision.because
         self.preparation = Preparation(preparation)
         self.network = CompiledNetwork(
-            fused, preparation.mean, preparation.std, short=precision == "bf16"
+            fused, preparation.mean, preparation.std, short=precision.name == "bf16"
         )
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""
-        return f"{self.precision} on cpu, in compiled loops"
+        return f"{self.precision} on cpu, in compiled loops{self._because}"
 
     def __call__(
         self,

@@ -14,7 +14,9 @@ from sctnet.exported import Output
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.models import SCTNet, SegmentationNetwork
+from sctnet.precision import Precision, choose_precision, is_emulated, tell_of_emulation
 from sctnet.preparation import PreparationConfig
+from sctnet.weights import usable_device
 
 if TYPE_CHECKING:
     from sctnet.inference.exported_runtime import ExportedRuntime
@@ -91,14 +93,31 @@ def open_network(
 ) -> Runtime:
     """Return the runtime of a network in memory, of which it keeps a fused copy.
 
-    On a CPU an SCTNet in fp32 or bf16 is computed in loops of our own, all else in PyTorch: what is
-    ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
+    On a CPU the package's own kernels compute an SCTNet in fp32 or bf16. PyTorch computes all else:
+    what it has to compile (``compiled``), other networks, and bf16 where the processor does not
+    multiply it. That is slow, and one sentence says how slow.
+
+    Raises :class:`SctnetError` for an unusable device and an unknown precision.
     """
-    runtime = TorchRuntime(network, preparation, device, precision, compiled)
-    fused = runtime.labeller.network
-    ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
-    if ours and isinstance(fused, SCTNet) and can_be_compiled(fused, runtime.precision == "bf16"):
-        return CpuRuntime(fused, preparation, runtime.precision)
+    place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    fused = network.fuse()
+    chosen = choose_precision(precision, place, on_gpu="fp16")
+    if place.type == "cpu" and not compiled and isinstance(fused, SCTNet):
+        kernels_have_it = can_be_compiled(fused, short=chosen.name == "bf16")
+        if precision == "auto" and not kernels_have_it and can_be_compiled(fused):
+            chosen = Precision("fp32", "the CPU kernels compute this network in fp32 alone")
+            kernels_have_it = True
+        if kernels_have_it and chosen.name != "fp16":
+            return CpuRuntime(fused, preparation, chosen)
+    runtime = TorchRuntime(fused, preparation, place, chosen, compiled)
+    if is_emulated(chosen.name, place):
+        plain = TorchRuntime(fused, preparation, place)
+        picture = torch.zeros(1, 3, 128, 256, dtype=torch.uint8, device=place)
+        tell_of_emulation(
+            chosen.name,
+            lambda: [logits.cpu() for logits in runtime([picture])],
+            lambda: [logits.cpu() for logits in plain([picture])],
+        )
     return runtime
 
 
