@@ -57,7 +57,7 @@ bench: setup
 	$(BIN)/python benchmarks/alignment_step.py
 	$(BIN)/python tools/readme_figures.py
 
-# Milliseconds a picture by runtime and precision: results/deployment.json.
+# Milliseconds a picture by runtime and precision: results/deployment_KIND.json, by kind of processor.
 # make bench-deploy [PICTURES=folder] [OTHERS="other.onnx ..."]
 bench-deploy: setup
 	$(BIN)/python benchmarks/deploy.py $(OTHERS) $(if $(PICTURES),--pictures '$(PICTURES)')

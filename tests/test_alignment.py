@@ -36,6 +36,7 @@ CLASSES = open_dataset("synthetic", ["train"]).classes
 TERMS = ("logits", "decoder", "stage4", "stage3")
 SETTINGS = [
     "augmentation.crop=[48, 64]",
+    "run.precision=fp32",
     "schedule.iterations=4",
     "schedule.warmup_iterations=0",
     "run.batch_size=2",

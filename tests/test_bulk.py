@@ -204,7 +204,7 @@ def test_names_stay_when_pictures_come(model, pictures, tmp_path, in_process):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "bf16"}, "its precision is auto, not bf16"),
+        ({"precision": "fp16"}, "its precision is (fp32|bf16), not fp16"),
         ({"tile": 64}, "its tile is None, not 64"),
         ({"kind": "rle"}, "its save is labels, not rle"),
     ],

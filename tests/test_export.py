@@ -30,7 +30,7 @@ from sctnet.export.model_repository import export_model_repository
 from sctnet.export.onnx_format import OPSET
 from sctnet.export.parity import Reference
 from sctnet.export.tensorrt_format import unsupported
-from sctnet.inference.runtimes.openvino_engine import shared_core
+from sctnet.inference.runtimes.openvino_engine import computed_precision, shared_core
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 
@@ -429,7 +429,9 @@ def test_the_command_reports_and_refuses(folder, tmp_path):
 )
 def test_formats_and_precisions(folder, tmp_path, kind, suffix, precision):
     report = export_model(folder, tmp_path / f"m{suffix}", format=kind, precision=precision)
-    assert report.parity.equal_labels < 1 or precision == "fp32"
+    # A processor that does not multiply bf16 computes OpenVINO's files for it in fp32.
+    in_fp32 = kind == "openvino" and precision == "bf16" and computed_precision("bf16") == "fp32"
+    assert report.parity.equal_labels < 1 or precision == "fp32" or in_fp32
     assert report.file.is_file()
 
 

@@ -221,12 +221,12 @@ def test_channels_last_normalisation_is_the_same(groups, size, scale, norm, seed
 
 @pytest.mark.parametrize("block", ["cfblock", "gfa"])
 def test_a_network_that_normalises_channels_last_is_the_same(block):
-    student = network(stage3_block=block, stage4_block=block).eval()
-    images = torch.randn(1, 3, 64, 96)
+    student = network(stage3_block=block, stage4_block=block).eval().double()
+    images = torch.randn(1, 3, 64, 96).double()
     with torch.inference_mode():
         expected = student(images)
         normalise_channels_last(student)
-        torch.testing.assert_close(student(images), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(student(images), expected, rtol=0, atol=1e-8)
     assert sum(isinstance(part, ChannelsLastNormalisation) for part in student.modules()) >= 2
     assert not any("same_group" in key for key in student.state_dict())
 

@@ -159,11 +159,6 @@ def test_options_that_cannot_be_are_refused(folder, options, message):
         sctnet.Segmenter(folder, "cpu", **options)
 
 
-def test_automatic_precision_is_full_on_a_cpu(folder):
-    assert sctnet.Segmenter(folder, "cpu").precision == "fp32"
-    assert sctnet.Segmenter(folder, "cpu", "bf16").precision == "bf16"
-
-
 # Probabilities
 
 
@@ -173,9 +168,12 @@ def test_probabilities_are_the_softmax_of_the_resized_logits(folder, segmenter):
     model = sctnet.load_model(folder).fuse()
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        logits = model(Preprocessing(PreprocessingConfig())(pixels))
-    expected = logits.softmax(dim=1)[0].numpy()
-    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+        prepared = Preprocessing(PreprocessingConfig())(pixels)
+        in_pytorch = model(prepared).softmax(dim=1)[0].numpy()
+        exact = model.double()(prepared.double()).softmax(dim=1)[0].numpy()
+    # What float32 loses over the depth of this network on this processor: PyTorch shows it.
+    tolerance = 1e-6 + 5 * np.abs(in_pytorch - exact).max()
+    np.testing.assert_allclose(result.probabilities, exact, rtol=0, atol=tolerance)
     np.testing.assert_array_equal(result.probabilities.argmax(0), result.labels)
     assert (result.labels == segmenter(image).labels).mean() > 0.999
     assert segmenter(image).probabilities is None

@@ -84,6 +84,7 @@ assert left == [[]], left
 """
 SETTINGS = [
     "augmentation.crop=[48, 64]",
+    "run.precision=fp32",
     "model.options={drop_path: 0}",
     "schedule.iterations=20",
     "schedule.warmup_iterations=2",

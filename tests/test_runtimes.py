@@ -26,7 +26,7 @@ from sctnet.errors import SctnetError
 from sctnet.export.onnx_format import LOGITS
 from sctnet.inference.runtimes import exported_runtime
 from sctnet.inference.runtimes.onnx_engine import OnnxEngine
-from sctnet.inference.runtimes.openvino_engine import shared_core
+from sctnet.inference.runtimes.openvino_engine import computed_precision, shared_core
 from sctnet.inference.scoring import score
 from sctnet.inference.video.smoothing import Stillness
 from sctnet.pipeline.preprocessing import WorkingSize
@@ -258,9 +258,13 @@ def test_a_runtime_serves_several_threads(files):
             np.testing.assert_array_equal(found.labels, expected)
 
 
-def test_bf16_can_be_asked_of_openvino(files, plain):
+def test_bf16_can_be_asked_of_openvino(files, plain, caplog):
     segmenter = sctnet.Segmenter(files / "logits8.xml", precision="bf16")
-    assert "bf16 in OpenVINO on cpu" in str(segmenter)
+    computed = computed_precision("bf16")
+    assert f"{computed} in OpenVINO on cpu" in str(segmenter)
+    assert segmenter.precision == computed
+    told = f"{files / 'logits8.xml'}: computed in fp32, since this processor does not multiply bf16"
+    assert caplog.messages == ([] if computed == "bf16" else [told])
     image = street(64, 91)
     assert equal_share(segmenter(image).labels, plain(image).labels) > 0.9
 

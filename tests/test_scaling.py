@@ -145,6 +145,7 @@ def test_no_picture_at_all_is_a_mistake(files: FileDataset) -> None:
 
 SETTINGS = [
     "augmentation.crop=[48, 64]",
+    "run.precision=fp32",
     "schedule.iterations=3",
     "schedule.warmup_iterations=0",
     "run.batch_size=2",

@@ -27,6 +27,7 @@ from sctnet.training.trainer import train
 
 SETTINGS = [
     "augmentation.crop=[48, 64]",
+    "run.precision=fp32",
     "schedule.iterations=6",
     "schedule.warmup_iterations=2",
     "run.batch_size=2",

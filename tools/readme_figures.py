@@ -30,7 +30,8 @@ def figures() -> str:
 
 SCTNet-S on CamVid (11 classes, 360x480), {start}, trained on train + val for
 {run["iterations"]:,} iterations of {run["images"] // run["iterations"]} crops
-({run["seconds"] / 60:.0f} minutes on a shared CPU of two cores, seed {run["seed"]}), last weights,
+({run["seconds"] / 60:.0f} minutes on two shared cores with AVX-512 and BF16,
+seed {run["seed"]}), last weights,
 on the {scores["images"]} test pictures ({scores["protocol"]}):
 **mIoU {100 * scores["miou"]:.1f} %, pixel accuracy {100 * scores["pixel_accuracy"]:.1f} %.**
 
@@ -94,40 +95,51 @@ def _of_prediction() -> str:
     return f"""
 A video of {width}x{height} is labelled, from file to file, at {folder} frames/s (the model alone:
 {alone:.0f}), {folder_bf16} in bf16, {onnx} in ONNX Runtime, {fp32} in OpenVINO and {int8} there in
-int8, on a CPU of two cores. A picture of {side:,} x {side:,} pixels takes at most
+int8, on two cores with AVX-512 and BF16. A picture of {side:,} x {side:,} pixels takes at most
 {most:.1f} GiB.
 """
 
 
+_PROCESSORS = {"avx2": "AVX2", "avx512": "AVX-512, BF16, VNNI"}
+
+
 def _of_deployment() -> str:
-    """Say how fast exported files are, in the best form of each precision."""
-    report = _read("deployment.json")
-    plain = {row["model"]: row for row in report["rows"] if row["how"] == "onnx, plain"}
-
-    def best(model: str, precision: str) -> str:
-        row = min(
-            (row for row in report["rows"] if (row["model"], row["precision"]) == (model, precision)
-             and row["how"] != "onnx, plain"),
-            key=lambda row: row["milliseconds"],
-        )  # fmt: skip
-        form = {"folder": "", "onnx": ", ONNX", "openvino": ", OpenVINO"}[row["how"].split(",")[0]]
-        return f"{row['milliseconds']:.1f} ms ({row['ratio_to_own_plain']:.2f}x{form})"
-
-    lines = "\n".join(
-        f"| `{model}` | {plain[model]['milliseconds']:.1f} ms "
-        + "".join(f"| {best(model, precision)} " for precision in ("fp32", "bf16", "int8"))
-        + "|"
-        for model in ("sctnet-s", "sctnet-b", "ddrnet-23-slim")
-    )
+    """Say how fast a picture is labelled on each kind of processor, in the best form."""
+    reports = {
+        name: _read(file)
+        for kind, name in _PROCESSORS.items()
+        if (ROOT / "results" / (file := f"deployment_{kind}.json")).is_file()
+    }
+    lines = [("", *reports), ("---",) * (1 + len(reports))]
+    for what in ("fp32", "bf16", "int8"):
+        peaks = (report["gemm_tera_operations_per_second"][what] for report in reports.values())
+        cells = (f"{1000 * peak:.0f} G/s" for peak in peaks)
+        lines.append((f"PyTorch's large products, {what}", *cells))
+    for model in ("sctnet-s", "sctnet-b", "ddrnet-23-slim"):
+        for what in ("plain", "fp32", "bf16", "int8"):
+            cells = (_fastest(report["rows"], model, what) for report in reports.values())
+            lines.append((f"`{model}` {what}", *cells))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""
-A picture of 512x1024 on a CPU of two cores, from bytes to label map, beside the model as it is
-usually exported (float image in, full-size logits out, ONNX Runtime); the fastest form of each
-precision, of a model folder where nothing else is named:
+A picture of 512x1024 on two cores of two kinds of processor, from bytes to label map, beside the
+model as it is usually exported (*plain*: float image in, full-size logits out, ONNX Runtime); the
+fastest form of each precision, of a model folder where nothing else is named:
 
-| | plain, fp32 | fp32 | bf16 | int8 |
-|---|---|---|---|---|
-{lines}
+{table}
 """
+
+
+def _fastest(rows: list[dict[str, Any]], model: str, what: str) -> str:
+    """Return milliseconds, and their ratio to the plain export, of the fastest form."""
+    own = [row for row in rows if row["model"] == model]
+    if what == "plain":
+        return next(f"{row['milliseconds']:.1f} ms" for row in own if row["how"] == "onnx, plain")
+    forms = [row for row in own if row["precision"] == what and row["how"] != "onnx, plain"]
+    if not forms:
+        return "-"
+    row = min(forms, key=lambda row: row["milliseconds"])
+    form = {"folder": "", "onnx": ", ONNX", "openvino": ", OpenVINO"}[row["how"].split(",")[0]]
+    return f"{row['milliseconds']:.1f} ms ({row['ratio_to_own_plain']:.2f}x{form})"
 
 
 def _read(name: str) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sctnet.machine import processor
+
 
 def environment() -> dict[str, Any]:
     """Return code, versions and the machine in general terms, for a JSON file."""
@@ -19,6 +21,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": gpu or f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "processor": processor(),
         "threads": torch.get_num_threads(),
     }
 

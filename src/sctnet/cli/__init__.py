@@ -1,6 +1,9 @@
 """The command line: one small file a command, that parses, calls and prints."""
 
+import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -9,6 +12,7 @@ from sctnet.cli import (
     convert,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     models,
@@ -36,10 +40,32 @@ app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("plot")(plot.plot)
 app.command("serve")(serve.serve)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    if asked:
+        print(f"sctnet {version('sctnet')}")  # noqa: T201
+        raise typer.Exit
+
+
+class _OnConsole(logging.Handler):
+    """Prints what the package logs on standard error, above a bar that moves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message as it is."""
+        from sctnet.cli.progress import console
+
+        console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -47,6 +73,9 @@ def main() -> None:
 
     Typer ends an interrupted command with status 130.
     """
+    log = logging.getLogger("sctnet")
+    log.addHandler(_OnConsole())
+    log.setLevel(logging.INFO)
     try:
         app()  # ends in SystemExit
     except SctnetError as error:

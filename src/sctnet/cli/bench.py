@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sctnet.cli.sizes import height_width
+from sctnet.cli.options import PRECISIONS, height_width
 
 
 def bench(
@@ -25,9 +25,7 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="Default: of a folder a GPU if there is one, else the CPU.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (a file's own; fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     compiled: Annotated[
         bool,
         typer.Option("--compiled", help="Compile folders' networks; on a GPU with CUDA graphs."),
@@ -39,8 +37,8 @@ def bench(
     """
     import torch
     from rich.console import Console
-    from rich.table import Table
 
+    from sctnet.cli.tables import table_of
     from sctnet.inference.runtimes.runtime import exported_file
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.timing import pictures_to_time, time_predictions
@@ -59,7 +57,8 @@ def bench(
         for model in models
     ]
     timings = time_predictions(segmenters, pictures, batch, rounds)
-    table = Table("model", "runtime", "best ms", "median ms", "pictures/s", "ratio")
+    figures = ["best ms", "median ms", "pictures/s", "ratio"]
+    table = table_of("model", "runtime", figures=figures)
     for model, segmenter, each in zip(models, segmenters, timings, strict=True):
         numbers = each.best, each.median, 1000 * batch / each.best, each.best / timings[0].best
         table.add_row(model, str(segmenter.runtime), *(f"{number:.2f}" for number in numbers))

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sctnet.cli.options import PRECISIONS
+
 
 def demo(
     models: Annotated[
@@ -19,9 +21,7 @@ def demo(
     open_browser: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.")
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="auto (fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
 ) -> None:
     """Open a web page on this machine that labels pictures, videos and what the camera sees.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sctnet.cli.evaluate_classification import default_out, evaluate_classification
+from sctnet.cli.options import PRECISIONS
 from sctnet.errors import SctnetError
 
 
@@ -24,10 +25,7 @@ def evaluate(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="fp32 (default; of a file its own), bf16 or fp16."),
-    ] = None,
+    precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     scales: Annotated[
         str, typer.Option(help="Times the working size; several are averaged: 0.75,1.0,1.25.")
@@ -65,7 +63,7 @@ def evaluate(
             split,
             out,
             batch,
-            precision or "fp32",
+            precision,
             device,
             [k for k, v in asked.items() if v],
         )
@@ -75,7 +73,6 @@ def evaluate(
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import scores_table
     from sctnet.data.registry import open_dataset
-    from sctnet.inference.runtimes.runtime import exported_file
     from sctnet.inference.scoring import (
         CONFUSION_FILE,
         PREDICTIONS_FOLDER,
@@ -91,7 +88,7 @@ def evaluate(
     segmenter = Segmenter(
         model,
         processes.device() if device in (None, "cuda") and processes.count > 1 else device,
-        precision or ("fp32" if exported_file(model) is None else "auto"),
+        precision,
         scales=_numbers(scales),
         flip=flip,
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from sctnet.cli.sizes import height_width
+from sctnet.cli.options import height_width
 
 if TYPE_CHECKING:
     from sctnet.checkpoints.exported_file import Output, Precision

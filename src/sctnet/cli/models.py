@@ -5,17 +5,19 @@ def models() -> None:
     """List the networks (parameters, multiply-adds, stride) and the bundled models."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from sctnet.checkpoints.model_folder import bundled_names, load_config
+    from sctnet.cli.tables import table_of
     from sctnet.errors import SctnetError
     from sctnet.models.counting import count_multiply_adds, count_parameters
     from sctnet.models.registry import FAMILIES, abstract_network
     from sctnet.models.transformers_configuration import SEGFORMER_SIZES, UPERNET_SIZES
 
-    table = Table(title="19 classes; multiply-adds at 1024x2048; stride of the logits")
-    for column in ("variant", "parameters", "multiply-adds", "stride"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
+    table = table_of(
+        "variant",
+        figures=["parameters", "multiply-adds", "stride"],
+        title="19 classes; multiply-adds at 1024x2048; stride of the logits",
+    )
     missing, named = [], []
     for variant in (name for family in FAMILIES for name in family.variants):
         if variant in {**SEGFORMER_SIZES, **UPERNET_SIZES}:  # to build them all takes ten seconds
@@ -35,7 +37,7 @@ def models() -> None:
         )
     further = f"With transformers (sctnet[teachers]), as teachers: {', '.join(named)}."
     Console().print(table, *map(escape, [*missing, further]), sep="\n")
-    bundled = Table("bundled model", "network", "classes", "working size", "terms")
+    bundled = table_of("bundled model", "network", remarks=["classes", "working size", "terms"])
     for name in bundled_names():
         config = load_config(name)
         is_start = config.backbone_only

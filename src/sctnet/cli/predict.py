@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sctnet.cli.options import PRECISIONS
+
 if TYPE_CHECKING:
     from sctnet.inference.files import PictureFile
     from sctnet.inference.segmenter import Segmenter
@@ -50,9 +52,7 @@ def predict(
         bool,
         typer.Option("--skip-existing", help="Leave out pictures that already have their results."),
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="auto (a file's own; fp16 on a GPU, else fp32), fp32, bf16 or fp16.")
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     runtime: Annotated[
         str | None,
         typer.Option(

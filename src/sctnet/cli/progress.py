@@ -1,6 +1,5 @@
 """Progress bars of long commands."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,15 +31,8 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
-    """Show a run's iterations, loss, speed and remaining time; a line for each validation.
-
-    Log messages of the package are printed above the bar.
-    """
+    """Show a run's iterations, loss, speed and remaining time; a line for each validation."""
     progress = progress_bar()
-    log, handler = logging.getLogger("sctnet"), _Above(progress.console)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
 
     def observe(record: dict[str, float]) -> None:
         # The bar begins with the first record: after all checks, and where a resumed run is.
@@ -62,20 +54,6 @@ def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
         yield observe
     finally:
         progress.stop()
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-class _Above(logging.Handler):
-    """Prints what is logged above a bar that moves."""
-
-    def __init__(self, above: Console) -> None:
-        super().__init__()
-        self._console = above
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a message as it is."""
-        self._console.print(record.getMessage(), markup=False, highlight=False)
 
 
 _SCORES = {

@@ -7,24 +7,41 @@ import typer
 if TYPE_CHECKING:
     from sctnet.training.recipe import ClassificationRecipe, SegmentationRecipe
 
+_ROOM_FOR_DESCRIPTIONS = 110  # columns
+
 app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
 
 
 @app.callback()
 def recipes(context: typer.Context) -> None:
-    """List the shipped recipes with crop, iterations and published mIoU; `show NAME` prints one."""
+    """List the shipped recipes with crop, iterations and published mIoU; `show NAME` prints one.
+
+    In a terminal of 110 columns or more the list has networks and descriptions too.
+    """
     if context.invoked_subcommand is not None:
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
+    from sctnet.cli.tables import table_of
     from sctnet.training.recipe import load_recipe, shipped_recipes
 
-    table = Table("recipe", "network", "crop", "iterations", "published mIoU", "description")
+    console = Console()
+    described = console.width >= _ROOM_FOR_DESCRIPTIONS
+    table = table_of(
+        "recipe",
+        figures=["crop", "iterations", "mIoU"],
+        remarks=["network", "description"] if described else [],
+        box=SIMPLE_HEAD,
+    )
+    table.caption = "crop: height x width; mIoU: as published"
     for name in shipped_recipes():
         recipe = load_recipe(name)
-        table.add_row(name, recipe.model.variant, *_figures(recipe), recipe.description)
-    Console().print(table)
+        further = [recipe.model.variant, recipe.description] if described else []
+        table.add_row(name, *_figures(recipe), *further)
+    console.print(table)
+    if not described:
+        print("sctnet recipes show NAME prints one whole.")  # noqa: T201
 
 
 def _figures(recipe: "SegmentationRecipe | ClassificationRecipe") -> tuple[str, str, str]:

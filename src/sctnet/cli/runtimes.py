@@ -24,8 +24,15 @@ def model_for(runtime: str | None, model: str, precision: str) -> str | Path:
         return model
     if runtime in {None, "torch"}:
         return model
-    from sctnet.export.caching import cached_export
+    import torch
 
-    wanted: Any = (runtime, "fp32" if precision == "auto" else precision)
+    from sctnet.export.caching import cached_export
+    from sctnet.pipeline.precision import choose_precision
+
+    of: Any = runtime
+    wanted: Any = precision
+    if precision == "auto":  # ONNX files have no bf16
+        on_cpu = choose_precision("auto", torch.device("cpu"))
+        wanted = on_cpu.name if runtime == "openvino" else "fp32"
     print("Exporting the model, unless that was done before ...", file=sys.stderr)  # noqa: T201
-    return cached_export(model, *wanted)
+    return cached_export(model, of, wanted)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sctnet.cli.options import PRECISIONS
+
 
 def serve(
     models: Annotated[
@@ -15,7 +17,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads a model; default: one a core, 1 on a GPU.")

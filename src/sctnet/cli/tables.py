@@ -1,26 +1,51 @@
 """Tables for people."""
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import HEAVY_HEAD, Box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sctnet.checking.check import Report
-from sctnet.checking.findings import Finding
-from sctnet.evaluation.classification import ClassificationScores
-from sctnet.evaluation.evaluator import Evaluation
-from sctnet.inference.files import PredictionSummary
+if TYPE_CHECKING:
+    from sctnet.checking.check import Report
+    from sctnet.checking.findings import Finding
+    from sctnet.evaluation.classification import ClassificationScores
+    from sctnet.evaluation.evaluator import Evaluation
+    from sctnet.inference.files import PredictionSummary
 
 _MAX_CLASSES = 30  # rows of a table that shall stay on one page
 _DETAILS = 3
 
 
+def table_of(
+    *names: str,
+    figures: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    title: str | None = None,
+    box: Box = HEAVY_HEAD,
+) -> Table:
+    """Return a table with columns of names, figures and remarks, none of which is ever cut.
+
+    Where a line is too short, remarks are folded; without remarks, names are.
+    """
+    table = Table(title=title, box=box)
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=bool(remarks))
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    for remark in remarks:
+        table.add_column(remark, overflow="fold")
+    return table
+
+
 def scores_table(evaluation: Evaluation) -> Table:
     """Return the IoU of every class and, below, the totals."""
     scores = evaluation.scores
-    table = Table("class", title=f"{evaluation.images} pictures")
-    table.add_column("IoU %", justify="right")
+    table = table_of("class", figures=["IoU %"], title=f"{evaluation.images} pictures")
     for name, value in scores.iou.items():
         # As Text: in a plain str, rich would take [/x] or [bold] for markup.
         table.add_row(Text(name), "absent" if value is None else f"{100 * value:.2f}")
@@ -34,8 +59,7 @@ def scores_table(evaluation: Evaluation) -> Table:
 
 def classification_table(scores: ClassificationScores) -> Table:
     """Return both accuracies and the speed."""
-    table = Table("score", title=f"{scores.images} pictures")
-    table.add_column("", justify="right")
+    table = table_of("score", figures=[""], title=f"{scores.images} pictures")
     table.add_row("top-1 %", f"{100 * scores.top1:.2f}")
     table.add_row("top-5 %", f"{100 * scores.top5:.2f}")
     table.add_row("images/s, classifier alone", f"{scores.images / scores.predict_seconds:.2f}")
@@ -83,13 +107,11 @@ def _contents(report: Report) -> Iterator[str]:
 
 def _class_table(report: Report) -> Table:
     """Return the classes, of many the rarest in training, with their shares and weights."""
-    table = Table("class", caption="in: pictures that show the class")
+    figures = [each for name in report.labelled_tallies for each in (f"{name} %", "in")]
+    table = table_of("class", figures=[*figures, "weight"])
+    table.caption = "in: pictures that show the class"
     if report.diagnoses:
         table.caption = "as the masks are read now, with the errors below"
-    for name in report.labelled_tallies:
-        table.add_column(f"{name} %", justify="right")
-        table.add_column("in", justify="right")
-    table.add_column("weight", justify="right")
     rows = report.class_rows()
     shown: Sequence[int] = range(len(rows))
     if len(shown) > _MAX_CLASSES:
@@ -116,8 +138,7 @@ def _finding_text(finding: Finding) -> Text:
 
 def prediction_table(summary: PredictionSummary) -> Table:
     """Return each class's share of all pixels and, below, how many pictures took how long."""
-    table = Table("class")
-    table.add_column("share %", justify="right")
+    table = table_of("class", figures=["share %"])
     total = sum(summary.areas.values())
     for name, pixels in summary.areas.items():
         if pixels:

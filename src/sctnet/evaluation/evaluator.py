@@ -1,5 +1,6 @@
 """Scoring a predictor on a data set."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from sctnet.errors import SctnetError
 from sctnet.evaluation.confusion import ConfusionMatrix
 from sctnet.evaluation.scores import Scores
 from sctnet.processes import ALONE, Processes
+
+_LOG = logging.getLogger(__name__)
+_LONG = 1.0  # seconds, after which a person wonders
 
 Picture = UInt8[np.ndarray, "h w 3"]
 LabelMap = Integer[np.ndarray, "h w"]
@@ -52,7 +56,8 @@ def evaluate(
     label maps of that size. ``on_image`` receives each picture's index and prediction, in order;
     ``progress`` the number of finished pictures. ``processes`` divide the pictures, and each
     returns the scores of the summed counts. Each process's ``on_image`` receives its own pictures;
-    the seconds are those of the slowest process. Raises :class:`SctnetError`, which names the
+    the seconds are those of the slowest process. The first batch is predicted once before the
+    clock runs, so loading and compiling do not count. Raises :class:`SctnetError`, which names the
     picture, for a prediction that does not fit, and for a data set without labelled pixels.
     """
     confusion = ConfusionMatrix(len(dataset.classes))
@@ -60,8 +65,11 @@ def evaluate(
     threads = max(1, min(4, (os.cpu_count() or 1) // processes.local_count))
     items = read_pairs(dataset, processes.own_part(len(dataset)), threads)
     for batch in batches(items, lambda item: item[1].shape, lambda _: batch_size):
+        pictures = [picture for _, picture, _ in batch]
+        if done == 0:
+            warm_up(predict, pictures)
         begun = perf_counter()
-        predictions = predict([picture for _, picture, _ in batch])
+        predictions = predict(pictures)
         predict_seconds += perf_counter() - begun
         for (index, _, truth), prediction in zip(batch, predictions, strict=True):
             try:
@@ -78,3 +86,16 @@ def evaluate(
     scores = Scores.from_counts(counts, dataset.classes)
     slowest = max(part[1] for part in parts)
     return Evaluation(scores, len(dataset), slowest, perf_counter() - started)
+
+
+def warm_up(predict: Callable[..., object], pictures: list[Picture], name: str = "") -> None:
+    """Predict once; where that takes longer than a second, say that no speed includes it.
+
+    ``name`` tells which of several predictors it is.
+    """
+    begun = perf_counter()
+    predict(pictures)
+    seconds = perf_counter() - begun
+    if seconds > _LONG:
+        of = f" of {name}" if name else ""
+        _LOG.info("The first prediction%s took %.1f s; the speed leaves it out.", of, seconds)

@@ -15,11 +15,18 @@ from sctnet.export.export_format import ExportFormat
 from sctnet.export.onnx_format import INPUT, onnx_model, required
 from sctnet.export.parity import Batch, Quantise, Run
 from sctnet.export.quantisation import Node
-from sctnet.inference.runtimes.openvino_engine import CompiledModels, shared_core
+from sctnet.inference.runtimes.openvino_engine import (
+    CompiledModels,
+    computed_precision,
+    precision_hint,
+    shared_core,
+)
 from sctnet.models import SegmentationNetwork
 
 if TYPE_CHECKING:
     import openvino
+
+_LOG = logging.getLogger(__name__)
 
 
 def write(
@@ -40,6 +47,8 @@ def write(
     inspected = model.clone()
     without_logits(model)
     openvino.save_model(model, file, compress_to_fp16=False)
+    if config.precision == "bf16" and computed_precision("bf16") == "fp32":
+        _LOG.warning("%s: compared in fp32, since this processor does not multiply bf16", file.name)
     return run_openvino(file, inspected, config)
 
 
@@ -64,9 +73,8 @@ def without_logits(model: openvino.Model) -> None:
 def run_openvino(file: Path, inspected: openvino.Model, config: ExportedConfig) -> Run:
     """Return what runs a file, and the model with its logits shown, on the CPU."""
     core = shared_core()
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    hint = "bf16" if config.precision in ("bf16", "int8") and has_bf16 else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": hint}
+    in_floats = "fp32" if config.precision == "fp16" else config.precision
+    settings = {"INFERENCE_PRECISION_HINT": precision_hint(in_floats)}
     whole, shown = (
         CompiledModels(model, "CPU", settings) for model in (core.read_model(file), inspected)
     )

@@ -15,12 +15,11 @@ from sctnet.data.classification.random_crops import resized_side
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import ClassificationScores, evaluate_classifier
 from sctnet.inference.scoring import SCORES_FILE
+from sctnet.pipeline.precision import DTYPES, choose_precision, is_emulated, tell_of_emulation
 from sctnet.pipeline.preprocessing import Preprocessing
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.writing import write_text
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def score_classifier(
@@ -31,7 +30,7 @@ def score_classifier(
     *,
     batch_size: int = 64,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
 ) -> ClassificationScores:
@@ -47,25 +46,29 @@ def score_classifier(
             f"{len(dataset.classes)} of {dataset.name} ({dataset.classes[0]}, ...): score it on "
             "data with the same classes in the same order"
         )
-    if precision not in _AUTOCAST:
-        raise SctnetError(f"precision {precision!r}: choose one of {', '.join(_AUTOCAST)}")
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_precision(precision, place, on_gpu="fp16")
     network = model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocessing = Preprocessing(config.preparation).to(place)
-    kind = _AUTOCAST[precision]
 
-    def predict(images: Tensor) -> Tensor:
+    def predict(images: Tensor, kind: torch.dtype | None = DTYPES[chosen.name]) -> Tensor:
         with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind is not None):
             prepared = preprocessing(images.to(place))
             logits: Tensor = network(prepared.contiguous(memory_format=torch.channels_last))
         return logits
 
+    if is_emulated(chosen.name, place):
+        picture = torch.zeros(1, 3, config.crop, config.crop, dtype=torch.uint8)
+        tell_of_emulation(
+            chosen.name, lambda: predict(picture).cpu(), lambda: predict(picture, None).cpu()
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
     scores = evaluate_classifier(predict, dataset, config.crop, batch_size, progress, processes)
     if processes.is_first:
+        computed = f"{chosen.name} on {place}{chosen.because}"
         report = {
             "top1": scores.top1,
             "top5": scores.top5,
@@ -76,7 +79,7 @@ def score_classifier(
             "batch_size": batch_size,
             "processes": processes.count,
             "protocol": f"shorter side {resized_side(config.crop)}, centre crop {config.crop}",
-            "model": f"{name}: {model.network.config.variant}, {precision} on {place}",
+            "model": f"{name}: {model.network.config.variant}, {computed}",
             "data": dataset.name,
             **environment(),
         }

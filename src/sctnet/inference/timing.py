@@ -12,6 +12,7 @@ import numpy as np
 from sctnet.data.images import read_image
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
+from sctnet.evaluation.evaluator import warm_up
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
@@ -36,9 +37,12 @@ def time_predictions(
     """Return what :meth:`Segmenter.predict_labels` takes for ``batch`` pictures, of each segmenter.
 
     They take turns, two batches a round behind one that is not counted, so that whatever else the
-    machine does slows all of them.
+    machine does slows all of them. Each labels a batch before the first turn.
     """
     found: list[list[float]] = [[] for _ in segmenters]
+    first = [pictures[place % len(pictures)] for place in range(batch)]
+    for segmenter in segmenters:
+        warm_up(segmenter.predict_labels, first, str(segmenter.runtime))
     for number in range(rounds):
         seen = [pictures[(number + place) % len(pictures)] for place in range(batch)]
         for segmenter, milliseconds in zip(segmenters, found, strict=True):

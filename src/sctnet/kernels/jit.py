@@ -5,6 +5,7 @@ a plain one that releases Python's lock, and Python's threads share its work.
 """
 
 import ctypes
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Part = TypeVar("Part")
 Work = Callable[[Iterator[Part]], bool]
 """Works on shares until none is left; returns whether all went well."""
+
+_LOG = logging.getLogger(__name__)
+_LONG = 2.0  # seconds; what was compiled earlier is loaded in less
 
 _SHARES_PER_THREAD = 4  # some take longer than others
 
@@ -86,7 +90,12 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
     future: Future[Any] = Future()
     thread = threading.Thread(target=_make, args=(future, make, *arguments))
     thread.start()
-    thread.join()
+    thread.join(_LONG)
+    if thread.is_alive():
+        _LOG.info(
+            "Compiling for this processor, which takes up to a minute, once for each installation."
+        )
+        thread.join()
     return future.result()
 
 

@@ -80,7 +80,7 @@ def choose_recipe(
         "augmentation": {"scale": [0.5, 2.0]},
         "optimizer": {"weight_decay": 0.0125},
         "schedule": {"power": 0.9},
-        "run": {"precision": "bf16", "log_every": 20, "checkpoint_every": 100},
+        "run": {"log_every": 20, "checkpoint_every": 100},
     }
     for choice in choices:
         part, _, field = choice.field.partition(".")

@@ -16,8 +16,9 @@ from sctnet.data.augmentation import AugmentationConfig
 from sctnet.data.dataset import IGNORE, Labels, Picture, SegmentationDataset
 from sctnet.data.loading import StepSampler, training_loader
 from sctnet.data.synthetic.streets import SyntheticStreets
+from sctnet.pipeline.precision import Precision
 from sctnet.processes import Processes, launched_processes
-from sctnet.training.devices import launch_fabric
+from sctnet.training.devices import launch_fabric, resolved_precision
 from sctnet.training.learner import Learner
 from sctnet.training.losses import class_weights
 from sctnet.training.recipe import Recipe, SegmentationRecipe
@@ -37,6 +38,8 @@ class Needs:
     pictures: str
     """The machine of the measurement, in words."""
     device: str
+    precision: str
+    """With the reason for it, in words."""
     peak_gigabytes: float
     """Peak memory in 10^9 bytes: of a process's GPU or, on a CPU, of the whole main process."""
     step_images_per_second: float
@@ -47,12 +50,13 @@ class Needs:
     """Of the whole run, without its validations."""
 
     def __str__(self) -> str:
-        """Say it in five lines."""
+        """Say it in six lines."""
         loader = self.loader_images_per_second
         limit = "" if loader is None or loader > self.step_images_per_second else ", the bottleneck"
         return "\n".join(
             [
                 f"measured on     {self.pictures}; nothing was written",
+                f"precision       {self.precision}",
                 f"peak memory     {self.peak_gigabytes:.2f} GB ({self.device}, each process)",
                 f"training step   {self.step_images_per_second:.2f} images/s",
                 "loader          "
@@ -70,9 +74,10 @@ def dry_run(recipe: Recipe, drawn_classes: int = 19, teacher: Any = None) -> Nee
     with the classes of its teacher. Raises the errors of a run; writes nothing.
     """
     processes = launched_processes()
+    recipe, precision = resolved_precision(recipe, processes)
     fabric = launch_fabric(recipe, processes)
-    # A separate function, so that nothing of the run is alive when the process group ends.
-    needs = _needs(recipe, drawn_classes, teacher, fabric, processes)
+    # In a function of its own, so that nothing of the run is left when the processes part.
+    needs = _needs(recipe, precision, drawn_classes, teacher, fabric, processes)
     processes.disconnect()
     return needs
 
@@ -89,7 +94,12 @@ def seconds_per_step(learner: Learner, batch: Any, steps: int) -> float:
 
 
 def _needs(
-    recipe: Recipe, drawn_classes: int, teacher: Any, fabric: Fabric, processes: Processes
+    recipe: Recipe,
+    precision: Precision,
+    drawn_classes: int,
+    teacher: Any,
+    fabric: Fabric,
+    processes: Processes,
 ) -> Needs:
     drawn = recipe.data.source is None and isinstance(recipe, SegmentationRecipe)
     task: Task[Any]
@@ -107,6 +117,7 @@ def _needs(
     return Needs(
         _words(task, drawn),
         str(fabric.device),
+        f"{precision.name}{precision.because}",
         max(processes.gather(_peak_gigabytes(fabric))),
         size / step,
         None if drawn else size / batch_seconds,

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from sctnet.training.devices import convert_sync_batchnorm
+from sctnet.training.devices import convert_sync_batchnorm, tell_if_emulated
 from sctnet.training.ema import ema_weights
 from sctnet.training.optim import build_optimizer, rate_factor, set_learning_rate
 from sctnet.training.task import Task
@@ -36,6 +36,7 @@ class Learner:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = convert_sync_batchnorm(model)
         self.model = model.to(memory_format=torch.channels_last)
+        tell_if_emulated(recipe.run.precision, self.model, fabric)
         # Built after the student, so that a teacher does not change the student's random start.
         criterion = task.criterion(self.model, teacher)
         self.companion = criterion.companion()

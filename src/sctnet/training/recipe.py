@@ -133,7 +133,8 @@ class RunRecipe(RecipePart):
 
     batch_size: int = Field(ge=1, description="images a step, over all processes")
     accumulate: int = Field(default=1, ge=1, description="parts that a step is computed in")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the machine multiplies it, else fp32. A run's recipe.yaml says which."""
     compile: bool = Field(default=False, description="torch.compile the network")
     activation_checkpointing: bool = False
     """Whether stages 3 and 4 are computed again for their gradients, which saves memory."""

@@ -33,6 +33,10 @@ class RunFolder:
         """Say whether there is something to resume."""
         return self.checkpoint_file.exists()
 
+    def precision(self) -> Any:
+        """Return the precision by name that the run was begun in."""
+        return load_recipe(self.recipe_file).run.precision
+
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Refuse to overwrite a run, to resume a missing run, and to resume with another recipe."""
         finished, run = self.summary_file.exists(), self.recipe_file.exists()

@@ -15,7 +15,7 @@ from sctnet.data.loading import StepSampler, TrainingLoader, training_loader
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
-from sctnet.training.devices import launch_fabric
+from sctnet.training.devices import launch_fabric, resolved_precision
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.learner import Learner
 from sctnet.training.meter import Meter
@@ -46,12 +46,16 @@ def train(
     a network of another package. Raises :class:`SctnetError` for mistakes in data, recipe or
     folder.
     """
-    folder = RunFolder(out)
-    folder.check(recipe, resume)
+    folder, processes = RunFolder(out), launched_processes()
     continues = resume and folder.has_checkpoint()
-    processes = launched_processes()
+    recipe, precision = resolved_precision(
+        recipe, processes, folder.precision() if continues else None
+    )
+    folder.check(recipe, resume)
     fabric = launch_fabric(recipe, processes)
-    fabric.barrier()  # every process has checked the folder before the first one changes it
+    fabric.barrier()  # every process has looked at the folder before the first changes it
+    if precision.reason is not None and processes.is_first:
+        _LOG.info("run.precision = %s%s", precision.name, precision.because)
     with _one_sentence_for_lost_processes(processes):
         # A separate function, so that nothing of the run is alive when the process group ends.
         _carry_out(recipe, folder, observe or (lambda _: None), continues, teacher, fabric)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sctnet.checkpoints.exported_file import Output
 from sctnet.kernels.network import CpuNetwork
 from sctnet.models import SCTNet
+from sctnet.pipeline.precision import Precision
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 
@@ -24,16 +25,19 @@ class CpuRuntime:
     output: Output = "logits8"
     size: tuple[int, int] | None = None
 
-    def __init__(self, fused: SCTNet, preprocessing: PreprocessingConfig, precision: str) -> None:
-        self.precision = precision
+    def __init__(
+        self, fused: SCTNet, preprocessing: PreprocessingConfig, precision: Precision
+    ) -> None:
+        self.precision: str = precision.name
+        self._because = precision.because
         self.preprocessing = Preprocessing(preprocessing)
         self.network = CpuNetwork(
-            fused, preprocessing.mean, preprocessing.std, short=precision == "bf16"
+            fused, preprocessing.mean, preprocessing.std, short=precision.name == "bf16"
         )
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""
-        return f"{self.precision} on cpu, in compiled loops"
+        return f"{self.precision} on cpu, in compiled loops{self._because}"
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """OpenVINO."""
 
 import copy
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,11 +17,10 @@ from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.exported_runtime import Port, first_line
 
-# What floats are computed in; where the device has no such arithmetic, float32.
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+_LOG = logging.getLogger(__name__)
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _HEAD = 1000  # bytes, in which a model's first element begins
 _MAX_SHAPES = 4  # compiled models are some 50 MB each
-_CAPABILITIES = {"f16": "FP16", "bf16": "BF16"}
 
 
 def shared_core() -> Any:
@@ -111,12 +111,18 @@ class OpenVinoEngine:
                 f"{file}: not an OpenVINO model that can be read ({first_line(error)}){missing}"
             ) from error
         self.config = ExportedConfig.from_text(_metadata(model), file)
-        self.precision = _chosen_precision(precision, self.config, file)
+        wanted = _chosen_precision(precision, self.config, file)
+        self.precision = computed_precision(wanted, self._device)
+        self._because = ""
+        if self.precision != wanted:
+            self._because = f" (this processor does not multiply {wanted})"
+        if self._because and precision == wanted:
+            _LOG.warning(
+                "%s: computed in fp32, since this processor does not multiply %s", file, wanted
+            )
         try:
             self._compiled = CompiledModels(
-                model,
-                self._device.upper(),
-                _settings(core, self._device, self.precision, threads),
+                model, self._device.upper(), _settings(self._device, self.precision, threads)
             )
         except Exception as error:
             raise SctnetError(f"{file}: cannot be compiled ({first_line(error)})") from error
@@ -127,7 +133,7 @@ class OpenVinoEngine:
 
     def __str__(self) -> str:
         """Name it, and its device."""
-        return f"OpenVINO on {self._device}"
+        return f"OpenVINO on {self._device}{self._because}"
 
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
         """Return the graph's output, copied: the request writes the next one where it lies."""
@@ -192,15 +198,33 @@ def _chosen_precision(wanted: str, config: ExportedConfig, file: Path) -> str:
     return config.precision if wanted == "auto" else wanted
 
 
-def _settings(core: Any, device: str, precision: str, threads: int) -> dict[str, Any]:
+def computed_precision(precision: str, device: str = "cpu") -> str:
+    """Return what OpenVINO computes where it is asked for ``precision``.
+
+    On a CPU that does not multiply short floats it computes in float32. int8 stays int8.
+    """
+    return "fp32" if device == "cpu" and not _multiplies(precision) else precision
+
+
+def precision_hint(precision: str) -> str:
+    """Return the CPU's INFERENCE_PRECISION_HINT; for int8 that of the parts left in floats."""
+    floats = "bf16" if precision == "int8" else precision
+    return _HINTS[floats] if _multiplies(floats) else "f32"
+
+
+def _multiplies(precision: str) -> bool:
+    if precision in {"fp32", "int8"}:
+        return True
+    return precision.upper() in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _settings(device: str, precision: str, threads: int) -> dict[str, Any]:
     if device != "cpu":
         return {"PERFORMANCE_HINT": "LATENCY"}
-    hint = _HINTS[precision]
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": hint if _CAPABILITIES.get(hint) in capabilities else "f32",
+        "INFERENCE_PRECISION_HINT": precision_hint(precision),
     }
 
 

@@ -9,11 +9,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, Output
+from sctnet.checkpoints.model_folder import usable_device
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.kernels.network import has_cpu_kernels
 from sctnet.models import SCTNet, SegmentationNetwork
+from sctnet.pipeline.precision import Precision, choose_precision, is_emulated, tell_of_emulation
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 
 if TYPE_CHECKING:
@@ -91,14 +93,31 @@ def open_network(
 ) -> Runtime:
     """Return the runtime of a network in memory; it keeps a fused copy.
 
-    On a CPU an SCTNet in fp32 or bf16 is computed by the kernels of this package. PyTorch computes
-    everything else: other networks, ``compiled`` ones, and bf16 on a processor without it.
+    On a CPU the package's own kernels compute an SCTNet in fp32 or bf16. PyTorch computes all else:
+    what it has to compile (``compiled``), other networks, and bf16 where the processor does not
+    multiply it. That is slow, and one sentence says how slow.
+
+    Raises :class:`SctnetError` for an unusable device and an unknown precision.
     """
-    runtime = TorchRuntime(network, preprocessing, device, precision, compiled)
-    fused = runtime.labeller.network
-    ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
-    if ours and isinstance(fused, SCTNet) and has_cpu_kernels(fused, runtime.precision == "bf16"):
-        return CpuRuntime(fused, preprocessing, runtime.precision)
+    place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    fused = network.fuse()
+    chosen = choose_precision(precision, place, on_gpu="fp16")
+    if place.type == "cpu" and not compiled and isinstance(fused, SCTNet):
+        kernels_have_it = has_cpu_kernels(fused, short=chosen.name == "bf16")
+        if precision == "auto" and not kernels_have_it and has_cpu_kernels(fused):
+            chosen = Precision("fp32", "the CPU kernels compute this network in fp32 alone")
+            kernels_have_it = True
+        if kernels_have_it and chosen.name != "fp16":
+            return CpuRuntime(fused, preprocessing, chosen)
+    runtime = TorchRuntime(fused, preprocessing, place, chosen, compiled)
+    if is_emulated(chosen.name, place):
+        plain = TorchRuntime(fused, preprocessing, place)
+        picture = torch.zeros(1, 3, 128, 256, dtype=torch.uint8, device=place)
+        tell_of_emulation(
+            chosen.name,
+            lambda: [logits.cpu() for logits in runtime([picture])],
+            lambda: [logits.cpu() for logits in plain([picture])],
+        )
     return runtime
 
 

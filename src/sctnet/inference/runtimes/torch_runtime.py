@@ -7,20 +7,19 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sctnet.checkpoints.exported_file import Output
-from sctnet.checkpoints.model_folder import usable_device
-from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork
 from sctnet.pipeline.image_to_labels import ImageToLabels
+from sctnet.pipeline.precision import DTYPES, Precision
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU, _FP32 = torch.device("cpu"), Precision("fp32")
 
 
 class TorchRuntime:
     """Preprocessing and a fused network, channels last; bf16 and fp16 by autocast.
 
-    ``precision`` ``auto`` is fp16 on a CUDA GPU and fp32 elsewhere. ``compiled`` compiles the
-    network for every new size (``torch.compile``), on a GPU with CUDA graphs.
+    ``compiled`` compiles the network for every size that comes (``torch.compile``), on a GPU with
+    CUDA graphs.
     """
 
     output: Output = "logits8"
@@ -28,22 +27,15 @@ class TorchRuntime:
 
     def __init__(
         self,
-        network: SegmentationNetwork,
+        fused: SegmentationNetwork,
         preprocessing: PreprocessingConfig,
-        device: str | torch.device | None = None,
-        precision: str = "auto",
+        device: torch.device = _CPU,
+        precision: Precision = _FP32,
         compiled: bool = False,
     ) -> None:
-        if precision not in {"auto", *_AUTOCAST}:
-            raise SctnetError(
-                f"precision {precision!r}: choose one of auto, {', '.join(_AUTOCAST)}"
-            )
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = usable_device(device)
-        automatic = "fp16" if self.device.type == "cuda" else "fp32"
-        self.precision = automatic if precision == "auto" else precision
-        labeller = ImageToLabels(network.fuse(), preprocessing, _AUTOCAST[self.precision])
+        self.device, self.precision = device, str(precision.name)
+        self._because = precision.because
+        labeller = ImageToLabels(fused, preprocessing, DTYPES[precision.name])
         self.labeller = labeller.to(self.device)
         self.compiled = compiled
         self._logits = self.labeller.logits
@@ -53,7 +45,8 @@ class TorchRuntime:
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""
-        return f"{self.precision} on {self.device}" + (", compiled" if self.compiled else "")
+        how = ", compiled" if self.compiled else ""
+        return f"{self.precision} on {self.device}{how}{self._because}"
 
     @torch.inference_mode()
     def __call__(

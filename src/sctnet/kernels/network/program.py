@@ -180,13 +180,27 @@ def _dappm(writer: Writer, dappm: DAPPM, x: Buffer) -> Buffer:
     aggregated = writer.plane(height, width, compression.out_channels)
     writer.convolve(
         "dappm.together",
-        torch.cat([compression.weight, shortcut.weight], 1),
-        compression.bias + shortcut.bias,
+        *_side_by_side(compression, shortcut),
         together,
         aggregated,
     )
     writer.release(x, together)
     return aggregated
+
+
+def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias of the sum of two convolutions, whose inputs lie side by side.
+
+    Of tensors without values only the shapes: to compute with them, PyTorch imports its compiler,
+    which takes seconds.
+    """
+    assert first.bias is not None
+    assert second.bias is not None
+    if first.weight.is_meta:
+        inputs = first.in_channels + second.in_channels
+        shape = first.out_channels, inputs, *first.kernel_size
+        return first.weight.new_empty(shape), first.bias
+    return torch.cat([first.weight, second.weight], 1), first.bias + second.bias
 
 
 def _pooled(writer: Writer, pool: nn.Module, norm: Norm, x: Buffer) -> Buffer:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from sctnet.errors import SctnetError
 from sctnet.inference.files import PredictionSummary
@@ -77,7 +78,10 @@ def predict_bulk(
     segmenter = Segmenter(
         model, "cpu", options.precision, tile=options.tile, batch_size=options.batch_size
     )
-    manifest = Manifest(out, _identity(files, options), segmenter.classes)
+    precision = options.precision
+    if precision == "auto" and torch.device(_device(options)).type == "cpu":
+        precision = segmenter.precision  # all machines of a cluster then compute alike
+    manifest = Manifest(out, _identity(files, options, precision), segmenter.classes)
     manifest.check()
     recorded = manifest.recorded()
     with _cluster(options) as most:
@@ -95,8 +99,8 @@ def predict_bulk(
         summary.areas = dict.fromkeys(segmenter.classes, 0)
         size = per_part(work.pictures) if work.pictures else _MAX_PER_PART
         settings = WorkerOptions(
-            out, options.kind, manifest.identity, _device(options), options.precision,
-            options.tile, options.batch_size, options.cpus, size,
+            out, options.kind, manifest.identity, _device(options), precision,
+            options.precision == precision, options.tile, options.batch_size, options.cpus, size,
         )  # fmt: skip
         began = time.perf_counter()
         for row in _run(work.units, files, settings, workers, options):
@@ -190,18 +194,18 @@ def _remove_unrecorded(manifest: Manifest, out: str) -> None:
             remove(file)
 
 
-def _identity(files: ModelFiles, options: BulkOptions) -> dict[str, Any]:
-    """Return the settings that must not change when a run continues an earlier one."""
+def _identity(files: ModelFiles, options: BulkOptions, precision: str) -> dict[str, Any]:
+    """Return what must be the same for a run to go on with an earlier one."""
     return {
         "model": files.sha256,
         "description": files.description_sha256,
-        "precision": options.precision,
+        "precision": precision,
         "tile": options.tile,
         "save": options.kind,
     }
 
 
-def _device(options: BulkOptions) -> str | None:
+def _device(options: BulkOptions) -> str:
     return options.device or ("cuda" if options.gpus else "cpu")
 
 

@@ -8,11 +8,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import encode_label_map
+from sctnet.pipeline.precision import is_emulated
 from sctnet.serving.bulk.encoded_picture import Encoded, decode
 from sctnet.serving.bulk.manifest import Manifest, Row, write_table
 from sctnet.serving.bulk.model_files import ModelFiles
@@ -26,6 +29,16 @@ KINDS = ("labels", "rle")
 _MAX_DEATHS = 2
 
 
+def _refuse_emulation(options: "WorkerOptions") -> None:
+    """Raise :class:`SctnetError` for a precision that was chosen where this machine emulates it."""
+    device = torch.device(options.device or "cpu")
+    if not options.by_name and is_emulated(options.precision, device):
+        raise SctnetError(
+            f"{options.precision}, which the machine that started the work multiplies, is emulated "
+            "on a worker's: give --precision fp32, or use equal machines"
+        )
+
+
 @dataclass(frozen=True)
 class WorkerOptions:
     """The options of a worker."""
@@ -36,6 +49,8 @@ class WorkerOptions:
     """Of the manifest."""
     device: str | None = None
     precision: str = "auto"
+    by_name: bool = True
+    """Whether a user named the precision; otherwise no worker may emulate it."""
     tile: int | None = None
     batch_size: int = 1
     threads: int = 1
@@ -47,9 +62,8 @@ class Worker:
     """Labels pictures, writes the results and then records them."""
 
     def __init__(self, model: ModelFiles, options: WorkerOptions) -> None:
-        import torch
-
         torch.set_num_threads(options.threads)
+        _refuse_emulation(options)
         with tempfile.TemporaryDirectory() as folder:
             segmenter = Segmenter(
                 model.write(Path(folder)), options.device, options.precision,

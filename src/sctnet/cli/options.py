@@ -1,6 +1,11 @@
-"""Sizes as they are written on the command line."""
+"""What options of several commands share."""
 
 from sctnet.errors import SctnetError
+
+PRECISIONS = (
+    "auto (a file's own; of a folder fp16 on a GPU, and on a CPU bf16 where the processor "
+    "multiplies it, else fp32), fp32, bf16 or fp16."
+)
 
 
 def height_width(option: str, text: str) -> tuple[int, int]:
