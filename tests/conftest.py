@@ -35,6 +35,7 @@ install_import_hook(
         "sctnet.training.distillation",
         "sctnet.training.teachers",
         "sctnet.training.alignment",
+        "sctnet.training.shared_head",
         "sctnet.evaluation",
         "sctnet.inference",
     ],

@@ -53,13 +53,16 @@ class SegmentationCriterion(Criterion):
         images = self.preparation.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
         images = images.contiguous(memory_format=torch.channels_last)
+        answer = None
+        if self.alignment is not None:
+            answer = self.alignment.ask(images, self.model.logits_size(images))
         features = self._features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / share}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
             auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / share
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
         if self.alignment is not None:
-            for name, term in self.alignment.weighted(images, features).items():
+            for name, term in self.alignment.weighted(images, features, answer).items():
                 losses[f"loss_alignment_{name}"] = term / parts
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 

@@ -3,14 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
-from sctnet.models import Features, SegmentationNetwork, Widths
+from sctnet.models import SegmentationNetwork, Widths
+from sctnet.models.layers import resize
+from sctnet.models.pyramid import Fusion, PyramidNetwork
+from sctnet.training.shared_head import Moments, Size, larger, moments
 from sctnet.transformers_folder import is_transformers_folder, load_transformers_model
 from sctnet.weights import find_model, load_config, load_model
 
@@ -18,26 +22,44 @@ CHECKPOINTS = (".pth", ".pt", ".bin")
 """How files of PyTorch are called."""
 
 
+class Answer(NamedTuple):
+    """What a teacher says about a batch: all that alignment compares with or aligns to."""
+
+    stage3: Float[Tensor, "n c3 h16 w16"]
+    stage4: Float[Tensor, "n c4 h32 w32"]
+    decoder_feature: Float[Tensor, "n cf h w"] | None
+    logits: Float[Tensor, "n k h w"]
+    decoder_input: Moments | None
+    """At the teacher's size or, where that is larger, the student's."""
+
+
 @runtime_checkable
 class Teacher(Protocol):
     """A module (``torch.nn.Module``) that can teach.
 
-    ``features`` takes images normalised as the student's. ``decode``, the end of the teacher's
-    decoder head, maps a decoder input to a decoder feature and logits; the student's own
-    expanded feature is sent through it. A teacher whose ``widths`` has None for the decoder teaches
-    by its stages and logits alone.
+    ``answer`` takes images normalised as the student's. The end of the teacher's decoder head maps
+    a decoder input to a decoder feature and logits, and the student's own expanded feature is sent
+    through it: by ``decode`` or, where ``fusion`` returns one, by what that says, which is the same
+    at a fraction of the cost. A teacher whose ``widths`` has None for the decoder teaches by its
+    stages and logits alone.
     """
 
     classes: tuple[str, ...]
     widths: Widths
 
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
-        """Return all features of normalised RGB images."""
+    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:
+        """Return the answer about normalised RGB images.
+
+        ``student`` is the height and width of the student's decoder input.
+        """
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]
     ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
+
+    def fusion(self) -> Fusion | None:
+        """Return ``decode`` as one linear map, a rectifier and a classifier, if it is that."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Say whether the parameters learn; every module has this."""
@@ -47,23 +69,74 @@ class Teacher(Protocol):
 
 
 class NetworkTeacher(nn.Module):
-    """One of this package's networks that teaches; also another SCTNet."""
+    """One of this package's networks that teaches; also another SCTNet.
+
+    Of a network with a SegFormer's head it holds a copy with folded norms, which is faster and has
+    the same features. Other heads' decoder features are those before a norm, and stay so.
+    """
 
     def __init__(self, network: SegmentationNetwork, classes: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.fuse() if isinstance(network, PyramidNetwork) else network
         self.classes = tuple(classes)
         self.widths = network.widths
 
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
-        """Return all features."""
-        return self.network.features(images)
+    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:
+        """Return the answer; the decoder input of a SegFormer's head is never made."""
+        if isinstance(self.network, PyramidNetwork):
+            return _answer_by_levels(self.network, images, student)
+        features = self.network.features(images)
+        decoder_input = features.decoder_input
+        return Answer(
+            features.stage3,
+            features.stage4,
+            features.decoder_feature,
+            features.logits,
+            None
+            if decoder_input is None
+            else moments(decoder_input, larger(_size(decoder_input), student)),
+        )
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]
     ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
         return self.network.decode(decoder_input)
+
+    def fusion(self) -> Fusion | None:
+        """Return the end of a SegFormer's head, and None of others."""
+        return self.network.fusion() if isinstance(self.network, PyramidNetwork) else None
+
+
+def _answer_by_levels(
+    network: PyramidNetwork, images: Float[Tensor, "n 3 h w"], student: Size
+) -> Answer:
+    """Return the answer from one level of the head after the other.
+
+    Each goes through its own part of the fusion at its own stride, and only then is resized.
+    """
+    stages = network.stage_maps(images)
+    size = _size(stages[0])
+    fusion = network.fusion()
+    parts = fusion.weight.chunk(len(stages), dim=1)
+    found: list[Moments] = []
+    fused: Tensor | None = None
+    for level, part in zip(network.levels(stages), parts, strict=True):
+        found.append(moments(level, larger(size, student)))
+        bias = fusion.bias if fused is None else None  # which a resize keeps
+        narrow = F.conv2d(level, part[:, :, None, None], bias)
+        wide = narrow if _size(narrow) == size else resize(narrow, size)
+        fused = wide if fused is None else fused.add_(wide)
+    assert fused is not None
+    feature = F.relu_(fused)
+    mean, deviations = (torch.cat(parts, dim=1) for parts in list(zip(*found, strict=True))[:2])
+    _, stage3, stage4 = network.shown(stages)
+    decoder_input = Moments(mean, deviations, found[0].size)
+    return Answer(stage3, stage4, feature, fusion.classifier(feature), decoder_input)
+
+
+def _size(x: Float[Tensor, "n c h w"]) -> Size:
+    return x.shape[2], x.shape[3]
 
 
 class ForeignTeacher(nn.Module):
@@ -99,11 +172,11 @@ class ForeignTeacher(nn.Module):
             modules[name].register_forward_hook(self._remember(stage, name))
         self.widths = self._measured_widths()
 
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
+    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:  # noqa: ARG002
         """Return the two stages and the logits."""
         logits = self._logits(self.network(images))
         stage3, stage4 = self._seen.pop("stage3"), self._seen.pop("stage4")
-        return Features(None, stage3, stage4, None, None, logits, None)
+        return Answer(stage3, stage4, None, logits, None)
 
     def decode(self, decoder_input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Raise :class:`SctnetError`: there is no decoder to share."""
@@ -111,6 +184,9 @@ class ForeignTeacher(nn.Module):
             "alignment.shared_head: this teacher shares no decoder; set alignment.decoder=0 and "
             "alignment.shared_head=false"
         )
+
+    def fusion(self) -> None:
+        """Return None: there is no head to share."""
 
     def _remember(self, stage: str, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -125,14 +201,14 @@ class ForeignTeacher(nn.Module):
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         with torch.no_grad():
             self.network.eval()
-            features = self.features(torch.zeros(1, 3, 64, 64, device=device))
+            answer = self.answer(torch.zeros(1, 3, 64, 64, device=device), (0, 0))
             self.network.train(learning)
-        if features.logits.shape[1] != len(self.classes):
+        if answer.logits.shape[1] != len(self.classes):
             raise SctnetError(
                 f"classes: {len(self.classes)} names for a teacher with "
-                f"{features.logits.shape[1]} classes"
+                f"{answer.logits.shape[1]} classes"
             )
-        return Widths(features.stage3.shape[1], features.stage4.shape[1], None, None)
+        return Widths(answer.stage3.shape[1], answer.stage4.shape[1], None, None)
 
 
 def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
