@@ -36,6 +36,7 @@ install_import_hook(
         "sctnet.training.teachers",
         "sctnet.training.alignment",
         "sctnet.training.shared_head",
+        "sctnet.training.teacher_cache",
         "sctnet.evaluation",
         "sctnet.inference",
     ],

@@ -91,7 +91,8 @@ def test_a_teachers_answer_is_that_of_its_whole_head(
     student = (8, 13)
     with torch.no_grad():
         features = network.features(images)
-        answer = NetworkTeacher(network, CLASSES).answer(images, student)
+        teacher = NetworkTeacher(network, CLASSES)
+        answer = teacher.answer(teacher.encode(images, student), student)
     assert features.decoder_input is not None
     assert answer.decoder_input is not None
     for name in ("stage3", "stage4", "decoder_feature", "logits"):

@@ -87,7 +87,7 @@ def test_teacher(
     teacher, images = pair[1].to(dtype).teacher, crop(reference, dtype)
     with torch.inference_mode():
         features = teacher.network.features(images)
-        answer = teacher.answer(images, STUDENT)
+        answer = teacher.answer(teacher.encode(images, STUDENT), STUDENT)
     pairs = {f"teacher_stage{n}": features[n - 2] for n in (2, 3, 4)}
     for taught in (features, answer):
         pairs |= {
@@ -202,7 +202,9 @@ def test_whole_input(
         images = crop(reference, torch.float64)
         ours = alignment.teacher.network.features(images).decoder_input
         assert deviation(ours, concatenated) < 1e-6
-        found = alignment.teacher.answer(images, STUDENT).decoder_input.of_batch()
+        found = alignment.teacher.answer(
+            teacher.encode(images, STUDENT), STUDENT
+        ).decoder_input.of_batch()
         for statistic, ours in zip((torch.mean, torch.std), found, strict=True):
             assert deviation(ours, statistic(concatenated.double(), (0, 2, 3))) < 1e-6
         images = reference["input"].double()

@@ -1,7 +1,7 @@
 """Semantic information alignment (SIAM): a frozen teacher shapes the student's features."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
@@ -16,7 +16,11 @@ from sctnet.training.distillation import (
 )
 from sctnet.training.recipe import AlignmentRecipe
 from sctnet.training.shared_head import Moments, Size, through_folded_head
+from sctnet.training.teacher_cache import TeacherCache, digest
 from sctnet.training.teachers import Answer, Teacher, load_teacher
+
+Views = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
+"""The numbers of fixed views, and the checksums of their crops."""
 
 
 def scale_alignment(
@@ -61,17 +65,27 @@ class Alignment(nn.Module):
         teacher.requires_grad_(False)
         teacher.eval()
         self.teacher = teacher
+        self.cache: TeacherCache | None = None
         self.projections = nn.ModuleDict(self._projections(student))
         self.variances = nn.ParameterDict(self._variances())
 
-    def ask(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:
+    def ask(
+        self, images: Float[Tensor, "n 3 h w"], student: Size, views: Views | None = None
+    ) -> Answer:
         """Return the teacher's answer for a student whose decoder input has this size.
 
-        Asked before the student's pass, the teacher's own memory is free again when the student
-        needs its most. Raises :class:`SctnetError` for stages of other strides than 16 and 32.
+        About ``views`` that the cache holds, the teacher is not asked again. Asked before the
+        student's pass, its own memory is free again when the student needs its most. Raises
+        :class:`SctnetError` for stages of other strides than 16 and 32.
         """
         with torch.no_grad():
-            answer = self.teacher.answer(images, student)
+            if self.cache is None or views is None:
+                encoded = self.teacher.encode(images, student)
+            else:
+                encoded = self.cache.encoded(
+                    *views, lambda rows: self.teacher.encode(images[rows], student)
+                )
+            answer = self.teacher.answer(encoded, student)
         _check_strides(images, answer)
         return answer
 
@@ -102,6 +116,11 @@ class Alignment(nn.Module):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def fingerprint(self) -> str:
+        """Return what changes with the teacher: a digest of its kind, classes and tensors."""
+        assert isinstance(self.teacher, nn.Module)
+        return digest([str(self.teacher), self.teacher.classes], self.teacher.state_dict())
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser is given, at the heads' rate."""

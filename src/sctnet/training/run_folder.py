@@ -143,6 +143,8 @@ _HARMLESS = (
     "data.cache",
     "data.cache_gigabytes",
     "run.activation_checkpointing",
+    "alignment.cache.folder",
+    "alignment.cache.gigabytes",
 )
 """Settings that a resume may change: they decide where and how, but not what, a run computes."""
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.data.augmentation import Sample
+from sctnet.data.augmentation import Sample, ViewedSample
 from sctnet.data.dataset import IGNORE
 from sctnet.models import SegmentationNetwork
 from sctnet.models.layers import resize
@@ -42,7 +42,7 @@ class SegmentationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: Sample, share: Float[Tensor, ""], parts: int = 1
+        self, batch: Sample | ViewedSample, share: Float[Tensor, ""], parts: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
@@ -55,7 +55,8 @@ class SegmentationCriterion(Criterion):
         images = images.contiguous(memory_format=torch.channels_last)
         answer = None
         if self.alignment is not None:
-            answer = self.alignment.ask(images, self.model.logits_size(images))
+            views = (batch.view, batch.checksum) if isinstance(batch, ViewedSample) else None
+            answer = self.alignment.ask(images, self.model.logits_size(images), views)
         features = self._features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / share}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
@@ -72,7 +73,7 @@ class SegmentationCriterion(Criterion):
         self._features = torch.compile(self.model.features)
 
     @override
-    def count(self, batch: Sample) -> Int[Tensor, ""]:
+    def count(self, batch: Sample | ViewedSample) -> Int[Tensor, ""]:
         """Return the number of pixels that a part adds to the divisor."""
         labels = batch.labels
         if self.loss.divide_by == "all":

@@ -37,21 +37,25 @@ class Answer(NamedTuple):
 class Teacher(Protocol):
     """A module (``torch.nn.Module``) that can teach.
 
-    ``answer`` takes images normalised as the student's. The end of the teacher's decoder head maps
-    a decoder input to a decoder feature and logits, and the student's own expanded feature is sent
-    through it: by ``decode`` or, where ``fusion`` returns one, by what that says, which is the same
-    at a fraction of the cost. A teacher whose ``widths`` has None for the decoder teaches by its
-    stages and logits alone.
+    ``encode`` takes images normalised as the student's; what it returns is worth keeping, few
+    values from which ``answer`` soon has all that alignment needs. The end of the teacher's decoder
+    head maps a decoder input to a decoder feature and logits, and the student's own expanded
+    feature is sent through it: by ``decode`` or, where ``fusion`` returns one, by what that says,
+    which is the same at a fraction of the cost. A teacher whose ``widths`` has None for the decoder
+    teaches by its stages and logits alone.
     """
 
     classes: tuple[str, ...]
     widths: Widths
 
-    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:
-        """Return the answer about normalised RGB images.
+    def encode(self, images: Float[Tensor, "n 3 h w"], student: Size) -> tuple[Tensor, ...]:
+        """Return maps (n x c x h x w) and vectors (n x c) of normalised RGB images.
 
         ``student`` is the height and width of the student's decoder input.
         """
+
+    def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:
+        """Return the answer that follows from what :meth:`encode` returned."""
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]
@@ -81,21 +85,28 @@ class NetworkTeacher(nn.Module):
         self.classes = tuple(classes)
         self.widths = network.widths
 
-    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:
+    def encode(self, images: Float[Tensor, "n 3 h w"], student: Size) -> tuple[Tensor, ...]:
+        """Return the stages where the head is a SegFormer's, else the whole answer."""
+        if isinstance(self.network, PyramidNetwork):
+            return tuple(self.network.stage_maps(images))
+        features = self.network.features(images)
+        encoded = features.stage3, features.stage4, features.logits
+        if features.decoder_input is None or features.decoder_feature is None:
+            return encoded
+        size = larger(_size(features.decoder_input), student)
+        mean, deviations, _ = moments(features.decoder_input, size)
+        return *encoded, features.decoder_feature, mean, deviations
+
+    def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:
         """Return the answer; the decoder input of a SegFormer's head is never made."""
         if isinstance(self.network, PyramidNetwork):
-            return _answer_by_levels(self.network, images, student)
-        features = self.network.features(images)
-        decoder_input = features.decoder_input
-        return Answer(
-            features.stage3,
-            features.stage4,
-            features.decoder_feature,
-            features.logits,
-            None
-            if decoder_input is None
-            else moments(decoder_input, larger(_size(decoder_input), student)),
-        )
+            return _answer_by_levels(self.network, list(encoded), student)
+        stage3, stage4, logits, *decoder = encoded
+        if not decoder:
+            return Answer(stage3, stage4, None, logits, None)
+        feature, mean, deviations = decoder
+        decoder_input = Moments(mean, deviations, larger(_size(feature), student))
+        return Answer(stage3, stage4, feature, logits, decoder_input)
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]
@@ -108,14 +119,11 @@ class NetworkTeacher(nn.Module):
         return self.network.fusion() if isinstance(self.network, PyramidNetwork) else None
 
 
-def _answer_by_levels(
-    network: PyramidNetwork, images: Float[Tensor, "n 3 h w"], student: Size
-) -> Answer:
+def _answer_by_levels(network: PyramidNetwork, stages: list[Tensor], student: Size) -> Answer:
     """Return the answer from one level of the head after the other.
 
     Each goes through its own part of the fusion at its own stride, and only then is resized.
     """
-    stages = network.stage_maps(images)
     size = _size(stages[0])
     fusion = network.fusion()
     parts = fusion.weight.chunk(len(stages), dim=1)
@@ -172,10 +180,18 @@ class ForeignTeacher(nn.Module):
             modules[name].register_forward_hook(self._remember(stage, name))
         self.widths = self._measured_widths()
 
-    def answer(self, images: Float[Tensor, "n 3 h w"], student: Size) -> Answer:  # noqa: ARG002
+    def encode(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        student: Size,  # noqa: ARG002
+    ) -> tuple[Tensor, ...]:
         """Return the two stages and the logits."""
         logits = self._logits(self.network(images))
-        stage3, stage4 = self._seen.pop("stage3"), self._seen.pop("stage4")
+        return self._seen.pop("stage3"), self._seen.pop("stage4"), logits
+
+    def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:  # noqa: ARG002
+        """Return the two stages and the logits."""
+        stage3, stage4, logits = encoded
         return Answer(stage3, stage4, None, logits, None)
 
     def decode(self, decoder_input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -201,14 +217,14 @@ class ForeignTeacher(nn.Module):
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         with torch.no_grad():
             self.network.eval()
-            answer = self.answer(torch.zeros(1, 3, 64, 64, device=device), (0, 0))
+            images = torch.zeros(1, 3, 64, 64, device=device)
+            stage3, stage4, logits = self.encode(images, (0, 0))
             self.network.train(learning)
-        if answer.logits.shape[1] != len(self.classes):
+        if logits.shape[1] != len(self.classes):
             raise SctnetError(
-                f"classes: {len(self.classes)} names for a teacher with "
-                f"{answer.logits.shape[1]} classes"
+                f"classes: {len(self.classes)} names for a teacher with {logits.shape[1]} classes"
             )
-        return Widths(answer.stage3.shape[1], answer.stage4.shape[1], None, None)
+        return Widths(stage3.shape[1], stage4.shape[1], None, None)
 
 
 def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
