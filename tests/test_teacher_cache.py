@@ -23,9 +23,10 @@ from sctnet.errors import SctnetError
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import SegmentationRecipe, load_recipe
+from sctnet.training.run_folder import read_metrics
 from sctnet.training.segmentation import open_segmentation
 from sctnet.training.teacher_cache import FILE, TeacherCache
-from sctnet.training.teachers import NetworkTeacher
+from sctnet.training.teachers import ForeignTeacher, NetworkTeacher
 from sctnet.training.trainer import train
 
 ABOUT = {"data set": "streets", "augmentation": "crops", "teacher": "large"}
@@ -258,6 +259,29 @@ def test_a_run_asks_about_each_view_once(tmp_path: Path) -> None:
     assert all(torch.equal(value, asked[key]) for key, value in first.items())
 
 
+def test_a_run_in_parts_and_bf16(tmp_path: Path) -> None:
+    teacher = small_teacher()
+    settings = ["run.accumulate=2", "run.precision=bf16", "schedule.iterations=3"]
+    train(recipe(*settings, cache="{views: 1}"), tmp_path, teacher=teacher)
+    assert teacher.looked_at == 4
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+def test_a_foreign_teacher_is_asked_once(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 12, 3, 16, padding=1),
+        torch.nn.Conv2d(12, 20, 3, 2, padding=1),
+        torch.nn.Conv2d(20, len(CLASSES), 1),
+    )
+    looked_at = []
+    network.register_forward_hook(lambda _module, _inputs, output: looked_at.append(len(output)))
+    teacher = ForeignTeacher(network, CLASSES, stage3="0", stage4="1")
+    chosen = recipe("alignment.decoder=0", "alignment.shared_head=false", cache="{views: 1}")
+    train(chosen, tmp_path, teacher=teacher)
+    assert sum(looked_at) == 1 + 4  # one to measure its widths
+
+
 def test_runs_share_a_folder(tmp_path: Path) -> None:
     cache = f"{{views: 2, folder: {tmp_path}}}"
     train(recipe(cache=cache), tmp_path / "one", teacher=small_teacher())
@@ -275,7 +299,8 @@ def test_a_run_with_kept_answers_is_resumed_exactly(tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         train(recipe(), tmp_path / "crashed", teacher=small_teacher(), observe=crash)
     teacher = small_teacher()
-    train(recipe(), tmp_path / "crashed", teacher=teacher, resume=True)
+    larger = recipe(cache="{views: 2, gigabytes: 30}")  # which a resume may change
+    train(larger, tmp_path / "crashed", teacher=teacher, resume=True)
     assert teacher.looked_at == 0
     whole, crashed = (tensors(tmp_path / name) for name in ("whole", "crashed"))
     assert all(torch.equal(value, crashed[key]) for key, value in whole.items())
