@@ -1,11 +1,14 @@
 """The losses between two maps, against sums written out and against PyTorch's distributions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
+from sctnet.training import distillation
 from sctnet.training.alignment import scale_alignment
 from sctnet.training.distillation import (
     at_larger_size,
@@ -14,6 +17,7 @@ from sctnet.training.distillation import (
     pixel_wise_divergence,
     squared_distance,
 )
+from sctnet.training.shared_head import moments
 
 N, C, H, W = 2, 3, 4, 5
 
@@ -37,6 +41,40 @@ def test_pixel_wise_divergence_is_a_mean_over_pixels(maps: tuple[Tensor, Tensor]
     student, teacher = (Categorical(logits=x.permute(0, 2, 3, 1) / 2) for x in maps)
     expected = 4 * kl_divergence(teacher, student).mean()
     torch.testing.assert_close(pixel_wise_divergence(*maps, temperature=2.0), expected)
+
+
+@pytest.mark.parametrize("values", [1, 7, 2**17])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("loss", [channel_wise_divergence, pixel_wise_divergence])
+def test_divergences_and_their_gradients_are_those_of_whole_softmaxes(
+    loss: Callable[..., Tensor],
+    layout: torch.memory_format,
+    values: int,
+    maps: tuple[Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However the maps lie in memory, and in however many parts they are gone through."""
+    monkeypatch.setattr(distillation, "_VALUES_IN_CACHE", values)
+    student, teacher = (x.contiguous(memory_format=layout) for x in maps)
+    student.requires_grad_()
+    axis, rows = ((2, 3), N * C) if loss is channel_wise_divergence else ((1,), N * H * W)
+    logs = [x / 4 - (x / 4).logsumexp(axis, keepdim=True) for x in (student, teacher)]
+    expected = 16 * (logs[1].exp() * (logs[1] - logs[0])).sum() / rows
+    found = loss(student, teacher)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(3 * value, student)[0] for value in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0].is_contiguous(memory_format=layout)
+    assert torch.autograd.gradcheck(lambda x: loss(x, teacher), student)
+
+
+def test_a_divergence_of_far_values_is_finite() -> None:
+    student = torch.tensor([[[[0.0, 1e4, -1e4]]]], requires_grad=True)
+    teacher = torch.tensor([[[[1e4, 0.0, 3.0]]]])
+    loss = channel_wise_divergence(student, teacher)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(16 * 1e4 / 4)
+    assert bool(student.grad.isfinite().all())  # type: ignore[union-attr]
 
 
 def test_squared_distance(maps: tuple[Tensor, Tensor]) -> None:
@@ -95,7 +133,7 @@ def test_maps_meet_at_the_larger_size(
 
 def test_scale_alignment_gives_the_teachers_statistics(maps: tuple[Tensor, Tensor]) -> None:
     student, teacher = maps
-    aligned = scale_alignment(student * 50 + 7, teacher)
+    aligned = scale_alignment(student * 50 + 7, moments(teacher, (H, W)))
     for statistic in (torch.mean, torch.std):
         ours, theirs = (statistic(x.transpose(0, 1).flatten(1), dim=1) for x in (aligned, teacher))
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

@@ -24,6 +24,7 @@ from sctnet.training.teachers import load_teacher
 
 TERMS = ("logits", "decoder", "stage4", "stage3")
 PROJECTIONS = {"decoder": "feature_transforms", "stage4": "convstage4", "stage3": "convstage3"}
+STUDENT = (6, 10)  # the student's decoder input of the crop
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]
 
 
@@ -78,14 +79,19 @@ def test_teacher(
     dtype: torch.dtype,
     limit: float,
 ) -> None:
-    teacher = pair[1].to(dtype).teacher
+    teacher, images = pair[1].to(dtype).teacher, crop(reference, dtype)
     with torch.inference_mode():
-        features = teacher.network.features(crop(reference, dtype))
+        features = teacher.network.features(images)
+        answer = teacher.answer(teacher.encode(images, STUDENT), STUDENT)
     pairs = {f"teacher_stage{n}": features[n - 2] for n in (2, 3, 4)}
-    pairs |= {
-        "teacher_decoder_feature": features.decoder_feature,
-        "teacher_logits": features.logits,
-    }
+    for taught in (features, answer):
+        pairs |= {
+            "teacher_decoder_feature": taught.decoder_feature,
+            "teacher_logits": taught.logits,
+        }
+        deviations = {name: deviation(ours, reference[name]) for name, ours in pairs.items()}
+        assert max(deviations.values()) < limit, deviations
+    pairs = {"teacher_stage3": answer.stage3, "teacher_stage4": answer.stage4}
     deviations = {name: deviation(ours, reference[name]) for name, ours in pairs.items()}
     assert max(deviations.values()) < limit, deviations
 
@@ -126,7 +132,7 @@ def test_student_side(pair: tuple[SCTNet, Alignment], reference: dict[str, Tenso
     images = crop(reference, torch.float64)
     with torch.inference_mode():
         features = model.features(images)
-        maps = alignment._pairs(features, alignment.teacher.features(images))
+        maps = alignment._pairs(features, alignment.ask(images, STUDENT))
         expanded = alignment.projections["decoder"](features.decoder_input)
     pairs = {
         "student_stage3_projected": maps["stage3"][0],
@@ -145,6 +151,7 @@ def test_a_training_step(pair: tuple[SCTNet, Alignment], reference: dict[str, Te
     for module in model.modules():
         if isinstance(module, DropPath):
             module.rate = 0
+    before = {key: value.clone() for key, value in alignment.teacher.state_dict().items()}
     images, labels = reference["input"].double(), reference["label"].long()
     features = model.features(images)
     assert features.auxiliary_logits is not None
@@ -169,8 +176,8 @@ def test_a_training_step(pair: tuple[SCTNet, Alignment], reference: dict[str, Te
             assert deviation(_ours(state, key).grad, expected) < 1e-6, name
         if kind == "train_stat" and "teacher" not in key:
             assert deviation(_ours(state, key), expected) < 1e-6, name
-    mean = "train_stat__auxiliary_head.1.teacher_head.fusion_conv.bn.running_mean"
-    assert deviation(alignment.teacher.network.head.fusion[1].running_mean, reference[mean]) == 0
+    after = alignment.teacher.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 def _ours(state: dict[str, Tensor], key: str) -> Tensor:
@@ -187,8 +194,14 @@ def test_whole_input(
         concatenated = torch.from_numpy(stored["teacher_concat"])
         expected = torch.from_numpy(stored["siam_terms_full_input"])
     with torch.inference_mode():
-        ours = alignment.teacher.features(crop(reference, torch.float64)).decoder_input
+        images = crop(reference, torch.float64)
+        ours = alignment.teacher.network.features(images).decoder_input
         assert deviation(ours, concatenated) < 1e-6
+        found = alignment.teacher.answer(
+            teacher.encode(images, STUDENT), STUDENT
+        ).decoder_input.of_batch()
+        for statistic, ours in zip((torch.mean, torch.std), found, strict=True):
+            assert deviation(ours, statistic(concatenated.double(), (0, 2, 3))) < 1e-6
         images = reference["input"].double()
         terms = alignment(images, model.features(images))
     assert deviation(torch.stack([terms[name] for name in TERMS]), expected) < 1e-6

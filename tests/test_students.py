@@ -155,6 +155,7 @@ def assert_shapes(model: SegmentationNetwork, size: tuple[int, int]) -> None:
     for name, (channels, its_stride) in expected.items():
         sides = tuple(math.ceil(side / its_stride) for side in size)
         assert getattr(features, name).shape == (1, channels, *sides), name
+    assert model.logits_size(images) == features.logits.shape[2:]
     assert logits.shape == (1, len(CLASSES), *size)
     assert torch.equal(decoded[0], features.decoder_feature)
     assert torch.equal(decoded[1], features.logits)

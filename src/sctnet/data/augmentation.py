@@ -65,6 +65,18 @@ class Sample(NamedTuple):
     size: Int64[Tensor, "2"]
 
 
+class ViewedSample(NamedTuple):
+    """A training crop that returns: one of the fixed views of its picture."""
+
+    image: UInt8[Tensor, "3 h w"]
+    labels: UInt8[Tensor, "h w"]
+    size: Int64[Tensor, "2"]
+    view: Int64[Tensor, ""]
+    """Its number: that of the view times the number of pictures, plus that of the picture."""
+    checksum: Int64[Tensor, ""]
+    """Of the image's bytes (CRC-32)."""
+
+
 def augment(
     image: Picture,
     labels: Labels,

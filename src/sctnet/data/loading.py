@@ -5,6 +5,7 @@ worker, the process or how often a run was resumed.
 """
 
 import signal
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,7 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from typing_extensions import override
 
-from sctnet.data.augmentation import AugmentationConfig, Sample, augment, to_sample
+from sctnet.data.augmentation import (
+    AugmentationConfig,
+    Sample,
+    ViewedSample,
+    augment,
+    to_sample,
+)
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
@@ -85,8 +92,11 @@ class EpochStream(Dataset[Any], Generic[Result]):
         )
 
 
-class TrainingStream(EpochStream[Sample]):
-    """The samples of a segmentation: crops with their labels."""
+class TrainingStream(EpochStream[Sample | ViewedSample]):
+    """The samples of a segmentation: crops with their labels.
+
+    With ``views``, each picture has so many, drawn from the seed, and epochs take them in turns.
+    """
 
     dataset: SegmentationDataset
 
@@ -97,15 +107,26 @@ class TrainingStream(EpochStream[Sample]):
         seed: int,
         working_size: WorkingSize = _AS_IS,
         skip_broken: bool = False,
+        views: int | None = None,
     ) -> None:
         super().__init__(dataset, seed, skip_broken)
         self.working_size = working_size
         self.config = config
+        self.views = views
 
     @override
-    def draw(self, sample_number: int, picture: int) -> Sample:
+    def draw(self, sample_number: int, picture: int) -> Sample | ViewedSample:
+        if self.views is None:
+            return self._crop(picture, [self.seed, AUGMENTATION, sample_number])
+        pictures = len(self.dataset)
+        view = sample_number // pictures % self.views * pictures + picture
+        sample = self._crop(picture, [self.seed, FIXED_CROP, view])
+        checksum = zlib.crc32(sample.image.numpy().data)
+        return ViewedSample(*sample, torch.tensor(view), torch.tensor(checksum))
+
+    def _crop(self, picture: int, numbers: list[int]) -> Sample:
         image, labels = self.dataset.pair(picture)
-        generator = np.random.default_rng([self.seed, AUGMENTATION, sample_number])
+        generator = np.random.default_rng(numbers)
         image, labels = augment(image, labels, self.config, generator, self.working_size)
         return to_sample(image, labels, self.config.crop)
 

@@ -4,6 +4,7 @@ The packages ``efficientnet_lite_pytorch`` and ``efficientnet_lite2_pytorch_mode
 and weights.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
+from sctnet.models.folding import fold, folded_copy
 from sctnet.models.network import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Features,
     NetworkConfig,
-    SegmentationNetwork,
     Widths,
 )
+from sctnet.models.pyramid import Fusion, PyramidNetwork
 from sctnet.models.segformer import SegFormerHead
 
 STAGE_ENDS = (3, 6, 14, 20)
@@ -41,7 +42,7 @@ class EfficientNetConfig(NetworkConfig):
 EFFICIENTNET_VARIANTS: dict[str, dict[str, Any]] = {"efficientnet-lite2": {}}
 
 
-class EfficientNet(SegmentationNetwork):
+class EfficientNet(PyramidNetwork):
     """The encoder of EfficientNet-Lite2 (Tan and Le 2019) and SegFormer's head.
 
     Images are normalised as SCTNet's; the encoder's own scale, (RGB - 127) / 128, is made of it
@@ -72,8 +73,8 @@ class EfficientNet(SegmentationNetwork):
         shift = (mean - _THEIR_MEAN) / _THEIR_STD
         self.register_buffer("shift", shift[:, None, None], persistent=False)
 
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
-        """Return all features."""
+    def stage_maps(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Return the encoder's maps."""
         encoder = self.encoder
         x = images * self.scale + self.shift
         x = encoder._swish(encoder._bn0(encoder._conv_stem(x)))
@@ -83,17 +84,45 @@ class EfficientNet(SegmentationNetwork):
             x = block(x, drop_connect_rate=rate)
             if number in STAGE_ENDS:
                 stages.append(x)
-        decoder_input = self.head.concatenate(stages)
-        decoder_feature, logits = self.head.decode(decoder_input)
-        _, second, third, fourth = stages
-        third, fourth = _normalised(third), _normalised(fourth)
-        return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
+        return stages
+
+    def levels(self, stages: list[Tensor]) -> Iterator[Tensor]:
+        """Yield the head's projections."""
+        return self.head.levels(stages)
+
+    def fusion(self) -> Fusion:
+        """Return the end of the head."""
+        return self.head.folded()
+
+    def shown(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return stages 2, 3 and 4, the latter two layer normalised."""
+        return stages[1], _normalised(stages[2]), _normalised(stages[3])
 
     def decode(
         self, decoder_input: Float[Tensor, "n d4 h w"]
     ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
         return self.head.decode(decoder_input)
+
+    def fuse(self) -> "EfficientNet":
+        """Return a new inference network, its norms folded into its convolutions."""
+        fused = folded_copy(self)
+        encoder = fused.encoder
+        encoder._conv_stem, encoder._bn0 = fold(encoder._conv_stem, encoder._bn0)
+        for block in encoder._blocks:
+            if block._block_args.expand_ratio != 1:
+                block._expand_conv, block._bn0 = fold(block._expand_conv, block._bn0)
+            block._depthwise_conv, block._bn1 = fold(block._depthwise_conv, block._bn1)
+            block._project_conv, block._bn2 = fold(block._project_conv, block._bn2)
+        for module in fused.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = True  # nobody else reads what it rectifies
+        return fused
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether :meth:`fuse` made this network."""
+        return isinstance(self.encoder._bn0, nn.Identity)
 
     def imagenet_weights(self) -> dict[str, Tensor]:
         """Return the encoder's weights that the package carries."""

@@ -97,6 +97,11 @@ class SegmentationNetwork(nn.Module, ABC):
         """Map normalised RGB images to logits of their size."""
         return resize(self.features(images).logits, (images.shape[2], images.shape[3]))
 
+    def logits_size(self, images: Float[Tensor, "n 3 h w"]) -> tuple[int, int]:
+        """Return the height and width of the logits, and of decoder input and feature."""
+        height, width = (-(-side // self.logits_stride) for side in images.shape[2:])
+        return height, width
+
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c4 h32 w32"]:
         """Return stage 4 alone, the input of a classifier; only if the network ``can_classify``."""
         raise NotImplementedError

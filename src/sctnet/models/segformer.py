@@ -4,10 +4,9 @@ Computed as in MMSegmentation. Its head differs from the original: it has a batc
 after each stage's projection, and takes stage 1 first. Layer norms have an epsilon of 1e-6.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from sctnet.models.layers import (
     DropPath,
     drop_path_rates,
     initialise_convolutions,
-    resize,
 )
-from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
+from sctnet.models.network import NetworkConfig, Widths
+from sctnet.models.pyramid import Fusion, PyramidNetwork, folded_fusion
 from sctnet.models.segformer_block import MixFeedForward
 
 HEADS = (1, 2, 5, 8)
@@ -112,11 +111,10 @@ class SegFormerHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def concatenate(self, stages: list[Tensor]) -> Float[Tensor, "n d h4 w4"]:
-        """Project every stage and resize it to the size of the first."""
-        size = (stages[0].shape[2], stages[0].shape[3])
-        projected = zip(self.projections, stages, strict=True)
-        return torch.cat([resize(project(stage), size) for project, stage in projected], dim=1)
+    def levels(self, stages: list[Tensor]) -> Iterator[Tensor]:
+        """Yield the projection of every stage, at its own size."""
+        for project, stage in zip(self.projections, stages, strict=True):
+            yield project(stage)
 
     def decode(
         self, concatenated: Float[Tensor, "n d4 h w"]
@@ -125,8 +123,12 @@ class SegFormerHead(nn.Module):
         feature = self.fusion(concatenated)
         return feature, self.classifier(self.dropout(feature))
 
+    def folded(self) -> Fusion:
+        """Return what :meth:`decode` computes in eval mode."""
+        return folded_fusion(self.fusion[0], self.fusion[1], self.classifier)
 
-class SegFormer(SegmentationNetwork):
+
+class SegFormer(PyramidNetwork):
     """The hierarchical transformer and its head.
 
     ``model(images)`` returns logits at the size of the images, ``model.features(images)`` the
@@ -158,17 +160,22 @@ class SegFormer(SegmentationNetwork):
         )
         self._initialise()
 
-    def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
-        """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
+    def stage_maps(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Return all stages; raises :class:`SctnetError` for images below 32 x 32."""
         refuse_small_images(images, self.config.variant)
         x, stages = images, []
         for number, stage in enumerate(self.stages):
             x = self._stage(stage, x) if number >= 2 else stage(x)
             stages.append(x)
-        decoder_input = self.head.concatenate(stages)
-        decoder_feature, logits = self.head.decode(decoder_input)
-        _, second, third, fourth = stages
-        return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
+        return stages
+
+    def levels(self, stages: list[Tensor]) -> Iterator[Tensor]:
+        """Yield the head's projections."""
+        return self.head.levels(stages)
+
+    def fusion(self) -> Fusion:
+        """Return the end of the head."""
+        return self.head.folded()
 
     def decode(
         self, decoder_input: Float[Tensor, "n d4 h w"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sctnet.errors import SctnetError
 from sctnet.models.layers import resize
 from sctnet.models.network import Features, SegmentationNetwork, Widths
+from sctnet.models.pyramid import Fusion, PyramidNetwork, folded_fusion
 from sctnet.models.segformer import refuse_small_images
 from sctnet.models.transformers_configuration import UPERNET_HEAD, TransformersConfig
 
@@ -47,14 +48,18 @@ class TransformersNetwork(SegmentationNetwork):
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Features:
         """Return all features; raises :class:`SctnetError` for images below 32 x 32."""
-        refuse_small_images(images, self.config.variant)
-        stages = self._stages(images)
+        stages = self.stage_maps(images)
         decoder_input = self._concatenated(stages)
         decoder_feature, logits = self.decode(decoder_input)
         helps = self.training and self.auxiliary_head is not None
         auxiliary = self.network.auxiliary_head(stages) if helps else None
         _, second, third, fourth = stages
         return Features(second, third, fourth, decoder_input, decoder_feature, logits, auxiliary)
+
+    def stage_maps(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Return all stages; raises :class:`SctnetError` for images below 32 x 32."""
+        refuse_small_images(images, self.config.variant)
+        return self._stages(images)
 
     @abstractmethod
     def _stages(self, images: Tensor) -> list[Tensor]:
@@ -65,7 +70,7 @@ class TransformersNetwork(SegmentationNetwork):
         """Return the input of the head's fusion convolution."""
 
 
-class TransformersSegFormer(TransformersNetwork):
+class TransformersSegFormer(TransformersNetwork, PyramidNetwork):
     """SegFormer as its authors and Hugging Face have it: stage 4 comes first in the head."""
 
     logits_stride = 4
@@ -89,13 +94,21 @@ class TransformersSegFormer(TransformersNetwork):
     def _stages(self, images: Tensor) -> list[Tensor]:
         return list(self.network.segformer(images, output_hidden_states=True).hidden_states)
 
+    def levels(self, stages: list[Tensor]) -> Iterator[Tensor]:
+        """Yield the head's projections, that of stage 4 first."""
+        projections = self.network.decode_head.linear_projections
+        for project, stage in zip(reversed(projections), reversed(stages), strict=True):
+            pixels = project(stage)  # n x (h w) x d
+            yield pixels.transpose(1, 2).unflatten(2, stage.shape[2:])
+
+    def fusion(self) -> Fusion:
+        """Return the end of the head."""
+        head = self.network.decode_head
+        return folded_fusion(head.linear_fuse, head.batch_norm, head.classifier)
+
     def _concatenated(self, stages: list[Tensor]) -> Tensor:
         size = (stages[0].shape[2], stages[0].shape[3])
-        projected = []
-        for project, stage in zip(self.network.decode_head.linear_projections, stages, strict=True):
-            pixels = project(stage)  # n x (h w) x d
-            projected.append(resize(pixels.transpose(1, 2).unflatten(2, stage.shape[2:]), size))
-        return torch.cat(projected[::-1], dim=1)
+        return torch.cat([resize(level, size) for level in self.levels(stages)], dim=1)
 
 
 class TransformersUPerNet(TransformersNetwork):

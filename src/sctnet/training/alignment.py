@@ -1,11 +1,12 @@
 """Semantic information alignment (SIAM): a frozen teacher shapes the student's features."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models import Features, Widths
+from sctnet.models.layers import resize
 from sctnet.training.distillation import (
     at_larger_size,
     channel_wise_divergence,
@@ -14,11 +15,16 @@ from sctnet.training.distillation import (
     squared_distance,
 )
 from sctnet.training.recipe import AlignmentRecipe
-from sctnet.training.teachers import Teacher, load_teacher
+from sctnet.training.shared_head import Moments, Size, through_folded_head
+from sctnet.training.teacher_cache import TeacherCache, digest
+from sctnet.training.teachers import Answer, Teacher, load_teacher
+
+Views = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
+"""The numbers of fixed views, and the checksums of their crops."""
 
 
 def scale_alignment(
-    student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]
+    student: Float[Tensor, "n c h w"], teacher: Moments
 ) -> Float[Tensor, "n c h w"]:
     """Give each channel of the student the teacher's mean and std.
 
@@ -26,12 +32,12 @@ def scale_alignment(
     flow through the student's statistics. In float32 at least. The paper does not name this step;
     the released code has it between the expanded feature and the teacher's fusion convolution.
     """
-    precise = torch.promote_types(student.dtype, torch.float32)
-    student, teacher = student.to(precise), teacher.to(precise)
+    student = student.to(torch.promote_types(student.dtype, torch.float32))
     over = (0, 2, 3)
     centred = student - student.mean(over, keepdim=True)
     standardised = centred / (student.std(over, keepdim=True) + 1e-6)
-    return standardised * teacher.std(over, keepdim=True) + teacher.mean(over, keepdim=True)
+    mean, std = (statistic[:, None, None] for statistic in teacher.of_batch())
+    return standardised * std + mean
 
 
 class Alignment(nn.Module):
@@ -59,32 +65,62 @@ class Alignment(nn.Module):
         teacher.requires_grad_(False)
         teacher.eval()
         self.teacher = teacher
+        self.cache: TeacherCache | None = None
         self.projections = nn.ModuleDict(self._projections(student))
         self.variances = nn.ParameterDict(self._variances())
 
-    def forward(
-        self, images: Float[Tensor, "n 3 h w"], student: Features
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Return the unweighted terms by name; each is a mean over the images."""
+    def ask(
+        self, images: Float[Tensor, "n 3 h w"], student: Size, views: Views | None = None
+    ) -> Answer:
+        """Return the teacher's answer for a student whose decoder input has this size.
+
+        About ``views`` that the cache holds, the teacher is not asked again. Asked before the
+        student's pass, its own memory is free again when the student needs its most. Raises
+        :class:`SctnetError` for stages of other strides than 16 and 32.
+        """
         with torch.no_grad():
-            teacher = self.teacher.features(images)
-        _check_strides(images, teacher)
-        pairs = self._pairs(student, teacher)
+            if self.cache is None or views is None:
+                encoded = self.teacher.encode(images, student)
+            else:
+                encoded = self.cache.encoded(
+                    *views, lambda rows: self.teacher.encode(images[rows], student)
+                )
+            answer = self.teacher.answer(encoded, student)
+        _check_strides(images, answer)
+        return answer
+
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"], student: Features, answer: Answer | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the unweighted terms by name; each is a mean over the images.
+
+        Without the ``answer`` that :meth:`ask` gave before, the teacher is asked now.
+        """
+        if answer is None:
+            decides = student.logits if student.decoder_input is None else student.decoder_input
+            answer = self.ask(images, (decides.shape[2], decides.shape[3]))
+        pairs = self._pairs(student, answer)
         return {
             name: self._divergence(name, *at_larger_size(*pairs[name])) for name in self.weights
         }
 
     def weighted(
-        self, images: Float[Tensor, "n 3 h w"], student: Features
+        self, images: Float[Tensor, "n 3 h w"], student: Features, answer: Answer | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the terms times their weights."""
-        return {name: self.weights[name] * term for name, term in self(images, student).items()}
+        terms = self(images, student, answer)
+        return {name: self.weights[name] * term for name, term in terms.items()}
 
     def train(self, mode: bool = True) -> "Alignment":
         """Train the projections; the teacher stays as it is."""
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def fingerprint(self) -> str:
+        """Return what changes with the teacher: a digest of its kind, classes and tensors."""
+        assert isinstance(self.teacher, nn.Module)
+        return digest([str(self.teacher), self.teacher.classes], self.teacher.state_dict())
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """Return the parameters for the optimiser, at the heads' rate."""
@@ -135,7 +171,7 @@ class Alignment(nn.Module):
         }
         return {name: nn.Parameter(torch.full((channels[name],), 5.0)) for name in self.weights}
 
-    def _pairs(self, student: Features, teacher: Features) -> dict[str, tuple[Tensor, Tensor]]:
+    def _pairs(self, student: Features, teacher: Answer) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the student's and the teacher's map of every term with a weight."""
         pairs: dict[str, tuple[Tensor, Tensor]] = {"logits": (student.logits, teacher.logits)}
         if "stage4" in self.projections:
@@ -154,12 +190,18 @@ class Alignment(nn.Module):
         return pairs
 
     def _through_the_teachers_head(
-        self, student: Features, teacher: Features
+        self, student: Features, teacher: Answer
     ) -> tuple[Tensor, Tensor]:
+        assert student.decoder_input is not None
         assert teacher.decoder_input is not None
-        expanded = self.projections["decoder"](student.decoder_input)
-        sized = at_larger_size(expanded, teacher.decoder_input)
-        return self.teacher.decode(scale_alignment(*sized))
+        expansion, fusion = self.projections["decoder"], self.teacher.fusion()
+        if fusion is not None:
+            assert isinstance(expansion, nn.Conv2d)
+            return through_folded_head(
+                student.decoder_input, expansion, fusion, teacher.decoder_input
+            )
+        expanded = resize(expansion(student.decoder_input), teacher.decoder_input.size)
+        return self.teacher.decode(scale_alignment(expanded, teacher.decoder_input))
 
     def _divergence(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
         match self.recipe.loss:
@@ -198,7 +240,7 @@ def build_alignment(
     return Alignment(recipe, teacher, student)
 
 
-def _check_strides(images: Tensor, teacher: Features) -> None:
+def _check_strides(images: Tensor, teacher: Answer) -> None:
     """Raise :class:`SctnetError` unless the stages are those of strides 16 and 32."""
     for name, stage, stride in (("3", teacher.stage3, 16), ("4", teacher.stage4, 32)):
         for pixels, size in zip(images.shape[2:], stage.shape[2:], strict=True):

@@ -5,9 +5,13 @@ channels. Everything is computed in float32 at least: a softmax over a whole map
 half precision resolves.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sctnet.models.layers import resize
@@ -35,8 +39,7 @@ def channel_wise_divergence(
     T² / (N C) * sum p_teacher log(p_teacher / p_student).
     """
     n, c = student.shape[:2]
-    divergence = _divergence(student.flatten(2), teacher.flatten(2), temperature)
-    return divergence / (n * c)
+    return _divergence(student, teacher, temperature, "pixels") / (n * c)
 
 
 def pixel_wise_divergence(
@@ -48,8 +51,7 @@ def pixel_wise_divergence(
     T² / (N H W) * sum p_teacher log(p_teacher / p_student).
     """
     pixels = student.shape[0] * student.shape[2] * student.shape[3]
-    divergence = _divergence(student.movedim(1, -1), teacher.movedim(1, -1), temperature)
-    return divergence / pixels
+    return _divergence(student, teacher, temperature, "channels") / pixels
 
 
 def squared_distance(
@@ -76,13 +78,86 @@ def mutual_information_bound(
 
 
 def _divergence(
-    student: Float[Tensor, "*rows values"], teacher: Float[Tensor, "*rows values"], t: float
+    student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"], t: float, over: str
 ) -> Float[Tensor, ""]:
-    """Return T² times the sum over the rows of KL(teacher || student)."""
-    log_student, log_teacher = (
-        (_precise(values) / t).log_softmax(dim=-1) for values in (student, teacher)
-    )
-    return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * t**2
+    """Return T² times the sum of KL(teacher || student), each over the channels or the pixels."""
+    divergence: Tensor = _Divergence.apply(student, teacher, t, over)  # type: ignore[no-untyped-call]
+    return divergence * t**2
+
+
+_VALUES_IN_CACHE = 2**17
+"""How much of a map a processor goes through at once, so that its cache holds it."""
+_VALUES_ON_A_GPU = 2**25
+
+
+class _Divergence(torch.autograd.Function):
+    """The sum of KL(teacher || student) of softmaxes, beside whose maps nothing large is stored.
+
+    They are gone through part by part: once for the sums and once for the gradient, which is
+    (p_student - p_teacher) / T and follows from maps and sums. None flows to the teacher.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, t: float, over: str) -> Tensor:
+        pixels_first = student.is_contiguous(memory_format=torch.channels_last)
+        maps = [_as_stored(x, pixels_first) for x in (student, teacher)]
+        axis = 1 if pixels_first == (over == "pixels") else 2
+        # Exponents are x / T less the largest.
+        shifts = [_precise(x.amax(axis, keepdim=True)) / t for x in maps]
+        cross, *totals = (torch.zeros_like(shifts[0]) for _ in range(3))
+        for part, sums in _parts(maps[0], axis):
+            ours, theirs = _exponents(maps, shifts, t, part, sums)
+            exponentials = theirs.exp()
+            cross[sums] += theirs.sub_(ours).mul_(exponentials).sum(axis - 1, keepdim=True)
+            totals[0][sums] += ours.exp_().sum(axis - 1, keepdim=True)
+            totals[1][sums] += exponentials.sum(axis - 1, keepdim=True)
+        shifts = [shift + total.log() for shift, total in zip(shifts, totals, strict=True)]
+        ctx.save_for_backward(*maps, *shifts)
+        ctx.t, ctx.axis, ctx.pixels_first, ctx.size = t, axis, pixels_first, student.shape[2:]
+        return (cross / totals[1] + (totals[0] / totals[1]).log()).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        *maps, ours, theirs = ctx.saved_tensors
+        result = torch.empty_like(maps[0])
+        for part, sums in _parts(result, ctx.axis):
+            first, second = _exponents(maps, (ours, theirs), ctx.t, part, sums)
+            difference = first.exp_().sub_(second.exp_())
+            torch.mul(difference, gradient / ctx.t, out=result[part])
+        n, rows, columns = result.shape
+        if ctx.pixels_first:
+            return result.view(n, *ctx.size, columns).permute(0, 3, 1, 2), None, None, None
+        return result.view(n, rows, *ctx.size), None, None, None
+
+
+_Place = tuple[int, slice]
+
+
+def _as_stored(x: Float[Tensor, "n c h w"], pixels_first: bool) -> Float[Tensor, "n rows columns"]:
+    """Return n x (h w) x c or n x c x (h w), a view where the map is stored so."""
+    if pixels_first:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return x.permute(0, 2, 3, 1).flatten(1, 2)
+    return x.contiguous().flatten(2)
+
+
+def _parts(x: Float[Tensor, "n rows columns"], axis: int) -> Iterator[tuple[_Place, _Place]]:
+    """Yield the places of parts of a map, and of their sums over an axis (1 or 2)."""
+    values = _VALUES_IN_CACHE if x.device.type == "cpu" else _VALUES_ON_A_GPU
+    step = max(1, values // x.shape[2])
+    for picture in range(x.shape[0]):
+        for first in range(0, x.shape[1], step):
+            rows = slice(first, first + step)
+            yield (picture, rows), (picture, slice(None) if axis == 1 else rows)
+
+
+def _exponents(
+    maps: Sequence[Tensor], shifts: Sequence[Tensor], t: float, part: _Place, sums: _Place
+) -> list[Tensor]:
+    return [
+        torch.add(-shift[sums], x[part], alpha=1 / t) for x, shift in zip(maps, shifts, strict=True)
+    ]
 
 
 def _precise(x: Tensor) -> Tensor:

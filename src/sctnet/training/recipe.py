@@ -73,6 +73,17 @@ class LossRecipe(RecipePart):
     """The released code divides by all pixels, also ignored ones."""
 
 
+class TeacherCacheRecipe(RecipePart):
+    """A file of the teacher's answers about fixed views (crop, scale, flip, colours) of pictures.
+
+    It is asked once about each, and epochs take the views in turns.
+    """
+
+    views: int = Field(default=4, ge=1, description="of each picture")
+    gigabytes: float = Field(default=20.0, gt=0, description="at most, 10^9 bytes")
+    folder: str | None = Field(default=None, description="null for the run's own")
+
+
 class AlignmentRecipe(RecipePart):
     """Semantic information alignment (SIAM): which teacher, and the weight of each term.
 
@@ -89,6 +100,7 @@ class AlignmentRecipe(RecipePart):
     temperature: float = Field(default=4.0, gt=0, description="of cwd and kl")
     shared_head: bool = True
     """Whether the student's feature goes through the teacher's decoder head; not in Table 9."""
+    cache: TeacherCacheRecipe | None = None
 
     @model_validator(mode="after")
     def _teaches_something(self) -> "AlignmentRecipe":

@@ -22,4 +22,4 @@ def open_task(
     if isinstance(recipe, ClassificationRecipe):
         return open_classification(recipe, folder)
     assert isinstance(recipe, SegmentationRecipe)
-    return open_segmentation(recipe, processes)
+    return open_segmentation(recipe, processes, folder)

@@ -147,6 +147,8 @@ _HARMLESS = (
     "data.cache",
     "data.cache_gigabytes",
     "run.activation_checkpointing",
+    "alignment.cache.folder",
+    "alignment.cache.gigabytes",
 )
 """Settings that a resume may change, because they do not change the results."""
 

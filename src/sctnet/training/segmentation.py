@@ -21,16 +21,21 @@ from sctnet.evaluation.evaluator import evaluate
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.processes import ALONE, Processes
-from sctnet.training.alignment import build_alignment
+from sctnet.training.alignment import Alignment, build_alignment
 from sctnet.training.losses import class_weights
 from sctnet.training.optim import rate_factor
-from sctnet.training.recipe import SegmentationRecipe
+from sctnet.training.recipe import SegmentationRecipe, TeacherCacheRecipe
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.task import Task, source_of
+from sctnet.training.teacher_cache import FILE, TeacherCache, digest
 
 
 class SegmentationTask(Task[SegmentationNetwork]):
-    """A network that labels pixels; ``class_weights`` has one weight a class, or is None."""
+    """A network that labels pixels; ``class_weights`` has one weight a class, or is None.
+
+    A teacher's answers are kept in ``folder`` where the recipe names no other; without one, as in a
+    rehearsal, none are kept.
+    """
 
     score_name, score_words = "miou", "mIoU"
     recipe: SegmentationRecipe
@@ -42,8 +47,10 @@ class SegmentationTask(Task[SegmentationNetwork]):
         data: SegmentationDataset,
         validation: SegmentationDataset | None = None,
         class_weights: Tensor | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.recipe, self.data, self.validation = recipe, data, validation
+        self.folder = folder
         self.validates = validation is not None
         factor = rate_factor(recipe.optimizer, recipe.run.batch_size)
         final_rate = recipe.schedule.final_rate * factor
@@ -59,6 +66,7 @@ class SegmentationTask(Task[SegmentationNetwork]):
             self.recipe.run.seed,
             self.recipe.preparation.working_size,
             self.recipe.data.skip_broken,
+            None if self._caching is None else self._caching.views,
         )
 
     @override
@@ -74,6 +82,8 @@ class SegmentationTask(Task[SegmentationNetwork]):
     def criterion(self, student: SegmentationNetwork, teacher: Any) -> SegmentationCriterion:
         recipe = self.recipe
         alignment = build_alignment(recipe.alignment, student.widths, self.data.classes, teacher)
+        if alignment is not None:
+            alignment.cache = self._cache(alignment, student)
         return SegmentationCriterion(
             student, recipe.preparation, recipe.loss, self._class_weights, alignment
         )
@@ -105,9 +115,36 @@ class SegmentationTask(Task[SegmentationNetwork]):
         alignment = self.recipe.alignment
         return "" if alignment is None else f" Taught by {alignment.teacher}."
 
+    @property
+    def _caching(self) -> TeacherCacheRecipe | None:
+        alignment = self.recipe.alignment
+        return None if alignment is None else alignment.cache
 
-def open_segmentation(recipe: SegmentationRecipe, processes: Processes = ALONE) -> SegmentationTask:
+    def _cache(self, alignment: Alignment, student: SegmentationNetwork) -> TeacherCache | None:
+        """Return the teacher's kept answers, with a description of all that decides them."""
+        chosen, recipe, data = self._caching, self.recipe, self.data
+        if chosen is None or self.folder is None:
+            return None
+        names = [data.item_name(number) for number in range(len(data))]
+        about = {
+            "data set": digest([data.name, data.classes, names]),
+            "augmentation": digest(
+                [recipe.augmentation.model_dump(), recipe.preparation.model_dump()]
+            ),
+            "seed": str(recipe.run.seed),
+            "teacher": alignment.fingerprint(),
+            "stride of the student": str(student.logits_stride),
+        }
+        file = Path(chosen.folder or self.folder) / FILE
+        return TeacherCache(file, len(data) * chosen.views, chosen.gigabytes, about)
+
+
+def open_segmentation(
+    recipe: SegmentationRecipe, processes: Processes = ALONE, folder: Path | None = None
+) -> SegmentationTask:
     """Return the task of a recipe with its pictures, cached as the recipe says.
+
+    ``folder`` is the run's.
 
     Raises :class:`SctnetError` for a recipe without a source, for no pictures, and for labels
     that teach nothing.
@@ -119,7 +156,7 @@ def open_segmentation(recipe: SegmentationRecipe, processes: Processes = ALONE) 
     splits = recipe.data.validation
     validation = open_split(recipe, splits) if splits else None
     weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
-    return SegmentationTask(recipe, data, validation, weights)
+    return SegmentationTask(recipe, data, validation, weights, folder)
 
 
 def open_split(recipe: SegmentationRecipe, splits: tuple[str, ...]) -> SegmentationDataset:

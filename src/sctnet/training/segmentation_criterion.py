@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from sctnet.data.augmentation import Sample
+from sctnet.data.augmentation import Sample, ViewedSample
 from sctnet.data.dataset import IGNORE
 from sctnet.models import SegmentationNetwork
 from sctnet.models.layers import resize
@@ -42,7 +42,7 @@ class SegmentationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: Sample, divisor: Float[Tensor, ""], parts: int = 1
+        self, batch: Sample | ViewedSample, divisor: Float[Tensor, ""], parts: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
@@ -53,13 +53,17 @@ class SegmentationCriterion(Criterion):
         images = self.preprocessing.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
         images = images.contiguous(memory_format=torch.channels_last)
+        answer = None
+        if self.alignment is not None:
+            views = (batch.view, batch.checksum) if isinstance(batch, ViewedSample) else None
+            answer = self.alignment.ask(images, self.model.logits_size(images), views)
         features = self._features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / divisor}
         if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
             auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / divisor
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
         if self.alignment is not None:
-            for name, term in self.alignment.weighted(images, features).items():
+            for name, term in self.alignment.weighted(images, features, answer).items():
                 losses[f"loss_alignment_{name}"] = term / parts
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 
@@ -69,7 +73,7 @@ class SegmentationCriterion(Criterion):
         self._features = torch.compile(self.model.features)
 
     @override
-    def count(self, batch: Sample) -> Int[Tensor, ""]:
+    def count(self, batch: Sample | ViewedSample) -> Int[Tensor, ""]:
         """Return the number of pixels that a part adds to the divisor."""
         labels = batch.labels
         if self.loss.divide_by == "all":
