@@ -1,8 +1,7 @@
-"""A network computed on the CPU by one loop, which is compiled for this very processor."""
+"""A network computed on the CPU by the compiled library."""
 
 import copy
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from sctnet.compiled_loops import compiled, has_numba, share_out
+from sctnet.kernels import InstructionSet, instruction_set, library
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
@@ -29,20 +28,15 @@ def can_be_compiled(network: nn.Module, short: bool = False) -> bool:
     finite is left to PyTorch, whose logits then are not either. With ``short`` the processor has
     to multiply pairs of short floats, and the network to be wide enough for them.
     """
-    if not isinstance(network, SCTNet) or not has_numba():
-        return False
-    from numba.core import config as numba_config
-
-    from sctnet.compiled_network.vectors import LANES, multiplies_and_adds, multiplies_pairs
-
-    if vars(numba_config)["DISABLE_JIT"] or not multiplies_and_adds():
+    kind = instruction_set()
+    if not isinstance(network, SCTNet) or kind is None:
         return False
     config = network.config
     if not {config.stage3_block, config.stage4_block} <= {"cfblock", "residual"}:
         return False
     narrowest = min(config.base_channels, config.dappm_channels)
     odd = (config.dappm_channels | config.attention_kernels) % 2
-    if short and (not multiplies_pairs() or narrowest < LANES or odd):
+    if short and (not kind.multiplies_pairs or narrowest < kind.shape.lanes or odd):
         return False
     values = [value for value in network.state_dict().values() if value.is_floating_point()]
     return config.norm_position == "pre" and all(
@@ -57,6 +51,8 @@ class CompiledNetwork:
     3x3 convolutions are computed in tiles with a quarter of the products (Winograd's F(4x4, 3x3));
     rounding errors are as large as those of PyTorch. For every size of pictures a list of steps is
     written once. May be called from several threads at a time.
+
+    ``kind`` is the instruction set, by default the one that is chosen for this process.
     """
 
     def __init__(
@@ -65,10 +61,14 @@ class CompiledNetwork:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         short: bool = False,
+        kind: InstructionSet | None = None,
     ) -> None:
         from sctnet.compiled_network.packing import Weights
 
-        self._network, self._places = network, Weights(short)
+        kind = kind or instruction_set()
+        assert kind is not None
+        self._kind = kind
+        self._network, self._places = network, Weights(kind.shape, short)
         self._statistics = mean, std
         self._programs: dict[tuple[Any, ...], Program] = {}
         # Whatever the picture, its steps then find the place of their weights.
@@ -99,7 +99,7 @@ class CompiledNetwork:
         workspace.fit(program, threads)
         logits = np.empty((number, *program.logits.shape), np.float32)
         for index in range(number):
-            workspace.compute(program, pictures[index].reshape(-1), self._weights)
+            workspace.compute(self._kind, program, pictures[index], self._weights)
             logits[index] = workspace.read(program.logits)
         if sum(each.size for each in [workspace, *self._idle]) <= _KEPT_VALUES:
             self._idle.append(workspace)
@@ -135,7 +135,7 @@ class _Workspace:
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.float32)
-        self._scratch: list[np.ndarray] = []
+        self._scratch = np.empty((0, 0), np.float32)
 
     @property
     def size(self) -> int:
@@ -144,31 +144,27 @@ class _Workspace:
 
     def fit(self, program: "Program", threads: int) -> None:
         """Make room for a program."""
-        from sctnet.compiled_network.packing import aligned
+        from sctnet.compiled_network.packing import LINE, aligned
 
         if len(self._memory) < program.memory:
             self._memory = aligned(program.memory)
-        if len(self._scratch) != threads or len(self._scratch[0]) < program.scratch:
-            self._scratch = [aligned(program.scratch) for _ in range(threads)]
+        if len(self._scratch) != threads or self._scratch.shape[1] < program.scratch:
+            size = -(-program.scratch * 4 // LINE) * LINE // 4
+            self._scratch = aligned(threads * size).reshape(threads, size)
 
     def compute(
-        self, program: "Program", picture: np.ndarray, weights: tuple[np.ndarray, np.ndarray]
+        self,
+        kind: InstructionSet,
+        program: "Program",
+        picture: np.ndarray,
+        weights: tuple[np.ndarray, np.ndarray],
     ) -> None:
         """Compute all steps."""
-        kind = weights[1].dtype
-        loop = compiled(_loop, kind == np.uint16)
-        counters = np.zeros((2, len(program.steps)), np.int64)
-        memory = self._memory, self._memory.view(kind)
-        nothing = np.empty(0, np.float32 if picture.dtype == np.uint8 else np.uint8)
-        pictures = (picture, nothing) if picture.dtype == np.uint8 else (nothing, picture)
-
-        def work(scratches: Iterator[np.ndarray]) -> bool:
-            for scratch in scratches:
-                both = scratch, scratch.view(kind)
-                loop(program.steps, counters, pictures, memory, program.offsets, weights, both)
-            return True
-
-        share_out(work, self._scratch, len(self._scratch))
+        kernels = library()
+        assert kernels is not None
+        kernels.compute(
+            kind, program.steps, picture, self._memory, program.offsets, weights, self._scratch
+        )
 
     def read(self, plane: "Plane") -> np.ndarray:
         """Return a plane without its frame."""
@@ -176,8 +172,3 @@ class _Workspace:
         pixels = rows[:, : plane.width * plane.pixel]
         return pixels.reshape(plane.height, plane.width, plane.pixel)
 
-
-def _loop(short: bool, cached: bool) -> Any:
-    from sctnet.compiled_network.loop import network_loop
-
-    return network_loop(short, cached)

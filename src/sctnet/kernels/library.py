@@ -1,0 +1,181 @@
+"""The compiled library (``native/``): found, checked, and called with numpy's arrays."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sctnet.errors import SctnetError
+
+_NAME = "sctnet_kernels"
+_SETTING, _FILE = "SCTNET_KERNELS", "SCTNET_KERNELS_LIBRARY"
+_INDEX, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class Shape(NamedTuple):
+    """How an instruction set computes products."""
+
+    lanes: int
+    """Floats in a vector."""
+    rows: int
+    """Rows of a product that are computed at once, at most."""
+    panel: int
+    """Columns of a product that are computed at once."""
+
+
+class InstructionSet(NamedTuple):
+    """One of the processor's instruction sets for which the library was compiled."""
+
+    number: int
+    name: str
+    shape: Shape
+    offered: bool
+    """Whether processor and operating system have it."""
+    takes_pairs: bool
+    """Whether pairs of bfloat16 can be multiplied, at least for tests."""
+    multiplies_pairs: bool
+    """Whether there is an instruction for it."""
+
+
+class Library:
+    """The loaded library. Every array is checked before a pointer to it is made."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._functions = ctypes.CDLL(str(file))
+            declare = self._declare
+            self._step_fields = declare("sctnet_step_fields", ctypes.c_char_p)
+            self._describe = declare("sctnet_instruction_set", ctypes.c_char_p, _INDEX, _POINTER)
+            self._compute = declare(
+                "sctnet_compute", ctypes.c_int, _INDEX, _POINTER, _INDEX, *[_POINTER] * 6, _INDEX,
+                _POINTER, _INDEX, _INDEX, _POINTER,
+            )  # fmt: skip
+            self._exponentials = declare(
+                "sctnet_exponentials", None, _INDEX, _POINTER, _POINTER, _INDEX
+            )
+        except (OSError, AttributeError) as error:
+            raise SctnetError(f"{file}: this is no library of sctnet's kernels: {error}") from error
+        self.step_fields: tuple[str, ...] = tuple(self._step_fields().decode().split(","))
+        """Names of the fields of a step, each a number of 8 bytes."""
+        self.instruction_sets = self._instruction_sets()
+        """All that it was compiled for, the newest first."""
+
+    def compute(
+        self,
+        kind: InstructionSet,
+        steps: np.ndarray,
+        picture: np.ndarray | None,
+        memory: np.ndarray,
+        offsets: np.ndarray,
+        weights: tuple[np.ndarray, np.ndarray],
+        scratch: np.ndarray,
+        nanoseconds: np.ndarray | None = None,
+    ) -> None:
+        """Compute steps, whose fields steps.py tells, on a memory of float32.
+
+        ``picture`` has bytes or float32, ``weights`` are terms of float32 and factors of float32,
+        or of bfloat16 by their bits. Each row of ``scratch`` is for a thread. ``nanoseconds``, one
+        for each step, receives when a step ended by a steady clock.
+
+        Raises :class:`MemoryError`.
+        """
+        terms, factors = weights
+        assert steps.dtype.names == self.step_fields
+        assert steps.dtype.itemsize == 8 * len(self.step_fields)
+        assert factors.dtype == np.float32 or (factors.dtype == np.uint16 and kind.takes_pairs)
+        assert kind.offered
+        as_bytes = picture is not None and picture.dtype == np.uint8
+        assert nanoseconds is None or len(nanoseconds) == len(steps)
+        failed = self._compute(
+            kind.number,
+            _place(steps),
+            len(steps),
+            _place(picture, np.uint8) if as_bytes else None,
+            None if as_bytes else _place(picture, np.float32),
+            _place(memory, np.float32),
+            _place(offsets, np.int64),
+            _place(terms, np.float32),
+            _place(factors),
+            factors.dtype == np.uint16,
+            _place(scratch, np.float32),
+            scratch.shape[1],
+            len(scratch),
+            _place(nanoseconds, np.int64),
+        )
+        if failed:
+            raise MemoryError("there is no memory for the counters of a network's steps")
+
+    def exponentials(self, kind: InstructionSet, powers: np.ndarray) -> np.ndarray:
+        """Return e to the power of numbers that are not positive, as kernels compute it."""
+        results = np.empty_like(powers)
+        given = _place(powers, np.float32), _place(results, np.float32), powers.size
+        self._exponentials(kind.number, *given)
+        return results
+
+    def _declare(self, name: str, result: Any, *arguments: Any) -> Any:
+        function = getattr(self._functions, name)
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    def _instruction_sets(self) -> tuple[InstructionSet, ...]:
+        found: list[InstructionSet] = []
+        facts = np.zeros(6, np.int64)
+        while name := self._describe(len(found), _place(facts)):
+            shape, truths = Shape(*map(int, facts[:3])), map(bool, facts[3:])
+            found.append(InstructionSet(len(found), name.decode(), shape, *truths))
+        return tuple(found)
+
+
+def _place(array: np.ndarray | None, kind: Any = None) -> int | None:
+    """Return where the values of an array lie side by side."""
+    if array is None:
+        return None
+    assert array.flags.c_contiguous
+    assert kind is None or array.dtype == kind, array.dtype
+    return array.ctypes.data
+
+
+@lru_cache(maxsize=1)
+def library() -> Library | None:
+    """Return the library that was installed with this package, or None where there is none.
+
+    The environment's SCTNET_KERNELS_LIBRARY names another file, for tests and development.
+
+    Raises :class:`SctnetError` for a file that is no such library.
+    """
+    file = os.environ.get(_FILE)
+    if file:
+        return Library(Path(file))
+    found = sorted(Path(__file__).parent.glob(f"{_NAME}.*"))
+    return Library(found[0]) if found else None
+
+
+@lru_cache(maxsize=1)
+def instruction_set() -> InstructionSet | None:
+    """Return what kernels are computed with here; None: PyTorch computes instead of them.
+
+    The newest instruction set that processor and operating system offer, unless the environment's
+    SCTNET_KERNELS names another one, or ``torch``.
+
+    Raises :class:`SctnetError` where what is named is not there.
+    """
+    setting = os.environ.get(_SETTING, "auto")
+    if setting == "torch":
+        return None
+    found = library()
+    offered = [kind for kind in found.instruction_sets if kind.offered] if found else []
+    if setting == "auto":
+        return offered[0] if offered else None
+    return _named(setting, offered)
+
+
+def _named(setting: str, offered: Sequence[InstructionSet]) -> InstructionSet:
+    for kind in offered:
+        if setting in ("native", kind.name):
+            return kind
+    names = ", ".join(["auto", "torch", *(["native"] if offered else []), *(k.name for k in offered)])
+    raise SctnetError(f"{_SETTING}={setting}: this machine offers {names}: choose one of these")

@@ -1,0 +1,60 @@
+// What the library's parts know of each other: steps, and the functions of an instruction set.
+
+#pragma once
+
+#include <cstdint>
+
+namespace sctnet {
+
+// Kinds of steps. Names and order are those of kernels' steps.py.
+enum Kind : int64_t {
+    CLEAR, FLOATS, BYTES, CONVOLVE, WINOGRAD, AFFINE, POOL, RESIZE, LARGEST, EXPONENTIAL, NORMALISE, KINDS
+};
+enum Activation : int64_t { LINEAR, RELU, GELU };
+
+// The fields of a step, in order; steps.py says what they mean. The library tells their names, and
+// is refused by Python where they are others than there.
+#define SCTNET_STEP_FIELDS(FIELD)                                                                   \
+    FIELD(kind) FIELD(joins) FIELD(pieces)                                                          \
+    FIELD(rows_of_piece) FIELD(tiles_of_piece) FIELD(shares)                                        \
+    FIELD(panels) FIELD(panels_of_piece) FIELD(panels_at_once)                                      \
+    FIELD(source) FIELD(source_row) FIELD(source_pixel) FIELD(source_height) FIELD(source_width)    \
+    FIELD(target) FIELD(short_target) FIELD(target_row) FIELD(target_pixel)                         \
+    FIELD(height) FIELD(width) FIELD(channels)                                                      \
+    FIELD(residual) FIELD(residual_row) FIELD(residual_pixel) FIELD(activation)                     \
+    FIELD(factors) FIELD(bias) FIELD(offsets) FIELD(taps) FIELD(depth) FIELD(stride)                \
+    FIELD(scale) FIELD(shift) FIELD(mean) FIELD(deviation)                                          \
+    FIELD(frame) FIELD(window) FIELD(largest) FIELD(totals) FIELD(maps_of_group) FIELD(squared)
+
+struct Step {
+#define SCTNET_FIELD(name) int64_t name;
+    SCTNET_STEP_FIELDS(SCTNET_FIELD)
+#undef SCTNET_FIELD
+};
+
+// What all steps of a picture share.
+struct Network {
+    const uint8_t* bytes;    // the picture, height x width x 3, as it is
+    const float* floats;     // or prepared; one of them is null
+    float* memory;           // all planes
+    const int64_t* offsets;  // of the taps of convolutions, from a pixel
+    const float* terms;      // what is added, and what norms multiply with
+    const void* factors;     // panels that are multiplied, of floats or of short ones
+    bool short_factors;
+};
+
+constexpr int64_t TILE = 4;                          // pixels of a side of Winograd's tiles
+constexpr int64_t POINTS = (TILE + 2) * (TILE + 2);  // at which their polynomials are multiplied
+constexpr int64_t PERIOD = 48;  // values of a picture's line: channels and vectors begin anew
+
+// The functions of one instruction set.
+struct Kernels {
+    const char* name;
+    int64_t lanes, rows, panel;
+    bool takes_pairs;       // of short floats, at least for tests
+    bool multiplies_pairs;  // and that by an instruction of its own
+    void (*work)(const Step& step, int64_t piece, const Network& network, float* scratch);
+    void (*exponentials)(const float* powers, float* results, int64_t count);
+};
+
+}  // namespace sctnet

@@ -1,0 +1,126 @@
+// The library's plain C interface, which kernels/library.py calls.
+
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "kernels.h"
+#include "threads.h"
+
+using namespace sctnet;
+
+#define SCTNET_EXPORT extern "C" __attribute__((visibility("default")))
+
+// The instruction sets that were compiled, the newest first: CMakeLists.txt names them.
+#define LEVEL(name) extern "C" const Kernels sctnet_kernels_##name;
+SCTNET_LEVELS
+#undef LEVEL
+#define LEVEL(name) &sctnet_kernels_##name,
+static const Kernels* const ALL[] = {SCTNET_LEVELS};
+#undef LEVEL
+
+namespace {
+
+bool offered(const Kernels& kernels) {
+#if defined(__x86_64__)
+    // These ask the operating system too, whether it keeps the registers of a thread.
+    __builtin_cpu_init();
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!std::strcmp(kernels.name, "avx512bf16"))
+        return avx512 && __builtin_cpu_supports("avx512bf16");
+    if (!std::strcmp(kernels.name, "avx512")) return avx512;
+    if (!std::strcmp(kernels.name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    (void)kernels;
+    return true;
+}
+
+struct alignas(64) Counters {
+    std::atomic<int64_t> taken{0}, done{0};
+};
+
+// A picture that threads compute, step by step. They share the pieces of each step and pass to the
+// next together. None of them is needed: who comes late helps with what is left, and who never comes
+// is not waited for.
+struct Computation {
+    const Kernels* kernels;
+    const Step* steps;
+    int64_t number;
+    const Network* network;
+    float* scratch;
+    int64_t scratch_size;
+    int64_t* nanoseconds;
+    std::unique_ptr<Counters[]> counters;
+    Signal changed;
+};
+
+int64_t now() {
+    auto since = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
+void compute(void* context, int64_t thread) {
+    auto& all = *static_cast<Computation*>(context);
+    float* scratch = all.scratch + thread * all.scratch_size;
+    int64_t finished = 0;
+    for (int64_t index = 0; index < all.number; ++index) {
+        const Step& step = all.steps[index];
+        Counters& counters = all.counters[index];
+        for (int64_t piece; (piece = counters.taken.fetch_add(1)) < step.pieces;) {
+            all.kernels->work(step, piece, *all.network, scratch);
+            if (counters.done.fetch_add(1) + 1 == step.pieces) all.changed.notify();
+        }
+        if (!step.joins) continue;
+        for (; finished <= index; ++finished) {
+            auto& done = all.counters[finished].done;
+            int64_t pieces = all.steps[finished].pieces;
+            all.changed.wait([&] { return done.load(std::memory_order_acquire) >= pieces; });
+        }
+        if (all.nanoseconds && thread == 0) all.nanoseconds[index] = now();
+    }
+}
+
+}  // namespace
+
+// The names of a step's fields, one behind the other with commas between.
+SCTNET_EXPORT const char* sctnet_step_fields() {
+#define SCTNET_FIELD(name) "," #name
+    return SCTNET_STEP_FIELDS(SCTNET_FIELD) + 1;
+#undef SCTNET_FIELD
+}
+
+// Describes the instruction set of a number, beginning with the newest, or returns null behind the
+// last. `facts`: lanes, rows, panel, whether this machine offers it, whether it takes pairs of short
+// floats, and whether it multiplies them by an instruction of its own.
+SCTNET_EXPORT const char* sctnet_instruction_set(int64_t number, int64_t* facts) {
+    if (number < 0 || number >= int64_t(sizeof ALL / sizeof *ALL)) return nullptr;
+    const Kernels& kernels = *ALL[number];
+    facts[0] = kernels.lanes, facts[1] = kernels.rows, facts[2] = kernels.panel;
+    facts[3] = offered(kernels);
+    facts[4] = kernels.takes_pairs, facts[5] = kernels.multiplies_pairs;
+    return kernels.name;
+}
+
+// Computes all steps in up to so many threads, each of which has `scratch_size` floats. Returns 0, or
+// 1 where memory is lacking. `nanoseconds`, unless null, receives when each step that joins ended.
+SCTNET_EXPORT int sctnet_compute(
+    int64_t instruction_set, const Step* steps, int64_t number, const uint8_t* bytes,
+    const float* floats, float* memory, const int64_t* offsets, const float* terms,
+    const void* factors, int64_t short_factors, float* scratch, int64_t scratch_size,
+    int64_t threads, int64_t* nanoseconds
+) {
+    Network network{bytes, floats, memory, offsets, terms, factors, short_factors != 0};
+    Computation all{ALL[instruction_set], steps, number, &network, scratch, scratch_size, nanoseconds, {}, {}};
+    all.counters.reset(new (std::nothrow) Counters[size_t(number)]);
+    if (!all.counters) return 1;
+    share(compute, &all, threads);
+    return 0;
+}
+
+SCTNET_EXPORT void sctnet_exponentials(
+    int64_t instruction_set, const float* powers, float* results, int64_t count
+) {
+    ALL[instruction_set]->exponentials(powers, results, count);
+}
