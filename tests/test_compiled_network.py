@@ -101,8 +101,7 @@ def view(memory: np.ndarray, plane: Plane) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 def test_convolutions_are_those_of_pytorch(
-    kind,
-    kernel, stride, height, width, depth, channels, activation, residual, seed
+    kind, kernel, stride, height, width, depth, channels, activation, residual, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(depth, height, width, generator=generator)
@@ -135,7 +134,9 @@ def test_convolutions_are_those_of_pytorch(
     depth=st.sampled_from([4, 16, 32, 50]),
     channels=st.sampled_from([1, 19, 64]),
 )
-def test_short_products_are_of_rounded_factors(kind, kernel, stride, height, width, depth, channels):
+def test_short_products_are_of_rounded_factors(
+    kind, kernel, stride, height, width, depth, channels
+):
     """To the last bit but those of float32's sums, where there is no transform before rounding."""
     x = torch.randn(depth, height, width)
     if kernel == (3, 3) and stride == 1:

@@ -1,16 +1,16 @@
-"""Pictures on the CPU resized and normalised in one pass over their bytes, by a compiled loop."""
+"""Pictures on the CPU resized and normalised in one pass over their bytes, by the compiled library."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, UInt8
 from torch import Tensor
 
-from sctnet.compiled_loops import compiled, parts, share_out
+from sctnet.kernels import instruction_set, library
+from sctnet.kernels.threads import parts
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
 
@@ -36,20 +36,21 @@ def compiled_preparation(
     """
     pictures = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
     number, height, width, channels = pictures.shape
-    flat = pictures.reshape(number, height, width * channels)
     prepared = np.empty((number, *size, channels), np.float32)
-    sides = tuple(side(height, size[0], antialias)), tuple(side(width, size[1], antialias))
-    statistics = torch.cat([mean, std]).reshape(2, channels).numpy()
-    loop = compiled(_loop)
-
-    def work(shares: Iterator[tuple[int, int, int]]) -> bool:
-        for image, first, last in shares:
-            loop(flat[image], *sides, statistics, prepared[image, first:last], first)
-        return True
-
     threads = min(torch.get_num_threads(), number * height * width // _SHARE_PIXELS)
     pieces = parts(size[0], threads, number)
-    share_out(work, [(image, *piece) for image in range(number) for piece in pieces], threads)
+    kernels, kind = library(), instruction_set()
+    assert kernels is not None
+    assert kind is not None
+    kernels.prepare(
+        kind,
+        pictures,
+        (side(height, size[0], antialias), side(width, size[1], antialias)),
+        torch.cat([mean, std]).reshape(2, channels).numpy(),
+        prepared,
+        np.array([(image, *piece) for image in range(number) for piece in pieces], np.int64),
+        threads,
+    )
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
 
 
@@ -70,9 +71,3 @@ def side(inputs: int, outputs: int, antialias: bool) -> Side:
     weights = (1 - np.abs(distances) / reach).clip(min=0)
     weights /= weights.sum(1, keepdims=True)  # what lies outside does not count
     return Side(first, weights.astype(np.float32))
-
-
-def _loop(cached: bool) -> Any:
-    from sctnet.preparation_loop import preparation_loop  # which imports numba
-
-    return preparation_loop(cached)

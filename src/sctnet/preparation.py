@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.compiled_loops import has_numba
 from sctnet.compiled_preparation import compiled_preparation
+from sctnet.kernels import instruction_set
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 Positive = Annotated[float, Field(gt=0)]
@@ -140,7 +140,11 @@ class Preparation(nn.Module):
         if size == (height, width):
             return (images.to(self.mean.dtype) - self.mean) / self.std
         layout = _layout(images)
-        if layout == torch.channels_last and self.mean.dtype == torch.float32 and _may_loop(images):
+        if (
+            layout == torch.channels_last
+            and self.mean.dtype == torch.float32
+            and _may_be_compiled(images)
+        ):
             antialias = self.config.antialias
             return compiled_preparation(images, size, antialias, self.mean, self.std)
         if height * width <= LARGE_PICTURE:
@@ -180,10 +184,10 @@ class Preparation(nn.Module):
         return pixels * (rows & columns)[:, None]
 
 
-def _may_loop(images: Tensor) -> bool:
+def _may_be_compiled(images: Tensor) -> bool:
     real = type(images) is Tensor and images.device.type == "cpu"
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return real and not traced and has_numba()
+    return real and not traced and instruction_set() is not None
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -1,7 +1,6 @@
 """A network computed on the CPU by the compiled library."""
 
 import copy
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from sctnet.kernels import InstructionSet, instruction_set, library
+from sctnet.kernels.threads import cores
 from sctnet.models.sctnet import SCTNet
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ class CompiledNetwork:
 
 def _threads(callers: int) -> int:
     """Return a caller's share; threads that wait for each other need a core each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(torch.get_num_threads(), cores or 1) // callers)
+    return max(1, min(torch.get_num_threads(), cores()) // callers)
 
 
 class _Workspace:
@@ -171,4 +170,3 @@ class _Workspace:
         rows = self._memory[plane.begin :][: plane.height * plane.row].reshape(plane.height, -1)
         pixels = rows[:, : plane.width * plane.pixel]
         return pixels.reshape(plane.height, plane.width, plane.pixel)
-

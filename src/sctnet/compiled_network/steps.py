@@ -26,6 +26,7 @@ STEP = np.dtype(
             "joins",  # whether all steps up to this have to be done before the next begins
             "pieces",  # that threads take
             "rows_of_piece",
+            "rows_at_once",  # CONVOLVE: with which a panel is multiplied
             "tiles_of_piece",  # WINOGRAD
             "shares",  # CONVOLVE, WINOGRAD: pieces that have the same rows or tiles, other panels
             "panels",

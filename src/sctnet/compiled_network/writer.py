@@ -291,6 +291,7 @@ class Writer:
         }
         self._offsets += offsets
         how["rows_of_piece"] = group
+        how["rows_at_once"] = max(1, _CACHE_VALUES // 2 // (values["stride"] * source.row))
         self._products(kinds.CONVOLVE, source, target, (groups, of_piece), values, how, plus)
 
     def _products(

@@ -2,10 +2,10 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from sctnet.errors import SctnetError
 _NAME = "sctnet_kernels"
 _SETTING, _FILE = "SCTNET_KERNELS", "SCTNET_KERNELS_LIBRARY"
 _INDEX, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_NO_MEMORY, _NOT_FINITE = 1, 2  # the library's Outcome
+_MOST_STAGES = 16
 
 
 class Shape(NamedTuple):
@@ -41,6 +43,25 @@ class InstructionSet(NamedTuple):
     """Whether there is an instruction for it."""
 
 
+class Side(Protocol):
+    """One side of a map that is resized in stages: see labels/taps.py."""
+
+    @property
+    def spans(self) -> np.ndarray:
+        """Groups x levels x 2."""
+
+    @property
+    def taps(self) -> np.ndarray:
+        """Stages x 3 x longest."""
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Stages x 2 x longest."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield these."""
+
+
 class Library:
     """The loaded library. Every array is checked before a pointer to it is made."""
 
@@ -54,6 +75,13 @@ class Library:
                 "sctnet_compute", ctypes.c_int, _INDEX, _POINTER, _INDEX, *[_POINTER] * 6, _INDEX,
                 _POINTER, _INDEX, _INDEX, _POINTER,
             )  # fmt: skip
+            self._label_maps = declare(
+                "sctnet_label_maps", ctypes.c_int, _INDEX, _POINTER, _POINTER, _POINTER,
+                ctypes.c_float, _POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX,
+            )  # fmt: skip
+            self._prepare = declare(
+                "sctnet_prepare", ctypes.c_int, _INDEX, *[_POINTER] * 9, _INDEX, _INDEX
+            )
             self._exponentials = declare(
                 "sctnet_exponentials", None, _INDEX, _POINTER, _POINTER, _INDEX
             )
@@ -109,6 +137,115 @@ class Library:
         if failed:
             raise MemoryError("there is no memory for the counters of a network's steps")
 
+    def label_maps(
+        self,
+        kind: InstructionSet,
+        logits: np.ndarray,
+        sides: tuple[Side, Side],
+        reach: float,
+        labels: np.ndarray,
+        confidence: np.ndarray | None,
+        pieces: np.ndarray,
+        threads: int,
+    ) -> bool:
+        """Resize logits, n x k x h x w in any layout, and let the largest class win.
+
+        ``sides`` are down and across, of what ``labels``, n x rows x columns of uint8 or uint16,
+        hold; ``confidence``, of float32, is the winner's softmax over the classes that come within
+        ``reach`` of it. A piece is an image and which groups of rows of it. Returns whether all
+        logits that are read are finite.
+
+        Raises :class:`MemoryError`.
+        """
+        down, across = sides
+        number, rows, columns = labels.shape
+        assert kind.offered
+        assert logits.dtype == np.float32
+        assert len(logits) == number
+        assert labels.dtype in (np.uint8, np.uint16)
+        assert logits.shape[1] <= (256 if labels.dtype == np.uint8 else 65536)
+        assert confidence is None or confidence.shape == labels.shape
+        for side, inputs, outputs in (
+            (down, logits.shape[2], rows),
+            (across, logits.shape[3], columns),
+        ):
+            _check_side(side, inputs, outputs)
+        assert pieces.shape[1:] == (3,)
+        assert pieces.min(initial=0) >= 0
+        assert pieces[:, 0].max(initial=0) < number or not len(pieces)
+        assert pieces[:, 1:].max(initial=0) <= len(down.spans)
+        strides = [stride // 4 for stride in logits.strides]
+        numbers = np.array(
+            [*strides, logits.shape[1], logits.shape[3], *_sizes(down), *_sizes(across), columns],
+            np.int64,
+        )
+        arrays = [_place(array) for side in sides for array in side]
+        outcome = self._label_maps(
+            kind.number,
+            _place(numbers),
+            logits.ctypes.data,
+            (ctypes.c_void_p * 6)(*arrays),
+            reach,
+            _place(labels),
+            labels.dtype == np.uint16,
+            _place(confidence, np.float32),
+            _place(pieces, np.int64),
+            len(pieces),
+            threads,
+        )
+        return not _failed(outcome)
+
+    def prepare(
+        self,
+        kind: InstructionSet,
+        pictures: np.ndarray,
+        sides: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        statistics: np.ndarray,
+        prepared: np.ndarray,
+        pieces: np.ndarray,
+        threads: int,
+    ) -> None:
+        """Resize and normalise pictures of bytes, n x h x w x 3.
+
+        Each of the ``sides`` of ``prepared``, n x rows x columns x 3 of float32, says which row or
+        column is the first that a result reads, and how it weighs that one and those behind it.
+        ``statistics`` are means and deviations; a piece is an image and which rows of the result.
+
+        Raises :class:`MemoryError`.
+        """
+        assert kind.offered
+        assert pictures.ndim == prepared.ndim == 4
+        assert pictures.shape[::3] == prepared.shape[::3] == (len(pictures), 3)
+        assert statistics.shape == (2, 3)
+        for (first, weights), inputs, outputs in zip(
+            sides, pictures.shape[1:3], prepared.shape[1:3], strict=True
+        ):
+            assert len(first) == len(weights) == outputs
+            assert first.min() >= 0
+            assert first.max() + weights.shape[1] <= inputs
+        assert pieces.shape[1:] == (3,)
+        assert pieces.min(initial=0) >= 0
+        assert pieces[:, 0].max(initial=0) < len(pictures) or not len(pieces)
+        assert pieces[:, 1:].max(initial=0) <= prepared.shape[1]
+        taps = [weights.shape[1] for _, weights in sides]
+        sizes = np.array([*pictures.shape[1:3], *prepared.shape[1:3], *taps], np.int64)
+        (down_first, down_weights), (across_first, across_weights) = sides
+        outcome = self._prepare(
+            kind.number,
+            _place(sizes),
+            _place(pictures, np.uint8),
+            _place(down_first, np.int32),
+            _place(down_weights, np.float32),
+            _place(across_first, np.int32),
+            _place(across_weights, np.float32),
+            _place(statistics, np.float32),
+            _place(prepared, np.float32),
+            _place(pieces, np.int64),
+            len(pieces),
+            threads,
+        )
+        _failed(outcome)
+
     def exponentials(self, kind: InstructionSet, powers: np.ndarray) -> np.ndarray:
         """Return e to the power of numbers that are not positive, as kernels compute it."""
         results = np.empty_like(powers)
@@ -128,6 +265,32 @@ class Library:
             shape, truths = Shape(*map(int, facts[:3])), map(bool, facts[3:])
             found.append(InstructionSet(len(found), name.decode(), shape, *truths))
         return tuple(found)
+
+
+def _sizes(side: Side) -> tuple[int, int, int]:
+    groups, levels, _ = side.spans.shape
+    return groups, levels, side.taps.shape[2]
+
+
+def _check_side(side: Side, inputs: int, outputs: int) -> None:
+    groups, levels, longest = _sizes(side)
+    assert groups > 0
+    assert 2 <= levels <= _MOST_STAGES + 1
+    assert side.spans.dtype == side.taps.dtype == np.int32
+    assert side.shares.dtype == np.float32
+    assert side.taps.shape == (levels - 1, 3, longest)
+    assert side.shares.shape == (levels - 1, 2, longest)
+    assert side.spans.min() >= 0
+    assert side.spans[:, 0].max() <= inputs
+    assert side.spans[-1, -1, 1] - side.spans[0, -1, 0] == outputs
+    assert side.spans[:, 1:].max() <= longest
+
+
+def _failed(outcome: int) -> bool:
+    """Return whether what was read is not finite."""
+    if outcome == _NO_MEMORY:
+        raise MemoryError("there is no memory for the rows of a picture")
+    return outcome == _NOT_FINITE
 
 
 def _place(array: np.ndarray | None, kind: Any = None) -> int | None:
@@ -177,5 +340,7 @@ def _named(setting: str, offered: Sequence[InstructionSet]) -> InstructionSet:
     for kind in offered:
         if setting in ("native", kind.name):
             return kind
-    names = ", ".join(["auto", "torch", *(["native"] if offered else []), *(k.name for k in offered)])
+    names = ", ".join(
+        ["auto", "torch", *(["native"] if offered else []), *(k.name for k in offered)]
+    )
     raise SctnetError(f"{_SETTING}={setting}: this machine offers {names}: choose one of these")

@@ -1,16 +1,15 @@
-"""Label maps on the CPU by a compiled loop, whose rows are shared by several threads."""
+"""Label maps on the CPU by the compiled library, whose rows are shared by several threads."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from math import log
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.compiled_loops import compiled, parts, share_out
+from sctnet.kernels import instruction_set, library
+from sctnet.kernels.threads import parts
 from sctnet.labels.planes import Size, label_kind
 from sctnet.labels.taps import side_of
 
@@ -39,47 +38,39 @@ def compiled_label_map(
     across = side_of((width, *(size[1] for size in sizes)), columns.start, columns.stop)
     shape = number, rows.stop - rows.start, columns.stop - columns.start
     labels = torch.empty(shape, dtype=label_kind(classes))
-    confidence = torch.empty(shape if with_confidence else (number, 0, 0))
+    confidence = torch.empty(shape) if with_confidence else None
     # All classes that are further from the largest are together less than its share's rounding.
     reach = 17 + log(classes) if with_confidence else 0.0
-    loop = compiled(_loop, labels.dtype == torch.uint16)
-    samples, drawn, sure = _readable(logits), labels.numpy(), confidence.numpy()
-
-    def work(shares: Iterator[tuple[int, int, int]]) -> bool:
-        for image, first, last in shares:
-            spans = down.spans[first:last]
-            top, bottom = int(spans[0, 0, 0]), int(spans[-1, 0, 1])
-            pixels = slice(int(spans[0, -1, 0]) - rows.start, int(spans[-1, -1, 1]) - rows.start)
-            read = _as_float32(samples[image, :, top:bottom])
-            sides = (spans, *down[1:]), tuple(across)
-            if not loop(read, top, *sides, reach, drawn[image, pixels], sure[image, pixels]):
-                return False
-        return True
-
     threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
-    finite = share_out(work, _shares(number, len(down.spans), threads), threads)
-    return (labels, confidence) if finite else None
+    kernels, kind = library(), instruction_set()
+    assert kernels is not None
+    assert kind is not None
+    finite = kernels.label_maps(
+        kind,
+        _as_float32(logits),
+        (down, across),
+        reach,
+        labels.numpy(),
+        None if confidence is None else confidence.numpy(),
+        _shares(number, len(down.spans), threads),
+        threads,
+    )
+    if not finite:
+        return None
+    return labels, torch.empty(number, 0, 0) if confidence is None else confidence
 
 
 @lru_cache(maxsize=64)  # videos ask for the same again and again
-def _shares(images: int, groups: int, threads: int) -> list[tuple[int, int, int]]:
+def _shares(images: int, groups: int, threads: int) -> Int64[np.ndarray, "shares 3"]:
     """Return which groups of which image are drawn in one piece."""
     pieces = parts(groups, threads, images)
-    return [(image, first, last) for image in range(images) for first, last in pieces]
+    shares = [(image, first, last) for image in range(images) for first, last in pieces]
+    return np.array(shares, np.int64).reshape(-1, 3)
 
 
-def _readable(logits: Tensor) -> np.ndarray:
-    # numpy has no bfloat16: its bits are read as the upper half of a float32's.
-    return (logits.view(torch.uint16) if logits.dtype == torch.bfloat16 else logits).numpy()
-
-
-def _as_float32(samples: np.ndarray) -> Float32[np.ndarray, "..."]:
-    if samples.dtype == np.uint16:
-        return (samples.astype(np.uint32) << 16).view(np.float32)
-    return samples.astype(np.float32, copy=False)
-
-
-def _loop(wide: bool, cached: bool) -> Any:
-    from sctnet.labels.loop import compiled_loop  # which imports numba
-
-    return compiled_loop(wide, cached)
+def _as_float32(logits: Tensor) -> Float32[np.ndarray, "..."]:
+    """Return logits in float32, in the layout in which they are."""
+    if logits.dtype == torch.float32:
+        samples: np.ndarray = logits.numpy()
+        return samples
+    return logits.float().numpy()  # type: ignore[no-any-return]

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
-from sctnet.compiled_loops import has_numba
 from sctnet.errors import SctnetError
+from sctnet.kernels import instruction_set
 from sctnet.labels.compiled import compiled_label_map
 from sctnet.labels.gathered import gathered_label_map
 from sctnet.labels.planes import Size, planar_label_map, resized
@@ -70,12 +70,12 @@ def label_map_and_confidence(
 def label_map_method(device: torch.device | str = "cpu") -> Method:
     """Say how label maps are made on a device.
 
-    ``"compiled"``: by numba's loop on the CPU; ``"gathered"``: in one kernel of ``torch.compile``
+    ``"compiled"``: by the compiled library on the CPU; ``"gathered"``: in one kernel of ``torch.compile``
     on a CUDA GPU; ``"planar"``: by PyTorch's operations, class after class, on other devices and
-    where numba is missing.
+    where there is no library.
     """
     kind = torch.device(device).type
-    if kind == "cpu" and has_numba():
+    if kind == "cpu" and instruction_set() is not None:
         return "compiled"
     return "gathered" if kind == "cuda" else "planar"
 

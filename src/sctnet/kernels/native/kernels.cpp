@@ -1,7 +1,9 @@
 // The functions of one instruction set; compiled once for each, with its flags, and its name as
 // SCTNET_LEVEL.
 
+#include "labels.h"
 #include "network.h"
+#include "preparation.h"
 
 #define SCTNET_JOINED(a, b) a##b
 #define SCTNET_NAME(prefix, level) SCTNET_JOINED(prefix, level)
@@ -21,5 +23,5 @@ extern "C" const sctnet::Kernels SCTNET_NAME(sctnet_kernels_, SCTNET_LEVEL);
 const sctnet::Kernels SCTNET_NAME(sctnet_kernels_, SCTNET_LEVEL) = {
     SCTNET_QUOTED(SCTNET_LEVEL), LANES, ROWS, PANEL,
     TAKES_PAIRS, MULTIPLIES_PAIRS,
-    work, exponentials,
+    work, draw_labels, prepare_rows, exponentials,
 };

@@ -16,7 +16,7 @@ enum Activation : int64_t { LINEAR, RELU, GELU };
 // is refused by Python where they are others than there.
 #define SCTNET_STEP_FIELDS(FIELD)                                                                   \
     FIELD(kind) FIELD(joins) FIELD(pieces)                                                          \
-    FIELD(rows_of_piece) FIELD(tiles_of_piece) FIELD(shares)                                        \
+    FIELD(rows_of_piece) FIELD(rows_at_once) FIELD(tiles_of_piece) FIELD(shares)                               \
     FIELD(panels) FIELD(panels_of_piece) FIELD(panels_at_once)                                      \
     FIELD(source) FIELD(source_row) FIELD(source_pixel) FIELD(source_height) FIELD(source_width)    \
     FIELD(target) FIELD(short_target) FIELD(target_row) FIELD(target_pixel)                         \
@@ -47,6 +47,42 @@ constexpr int64_t TILE = 4;                          // pixels of a side of Wino
 constexpr int64_t POINTS = (TILE + 2) * (TILE + 2);  // at which their polynomials are multiplied
 constexpr int64_t PERIOD = 48;  // values of a picture's line: channels and vectors begin anew
 
+// One side, height or width, of a map that is resized in stages: see labels/taps.py.
+struct Side {
+    const int32_t* spans;  // groups x levels x 2
+    const int32_t* taps;   // stages x 3 x longest
+    const float* shares;   // stages x 2 x longest
+    int64_t groups, levels, longest;
+};
+constexpr int64_t MOST_STAGES = 16;
+
+// What all pieces of label maps share.
+struct LabelMap {
+    const float* samples;  // logits of pictures x classes x rows x columns, at these distances
+    int64_t picture_stride, class_stride, row_stride, column_stride;
+    int64_t classes, width;
+    Side down, across;
+    float reach;        // within which of the winner a class counts for the confidence
+    void* labels;       // of one byte or two, pictures x rows x columns
+    float* confidence;  // in the same order, or null
+    int64_t labels_stride;
+    bool wide;
+};
+enum Outcome : int { DONE, NO_MEMORY, NOT_FINITE };
+
+// What all pieces of prepared pictures share.
+struct Preparation {
+    const uint8_t* pictures;  // pictures x height x width x 3
+    float* prepared;          // pictures x rows x columns x 3
+    int64_t height, width, rows, columns;
+    // Which row or column of the picture is the first that a result reads, and how it weighs that one
+    // and those behind it.
+    const int32_t *down_first, *across_first;
+    const float *down_weights, *across_weights;
+    int64_t down_taps, across_taps;
+    const float* statistics;  // mean of each channel, then its deviation
+};
+
 // The functions of one instruction set.
 struct Kernels {
     const char* name;
@@ -54,6 +90,10 @@ struct Kernels {
     bool takes_pairs;       // of short floats, at least for tests
     bool multiplies_pairs;  // and that by an instruction of its own
     void (*work)(const Step& step, int64_t piece, const Network& network, float* scratch);
+    Outcome (*draw)(const LabelMap& map, int64_t picture, int64_t first, int64_t last);
+    void (*prepare)(
+        const Preparation& all, int64_t picture, int64_t begin, int64_t end, float* summed
+    );
     void (*exponentials)(const float* powers, float* results, int64_t count);
 };
 

@@ -1,5 +1,6 @@
 // The library's plain C interface, which kernels/library.py calls.
 
+#include <ctime>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -52,11 +53,20 @@ struct Computation {
     float* scratch;
     int64_t scratch_size;
     int64_t* nanoseconds;
+    int64_t threads;
     std::unique_ptr<Counters[]> counters;
     Signal changed;
 };
 
-int64_t now() {
+// The nanoseconds that this thread has run, where a single one computes: what else the machine does
+// then counts little. Else those of a steady clock.
+int64_t now(bool single) {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    timespec time;
+    if (single && clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0)
+        return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
+#endif
+    (void)single;
     auto since = std::chrono::steady_clock::now().time_since_epoch();
     return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
 }
@@ -70,7 +80,9 @@ void compute(void* context, int64_t thread) {
         Counters& counters = all.counters[index];
         for (int64_t piece; (piece = counters.taken.fetch_add(1)) < step.pieces;) {
             all.kernels->work(step, piece, *all.network, scratch);
-            if (counters.done.fetch_add(1) + 1 == step.pieces) all.changed.notify();
+            if (counters.done.fetch_add(1) + 1 < step.pieces) continue;
+            if (all.nanoseconds) all.nanoseconds[index] = now(all.threads == 1);
+            all.changed.notify();
         }
         if (!step.joins) continue;
         for (; finished <= index; ++finished) {
@@ -78,7 +90,6 @@ void compute(void* context, int64_t thread) {
             int64_t pieces = all.steps[finished].pieces;
             all.changed.wait([&] { return done.load(std::memory_order_acquire) >= pieces; });
         }
-        if (all.nanoseconds && thread == 0) all.nanoseconds[index] = now();
     }
 }
 
@@ -104,7 +115,7 @@ SCTNET_EXPORT const char* sctnet_instruction_set(int64_t number, int64_t* facts)
 }
 
 // Computes all steps in up to so many threads, each of which has `scratch_size` floats. Returns 0, or
-// 1 where memory is lacking. `nanoseconds`, unless null, receives when each step that joins ended.
+// 1 where memory is lacking. `nanoseconds`, unless null, receives when each step ended: see `now`.
 SCTNET_EXPORT int sctnet_compute(
     int64_t instruction_set, const Step* steps, int64_t number, const uint8_t* bytes,
     const float* floats, float* memory, const int64_t* offsets, const float* terms,
@@ -112,7 +123,8 @@ SCTNET_EXPORT int sctnet_compute(
     int64_t threads, int64_t* nanoseconds
 ) {
     Network network{bytes, floats, memory, offsets, terms, factors, short_factors != 0};
-    Computation all{ALL[instruction_set], steps, number, &network, scratch, scratch_size, nanoseconds, {}, {}};
+    Computation all{ALL[instruction_set], steps, number, &network, scratch, scratch_size,
+                    nanoseconds, threads, {}, {}};
     all.counters.reset(new (std::nothrow) Counters[size_t(number)]);
     if (!all.counters) return 1;
     share(compute, &all, threads);
@@ -123,4 +135,75 @@ SCTNET_EXPORT void sctnet_exponentials(
     int64_t instruction_set, const float* powers, float* results, int64_t count
 ) {
     ALL[instruction_set]->exponentials(powers, results, count);
+}
+
+namespace {
+
+// Pieces of pictures, each of which a thread takes at a time: picture, begin and end.
+struct Pieces {
+    const Kernels* kernels;
+    const void* what;  // LabelMap or Preparation
+    const int64_t* pieces;
+    int64_t number;
+    std::atomic<int64_t> taken{0};
+    std::atomic<int> outcome{DONE};
+};
+
+void draw_pieces(void* context, int64_t) {
+    auto& all = *static_cast<Pieces*>(context);
+    for (int64_t k; (k = all.taken.fetch_add(1)) < all.number;) {
+        const int64_t* piece = all.pieces + 3 * k;
+        int outcome =
+            all.kernels->draw(*static_cast<const LabelMap*>(all.what), piece[0], piece[1], piece[2]);
+        if (outcome != DONE) all.outcome.store(outcome);
+    }
+}
+
+void prepare_pieces(void* context, int64_t) {
+    auto& all = *static_cast<Pieces*>(context);
+    auto& what = *static_cast<const Preparation*>(all.what);
+    std::unique_ptr<float[]> summed(new (std::nothrow) float[size_t(3 * what.width)]);
+    for (int64_t k; (k = all.taken.fetch_add(1)) < all.number;) {
+        const int64_t* piece = all.pieces + 3 * k;
+        if (!summed) all.outcome.store(NO_MEMORY);
+        else all.kernels->prepare(what, piece[0], piece[1], piece[2], summed.get());
+    }
+}
+
+}  // namespace
+
+// Makes label maps. `numbers`: distances of pictures, classes, rows and columns, how many classes and
+// columns there are, then of either side groups, levels and longest, and how far rows of labels are
+// apart. Returns an Outcome.
+SCTNET_EXPORT int sctnet_label_maps(
+    int64_t instruction_set, const int64_t* numbers, const float* samples, const void* const* sides,
+    float reach, void* labels, int64_t wide, float* confidence, const int64_t* pieces, int64_t number,
+    int64_t threads
+) {
+    auto side = [&](int64_t k) {
+        const int64_t* sizes = numbers + 6 + 3 * k;
+        return Side{
+            static_cast<const int32_t*>(sides[3 * k]), static_cast<const int32_t*>(sides[3 * k + 1]),
+            static_cast<const float*>(sides[3 * k + 2]), sizes[0], sizes[1], sizes[2]
+        };
+    };
+    LabelMap map{samples, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
+                 side(0), side(1), reach, labels, confidence, numbers[12], wide != 0};
+    Pieces all{ALL[instruction_set], &map, pieces, number};
+    share(draw_pieces, &all, threads);
+    return all.outcome.load();
+}
+
+// Prepares pictures. `sizes`: height and width, of the pictures and of the result, then taps down and
+// across. Returns an Outcome.
+SCTNET_EXPORT int sctnet_prepare(
+    int64_t instruction_set, const int64_t* sizes, const uint8_t* pictures, const int32_t* down_first,
+    const float* down_weights, const int32_t* across_first, const float* across_weights,
+    const float* statistics, float* prepared, const int64_t* pieces, int64_t number, int64_t threads
+) {
+    Preparation what{pictures, prepared, sizes[0], sizes[1], sizes[2], sizes[3], down_first, across_first,
+                     down_weights, across_weights, sizes[4], sizes[5], statistics};
+    Pieces all{ALL[instruction_set], &what, pieces, number};
+    share(prepare_pieces, &all, threads);
+    return all.outcome.load();
 }

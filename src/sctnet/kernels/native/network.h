@@ -49,6 +49,7 @@ SCTNET_INLINE void multiply(
     const float* rows[R];
     SCTNET_UNROLL
     for (int r = 0; r < R; ++r) rows[r] = left + r * distance;
+    SCTNET_UNROLL_SOME
     for (int64_t k = 0; k < depth; ++k, right += PANEL) {
         Vector line[VECTORS];
         SCTNET_UNROLL
@@ -171,49 +172,59 @@ SCTNET_INLINE void finish(
     }
 }
 
-// Convolves as it is defined, some rows at a time.
+// Convolves some rows with a panel.
+template <class Factor, class Kept>
+void convolve_rows(
+    const Step& step, const Network& network, int64_t panel, int64_t top, int64_t bottom
+) {
+    int64_t distance = step.stride * step.source_pixel, size = step.taps * step.depth * PANEL;
+    int64_t channel = panel * PANEL;
+    const int64_t* offsets = network.offsets + step.offsets;
+    const Factor* right = factors<Factor>(network) + step.factors + panel * size;
+    const float* bias = network.terms + step.bias + channel;
+    for (int64_t y = top; y < bottom; ++y) {
+        const Factor* line = kept<Factor>(network) + step.source + y * step.stride * step.source_row;
+        Kept* target = kept<Kept>(network) + step.target + y * step.target_row + channel;
+        const float* residual = nullptr;
+        if (step.residual >= 0)
+            residual = network.memory + step.residual + y * step.residual_row + channel;
+        for (int64_t x = 0; x < step.width;) {
+            int64_t rows = rows_of(step.width - x);
+            with_number(rows, [&](auto number) SCTNET_LAMBDA {
+                constexpr int R = decltype(number)::value;
+                Vector sums[R][VECTORS];
+                SCTNET_UNROLL
+                for (int r = 0; r < R; ++r) {
+                    SCTNET_UNROLL
+                    for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(bias + LANES * v);
+                }
+                const Factor* here = right;
+                for (int64_t tap = 0; tap < step.taps; ++tap)
+                    multiply<R>(
+                        sums, line + x * distance + offsets[tap], distance, here, step.depth, size
+                    );
+                finish<R, Kept>(
+                    step, sums, target + x * step.target_pixel,
+                    residual ? residual + x * step.residual_pixel : nullptr, step.channels - channel
+                );
+            });
+            x += rows;
+        }
+    }
+}
+
+// Convolves as it is defined: of some rows at once, which stay in a core's own cache, with one panel
+// after the other.
 template <class Factor, class Kept>
 void convolve(const Step& step, int64_t piece, const Network& network) {
     int64_t top = piece / step.shares * step.rows_of_piece;
     int64_t bottom = least(top + step.rows_of_piece, step.height);
     int64_t first = piece % step.shares * step.panels_of_piece;
     int64_t last = least(first + step.panels_of_piece, step.panels);
-    int64_t distance = step.stride * step.source_pixel, size = step.taps * step.depth * PANEL;
-    const int64_t* offsets = network.offsets + step.offsets;
-    for (int64_t panel = first; panel < last; ++panel) {
-        const Factor* right = factors<Factor>(network) + step.factors + panel * size;
-        const float* bias = network.terms + step.bias + panel * PANEL;
-        int64_t channel = panel * PANEL;
-        for (int64_t y = top; y < bottom; ++y) {
-            const Factor* line = kept<Factor>(network) + step.source + y * step.stride * step.source_row;
-            Kept* target = kept<Kept>(network) + step.target + y * step.target_row + channel;
-            const float* residual = nullptr;
-            if (step.residual >= 0)
-                residual = network.memory + step.residual + y * step.residual_row + channel;
-            for (int64_t x = 0; x < step.width;) {
-                int64_t rows = rows_of(step.width - x);
-                with_number(rows, [&](auto number) SCTNET_LAMBDA {
-                    constexpr int R = decltype(number)::value;
-                    Vector sums[R][VECTORS];
-                    SCTNET_UNROLL
-                    for (int r = 0; r < R; ++r) {
-                        SCTNET_UNROLL
-                        for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(bias + LANES * v);
-                    }
-                    const Factor* here = right;
-                    for (int64_t tap = 0; tap < step.taps; ++tap)
-                        multiply<R>(
-                            sums, line + x * distance + offsets[tap], distance, here, step.depth, size
-                        );
-                    finish<R, Kept>(
-                        step, sums, target + x * step.target_pixel,
-                        residual ? residual + x * step.residual_pixel : nullptr,
-                        step.channels - channel
-                    );
-                });
-                x += rows;
-            }
-        }
+    for (int64_t upper = top; upper < bottom; upper += step.rows_at_once) {
+        int64_t lower = least(upper + step.rows_at_once, bottom);
+        for (int64_t panel = first; panel < last; ++panel)
+            convolve_rows<Factor, Kept>(step, network, panel, upper, lower);
     }
 }
 
@@ -273,8 +284,19 @@ SCTNET_INLINE void transform_pixels(
     }
 }
 
-// Returns from products at the 36 pairs of points to 4 x 4 pixels, of LANES channels each.
-SCTNET_INLINE void transform_products(const float* products, int64_t apart, Vector (&pixels)[4][4]) {
+// Where the pixels of a tile belong, of LANES channels each, and what is added to them.
+template <class Kept>
+struct Tile {
+    Kept* target;
+    const float* residual;
+    int64_t height, width, channels;  // of which so many are wanted
+};
+
+// Returns from products at the 36 pairs of points to 4 x 4 pixels, and finishes these.
+template <bool RESIDUAL, int64_t ACTIVATION, class Kept>
+SCTNET_INLINE void transform_products(
+    const Step& step, const float* products, int64_t apart, Vector bias, const Tile<Kept>& tile
+) {
     Vector columns[6][4];
     SCTNET_UNROLL
     for (int x = 0; x < 6; ++x) {
@@ -283,32 +305,76 @@ SCTNET_INLINE void transform_products(const float* products, int64_t apart, Vect
         for (int y = 0; y < 6; ++y) column[y] = load(products + (6 * y + x) * apart);
         from_points(column, columns[x]);
     }
-    SCTNET_UNROLL
-    for (int y = 0; y < 4; ++y) {
-        Vector row[6];
+    if (tile.height == TILE && tile.width == TILE && tile.channels >= LANES) {
+        SCTNET_UNROLL
+        for (int y = 0; y < 4; ++y) {
+            Vector row[6], found[4];
+            SCTNET_UNROLL
+            for (int x = 0; x < 6; ++x) row[x] = columns[x][y];
+            from_points(row, found);
+            SCTNET_UNROLL
+            for (int x = 0; x < 4; ++x) {
+                Vector value = found[x] + bias;
+                if (RESIDUAL)
+                    value = value + load(tile.residual + y * step.residual_row + x * step.residual_pixel);
+                store(
+                    tile.target + y * step.target_row + x * step.target_pixel,
+                    activated(ACTIVATION, value)
+                );
+            }
+        }
+        return;
+    }
+    for (int y = 0; y < tile.height; ++y) {
+        Vector row[6], found[4];
         SCTNET_UNROLL
         for (int x = 0; x < 6; ++x) row[x] = columns[x][y];
-        from_points(row, pixels[y]);
+        from_points(row, found);
+        for (int x = 0; x < tile.width; ++x) {
+            Vector value = found[x] + bias;
+            if (RESIDUAL)
+                value = value + load(
+                    tile.residual + y * step.residual_row + x * step.residual_pixel, tile.channels
+                );
+            store(
+                tile.target + y * step.target_row + x * step.target_pixel,
+                activated(ACTIVATION, value), tile.channels
+            );
+        }
     }
 }
 
-// Convolves 3 x 3 in tiles of 4 x 4 pixels with a quarter of the products.
-//
-// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015: F(4 x 4, 3 x 3).
-template <class Factor, class Kept>
-void winograd(const Step& step, int64_t piece, const Network& network, float* scratch) {
+// Finishes the columns of some tiles, of which the first is tile `begin` and channel `first`.
+template <bool RESIDUAL, int64_t ACTIVATION, class Kept>
+__attribute__((noinline)) void finish_tiles(
+    const Step& step, const Network& network, const float* products, int64_t apart, int64_t begin,
+    int64_t count, int64_t first, int64_t columns
+) {
+    int64_t across = (step.width + TILE - 1) / TILE, end = least(columns, step.channels - first);
+    const float* bias = network.terms + step.bias + first;
+    for (int64_t tile = 0; tile < count; ++tile) {
+        int64_t y = (begin + tile) / across * TILE, x = (begin + tile) % across * TILE;
+        Kept* target = kept<Kept>(network) + step.target + y * step.target_row +
+                       x * step.target_pixel + first;
+        const float* residual = network.memory;
+        if (RESIDUAL)
+            residual += step.residual + y * step.residual_row + x * step.residual_pixel + first;
+        int64_t height = least(TILE, step.height - y), width = least(TILE, step.width - x);
+        for (int64_t column = 0; column < end; column += LANES)
+            transform_products<RESIDUAL, ACTIVATION>(
+                step, products + tile * columns + column, apart, load(bias + column),
+                Tile<Kept>{target + column, residual + column, height, width, end - column}
+            );
+    }
+}
+
+// Evaluates the pixels of some tiles: values[point][tile][channel].
+template <class Factor>
+__attribute__((noinline)) void transform_tiles(
+    const Step& step, const Network& network, int64_t begin, int64_t count, Factor* values,
+    int64_t apart, int64_t wide
+) {
     int64_t across = (step.width + TILE - 1) / TILE;
-    int64_t tiles = across * ((step.height + TILE - 1) / TILE);
-    int64_t begin = piece / step.shares * step.tiles_of_piece;
-    int64_t count = least(step.tiles_of_piece, tiles - begin);
-    int64_t first = piece % step.shares * step.panels_of_piece;
-    int64_t last = least(first + step.panels_of_piece, step.panels);
-    int64_t depth = step.depth, wide = (depth + LANES - 1) / LANES * LANES;
-    // Not a power of 2 apart: the 36 would share the few places of one line in the cache.
-    int64_t apart = step.tiles_of_piece * wide + LANES;
-    auto* values = reinterpret_cast<Factor*>(scratch);
-    // The scratch counts in floats; short ones take half of what is left free for them.
-    float* products = scratch + POINTS * apart;
     for (int64_t tile = 0; tile < count; ++tile) {
         int64_t y = (begin + tile) / across * TILE, x = (begin + tile) % across * TILE;
         const float* corner =
@@ -319,65 +385,73 @@ void winograd(const Step& step, int64_t piece, const Network& network, float* sc
                 apart
             );
     }
+}
+
+// Multiplies what tiles are at one point by a panel.
+template <class Factor>
+__attribute__((noinline)) void multiply_tiles(
+    const Factor* values, int64_t wide, int64_t depth, const Factor* right, float* products,
+    int64_t columns, int64_t count
+) {
+    for (int64_t tile = 0; tile < count;) {
+        int64_t rows = rows_of(count - tile);
+        with_number(rows, [&](auto number) SCTNET_LAMBDA {
+            constexpr int R = decltype(number)::value;
+            Vector sums[R][VECTORS];
+            SCTNET_UNROLL
+            for (int r = 0; r < R; ++r) {
+                SCTNET_UNROLL
+                for (int v = 0; v < VECTORS; ++v) sums[r][v] = zeros();
+            }
+            const Factor* here = right;
+            multiply<R>(sums, values, wide, here, depth, depth * PANEL);
+            SCTNET_UNROLL
+            for (int r = 0; r < R; ++r) {
+                SCTNET_UNROLL
+                for (int v = 0; v < VECTORS; ++v)
+                    store(products + r * columns + LANES * v, sums[r][v]);
+            }
+        });
+        tile += rows, values += rows * wide, products += rows * columns;
+    }
+}
+
+// Convolves 3 x 3 in tiles of 4 x 4 pixels with a quarter of the products.
+//
+// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015: F(4 x 4, 3 x 3).
+template <class Factor, class Kept>
+void winograd(const Step& step, int64_t piece, const Network& network, float* scratch) {
+    int64_t tiles = ((step.width + TILE - 1) / TILE) * ((step.height + TILE - 1) / TILE);
+    int64_t begin = piece / step.shares * step.tiles_of_piece;
+    int64_t count = least(step.tiles_of_piece, tiles - begin);
+    int64_t first = piece % step.shares * step.panels_of_piece;
+    int64_t last = least(first + step.panels_of_piece, step.panels);
+    int64_t depth = step.depth, wide = (depth + LANES - 1) / LANES * LANES;
+    // Not a power of 2 apart: the 36 would share the few places of one line in the cache.
+    int64_t apart = step.tiles_of_piece * wide + LANES;
+    auto* values = reinterpret_cast<Factor*>(scratch);
+    float* products = scratch + POINTS * apart;  // short factors leave half of what is before
+    transform_tiles(step, network, begin, count, values, apart, wide);
+    auto finish = finish_tiles<false, LINEAR, Kept>;
+    if (step.residual >= 0)
+        finish =
+            step.activation == RELU ? finish_tiles<true, RELU, Kept> : finish_tiles<true, LINEAR, Kept>;
+    else if (step.activation != LINEAR)
+        finish =
+            step.activation == RELU ? finish_tiles<false, RELU, Kept> : finish_tiles<false, GELU, Kept>;
     for (; first < last; first += step.panels_at_once) {
         int64_t panels = least(step.panels_at_once, last - first), columns = panels * PANEL;
         int64_t products_apart = step.tiles_of_piece * columns + LANES;
         for (int64_t point = 0; point < POINTS; ++point) {
-            for (int64_t panel = 0; panel < panels; ++panel) {
-                const Factor* right = factors<Factor>(network) + step.factors +
-                                      (point * step.panels + first + panel) * depth * PANEL;
-                for (int64_t tile = 0; tile < count;) {
-                    int64_t rows = rows_of(count - tile);
-                    const Factor* left = values + point * apart + tile * wide;
-                    float* product = products + point * products_apart + tile * columns + panel * PANEL;
-                    with_number(rows, [&](auto number) SCTNET_LAMBDA {
-                        constexpr int R = decltype(number)::value;
-                        Vector sums[R][VECTORS];
-                        SCTNET_UNROLL
-                        for (int r = 0; r < R; ++r) {
-                            SCTNET_UNROLL
-                            for (int v = 0; v < VECTORS; ++v) sums[r][v] = zeros();
-                        }
-                        const Factor* here = right;
-                        multiply<R>(sums, left, wide, here, depth, depth * PANEL);
-                        SCTNET_UNROLL
-                        for (int r = 0; r < R; ++r) {
-                            SCTNET_UNROLL
-                            for (int v = 0; v < VECTORS; ++v)
-                                store(product + r * columns + LANES * v, sums[r][v]);
-                        }
-                    });
-                    tile += rows;
-                }
-            }
+            const Factor* right = factors<Factor>(network) + step.factors +
+                                  (point * step.panels + first) * depth * PANEL;
+            for (int64_t panel = 0; panel < panels; ++panel, right += depth * PANEL)
+                multiply_tiles(
+                    values + point * apart, wide, depth, right,
+                    products + point * products_apart + panel * PANEL, columns, count
+                );
         }
-        for (int64_t tile = 0; tile < count; ++tile) {
-            int64_t y = (begin + tile) / across * TILE, x = (begin + tile) % across * TILE;
-            int64_t height = least(TILE, step.height - y), width = least(TILE, step.width - x);
-            int64_t end = least(columns, step.channels - first * PANEL);
-            for (int64_t column = 0; column < end; column += LANES) {
-                int64_t channel = first * PANEL + column;
-                Vector pixels[4][4];
-                transform_products(products + tile * columns + column, products_apart, pixels);
-                Vector bias = load(network.terms + step.bias + channel);
-                for (int64_t row = 0; row < height; ++row) {
-                    Kept* target = kept<Kept>(network) + step.target + (y + row) * step.target_row +
-                                   x * step.target_pixel + channel;
-                    const float* residual = network.memory + step.residual +
-                                            (y + row) * step.residual_row + x * step.residual_pixel +
-                                            channel;
-                    for (int64_t k = 0; k < width; ++k) {
-                        Vector value = pixels[row][k] + bias;
-                        if (step.residual >= 0)
-                            value = value + load(residual + k * step.residual_pixel, end - column);
-                        store(
-                            target + k * step.target_pixel, activated(step.activation, value),
-                            end - column
-                        );
-                    }
-                }
-            }
-        }
+        finish(step, network, products, products_apart, begin, count, first * PANEL, columns);
     }
 }
 

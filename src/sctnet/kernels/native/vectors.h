@@ -21,6 +21,7 @@
 
 #define SCTNET_INLINE inline __attribute__((always_inline))
 #define SCTNET_UNROLL _Pragma("GCC unroll 32")
+#define SCTNET_UNROLL_SOME _Pragma("GCC unroll 4")
 #define SCTNET_LAMBDA __attribute__((always_inline))
 
 namespace {
