@@ -1,4 +1,4 @@
-"""Pictures on the CPU resized and normalised in one pass over their bytes, by the compiled library."""
+"""Pictures on the CPU resized and normalised in one pass, by the compiled library."""
 
 from functools import lru_cache
 from math import ceil
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int32, UInt8
 from torch import Tensor
 
 from sctnet.kernels import instruction_set, library
-from sctnet.kernels.threads import parts
+from sctnet.kernels.threads import cores, parts
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
 
@@ -37,7 +37,7 @@ def compiled_preparation(
     pictures = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
     number, height, width, channels = pictures.shape
     prepared = np.empty((number, *size, channels), np.float32)
-    threads = min(torch.get_num_threads(), number * height * width // _SHARE_PIXELS)
+    threads = min(torch.get_num_threads(), cores(), number * height * width // _SHARE_PIXELS)
     pieces = parts(size[0], threads, number)
     kernels, kind = library(), instruction_set()
     assert kernels is not None

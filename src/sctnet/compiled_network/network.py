@@ -78,6 +78,11 @@ class CompiledNetwork:
         self._callers = 1
         self._idle: list[_Workspace] = []
 
+    @property
+    def instruction_set(self) -> str:
+        """Name the one that computes."""
+        return self._kind.name
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made again."""
         return self.__dict__ | {"_programs": {}, "_idle": []}

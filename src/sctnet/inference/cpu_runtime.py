@@ -1,4 +1,4 @@
-"""A network of a model folder on the CPU, in loops of our own."""
+"""A network of a model folder on the CPU, computed by the compiled library."""
 
 import copy
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from sctnet.preparation import Preparation, PreparationConfig
 class CpuRuntime:
     """Preparation and a fused network, without any work of PyTorch's in between.
 
-    Its threads would go on spinning, to be quick for the next operation, where the loops' threads
-    then work.
+    Its threads would go on spinning, to be quick for the next operation, where the library's
+    threads then work.
     """
 
     device = torch.device("cpu")
@@ -33,7 +33,7 @@ class CpuRuntime:
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""
-        return f"{self.precision} on cpu, in compiled loops"
+        return f"{self.precision} on cpu, in {self.network.instruction_set} kernels"
 
     def __call__(
         self,

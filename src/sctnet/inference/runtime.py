@@ -1,8 +1,11 @@
 """Where a network is computed: here, in PyTorch, ONNX Runtime or OpenVINO, behind one protocol."""
 
+import platform
+import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -13,6 +16,7 @@ from sctnet.errors import SctnetError
 from sctnet.exported import Output
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
+from sctnet.kernels import instruction_set
 from sctnet.models import SCTNet, SegmentationNetwork
 from sctnet.preparation import PreparationConfig
 
@@ -21,6 +25,14 @@ if TYPE_CHECKING:
 
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}
 """The runtime of an exported file, by its ending."""
+
+Kernels = Literal["auto", "native", "torch"]
+"""Who computes a network of a model folder on the CPU: the compiled library where it can, that and
+nothing else, or PyTorch."""
+
+_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25}
+"""Of the difference from PyTorch, as a share of the largest logit: as of exported files, the first
+ten times as large."""
 
 _CODE = {".pt2", ".pt", ".pth", ".engine", ".plan"}
 
@@ -88,18 +100,77 @@ def open_network(
     device: str | torch.device | None,
     precision: str = "auto",
     compiled: bool = False,
+    kernels: Kernels = "auto",
 ) -> Runtime:
     """Return the runtime of a network in memory, of which it keeps a fused copy.
 
-    On a CPU an SCTNet in fp32 or bf16 is computed in loops of our own, all else in PyTorch: what is
-    ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
+    On a CPU an SCTNet in fp32 or bf16 is computed by the compiled library, all else in PyTorch:
+    what is ``compiled`` by that, other networks, and bf16 where the processor does not multiply it.
+    ``kernels`` asks for one of both.
+
+    Raises :class:`SctnetError` where what is asked for cannot be.
     """
+    if kernels not in get_args(Kernels):
+        raise SctnetError(f"kernels {kernels!r}: choose one of {', '.join(get_args(Kernels))}")
     runtime = TorchRuntime(network, preparation, device, precision, compiled)
     fused = runtime.labeller.network
     ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled
-    if ours and isinstance(fused, SCTNet) and can_be_compiled(fused, runtime.precision == "bf16"):
-        return CpuRuntime(fused, preparation, runtime.precision)
+    short = runtime.precision == "bf16"
+    ours = ours and isinstance(fused, SCTNet) and can_be_compiled(fused, short)
+    if kernels == "native" and not ours:
+        raise SctnetError(
+            "kernels 'native': the compiled library is not there, or does not compute this network "
+            f"{runtime}: leave kernels out, and PyTorch computes"
+        )
+    if not ours or kernels == "torch":
+        return runtime
+    assert isinstance(fused, SCTNet)
+    native = CpuRuntime(fused, preparation, runtime.precision)
+    difference = _difference(native, runtime)
+    if difference <= _TOLERANCES[runtime.precision]:
+        return native
+    warnings.warn(
+        f"the compiled kernels ({_instruction_set()}, {_processor()}, sctnet "
+        f"{version('sctnet')}) differ from PyTorch by {100 * difference:.3g} % of the largest "
+        "logit on a small picture, so PyTorch computes: please report this",
+        RuntimeWarning,
+        stacklevel=3,
+    )
     return runtime
+
+
+def _difference(native: CpuRuntime, plain: TorchRuntime) -> float:
+    """Return the largest difference on a small picture, as a share of the largest logit.
+
+    0 where PyTorch's logits are not finite: pictures are refused then, whoever computes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (1, 48, 64, 3), dtype=torch.uint8, generator=generator)
+    image = picture.permute(0, 3, 1, 2)
+    found = native.network(image)
+    mean, std = plain.labeller.preparation.mean, plain.labeller.preparation.std
+    with torch.inference_mode():
+        expected = plain.labeller.logits((image - mean) / std)
+    if not expected.isfinite().all():
+        return 0.0
+    difference = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+    return float(difference) if difference.isfinite() else float("inf")
+
+
+def _instruction_set() -> str:
+    kind = instruction_set()
+    return "none" if kind is None else kind.name
+
+
+def _processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def open_exported(

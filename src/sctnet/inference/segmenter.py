@@ -12,7 +12,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
 from sctnet.inference.planning import Plan
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
-from sctnet.inference.runtime import Runtime, exported_file, open_exported, open_network
+from sctnet.inference.runtime import Kernels, Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
 from sctnet.models import SegmentationNetwork
@@ -38,7 +38,8 @@ class Segmenter:
     ``threads`` is how many the CPU's part may use, by default as many as PyTorch does; for a folder
     it is PyTorch's own setting that changes, for the whole process. ``compiled`` lets
     ``torch.compile`` build the network for every size anew, on a GPU with CUDA graphs: for many
-    pictures of few sizes.
+    pictures of few sizes. ``kernels`` says who computes a folder's SCTNet on the CPU: ``"native"``
+    the compiled library, ``"torch"`` PyTorch, ``"auto"`` the library wherever it can.
 
     With ``tile`` a picture is labelled in windows of so many of its own pixels, which share
     ``overlap`` pixels (an eighth by default) and are blended there. Each window is treated as a
@@ -70,6 +71,7 @@ class Segmenter:
         flip: bool = False,
         threads: int | None = None,
         compiled: bool = False,
+        kernels: Kernels = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise SctnetError(f"threads {threads}: give 1 or more")
@@ -80,6 +82,10 @@ class Segmenter:
                 raise SctnetError(
                     f"{file}: an exported file is compiled already: leave out compiled"
                 )
+            if kernels != "auto":
+                raise SctnetError(
+                    f"{file}: an exported file runs in its own runtime: leave out kernels"
+                )
             used = threads or torch.get_num_threads()
             exported = open_exported(file, device, precision, used)
             runtime, config = exported, exported.config.model
@@ -87,7 +93,7 @@ class Segmenter:
             folder = find_model(model)  # once: a hub id may be a download
             config = load_config(folder)
             runtime = open_network(
-                load_model(folder), config.preparation, device, precision, compiled
+                load_model(folder), config.preparation, device, precision, compiled, kernels
             )
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -105,10 +111,11 @@ class Segmenter:
         overlap: int | None = None,
         probabilities: bool = False,
         batch_size: int = 8,
+        kernels: Kernels = "auto",
     ) -> "Segmenter":
         """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
         segmenter = cls.__new__(cls)
-        runtime = open_network(model, config.preparation, device, precision)
+        runtime = open_network(model, config.preparation, device, precision, kernels=kernels)
         segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
         return segmenter
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -313,8 +314,11 @@ def library() -> Library | None:
     file = os.environ.get(_FILE)
     if file:
         return Library(Path(file))
-    found = sorted(Path(__file__).parent.glob(f"{_NAME}.*"))
-    return Library(found[0]) if found else None
+    # An editable installation keeps the library in another folder than the package's files.
+    for folder in sys.modules[__package__].__path__:
+        for found in sorted(Path(folder).glob(f"{_NAME}.*")):
+            return Library(found)
+    return None
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 from torch import Tensor
 
 from sctnet.kernels import instruction_set, library
-from sctnet.kernels.threads import parts
+from sctnet.kernels.threads import cores, parts
 from sctnet.labels.planes import Size, label_kind
 from sctnet.labels.taps import side_of
 
@@ -41,7 +41,7 @@ def compiled_label_map(
     confidence = torch.empty(shape) if with_confidence else None
     # All classes that are further from the largest are together less than its share's rounding.
     reach = 17 + log(classes) if with_confidence else 0.0
-    threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
+    threads = min(torch.get_num_threads(), cores(), labels.numel() // _SHARE_PIXELS)
     kernels, kind = library(), instruction_set()
     assert kernels is not None
     assert kind is not None
@@ -73,4 +73,4 @@ def _as_float32(logits: Tensor) -> Float32[np.ndarray, "..."]:
     if logits.dtype == torch.float32:
         samples: np.ndarray = logits.numpy()
         return samples
-    return logits.float().numpy()  # type: ignore[no-any-return]
+    return logits.float().numpy()

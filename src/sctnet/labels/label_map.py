@@ -70,9 +70,9 @@ def label_map_and_confidence(
 def label_map_method(device: torch.device | str = "cpu") -> Method:
     """Say how label maps are made on a device.
 
-    ``"compiled"``: by the compiled library on the CPU; ``"gathered"``: in one kernel of ``torch.compile``
-    on a CUDA GPU; ``"planar"``: by PyTorch's operations, class after class, on other devices and
-    where there is no library.
+    ``"compiled"``: by the compiled library on the CPU; ``"gathered"``: in one kernel of
+    ``torch.compile`` on a CUDA GPU; ``"planar"``: by PyTorch's operations, class after class, on
+    other devices and where there is no library.
     """
     kind = torch.device(device).type
     if kind == "cpu" and instruction_set() is not None:

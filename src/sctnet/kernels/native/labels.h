@@ -341,7 +341,7 @@ void let_win(Drawing& all, int64_t group, int64_t width) {
 void decide(Drawing& all, int64_t group, int64_t count) {
     int64_t stages = all.stages, longest = all.longest, width = 0;
     const int32_t *samples = span(all.down, group, 0), *pixels = span(all.down, group, stages);
-    int64_t lengths[MOST_STAGES];
+    int64_t lengths[MOST_STAGES] = {};
     for (int64_t stage = 0; stage < stages; ++stage) {
         float* brought = all.brought + stage * 2 * longest;
         for (int64_t number = 0; number < count; ++number) {
