@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}
 """The runtime of an exported file, by its ending."""
 
-Kernels = Literal["auto", "native", "torch"]
+KERNELS = "auto", "native", "torch"
 """Who computes a network of a model folder on the CPU: the compiled library where it can, that and
 nothing else, or PyTorch."""
 
@@ -100,7 +100,7 @@ def open_network(
     device: str | torch.device | None,
     precision: str = "auto",
     compiled: bool = False,
-    kernels: Kernels = "auto",
+    kernels: str = "auto",
 ) -> Runtime:
     """Return the runtime of a network in memory, of which it keeps a fused copy.
 
@@ -110,8 +110,8 @@ def open_network(
 
     Raises :class:`SctnetError` where what is asked for cannot be.
     """
-    if kernels not in get_args(Kernels):
-        raise SctnetError(f"kernels {kernels!r}: choose one of {', '.join(get_args(Kernels))}")
+    if kernels not in KERNELS:
+        raise SctnetError(f"kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
     runtime = TorchRuntime(network, preparation, device, precision, compiled)
     fused = runtime.labeller.network
     ours = runtime.device.type == "cpu" and runtime.precision in {"fp32", "bf16"} and not compiled

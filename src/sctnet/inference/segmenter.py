@@ -12,7 +12,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.batching import batches
 from sctnet.inference.planning import Plan
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
-from sctnet.inference.runtime import Kernels, Runtime, exported_file, open_exported, open_network
+from sctnet.inference.runtime import Runtime, exported_file, open_exported, open_network
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.sources import Picture, Source, read_source
 from sctnet.models import SegmentationNetwork
@@ -71,7 +71,7 @@ class Segmenter:
         flip: bool = False,
         threads: int | None = None,
         compiled: bool = False,
-        kernels: Kernels = "auto",
+        kernels: str = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise SctnetError(f"threads {threads}: give 1 or more")
@@ -111,7 +111,7 @@ class Segmenter:
         overlap: int | None = None,
         probabilities: bool = False,
         batch_size: int = 8,
-        kernels: Kernels = "auto",
+        kernels: str = "auto",
     ) -> "Segmenter":
         """Return a segmenter of a fused copy of a model in memory, which is left as it is."""
         segmenter = cls.__new__(cls)

@@ -15,6 +15,7 @@ from sctnet.errors import SctnetError
 _NAME = "sctnet_kernels"
 _SETTING, _FILE = "SCTNET_KERNELS", "SCTNET_KERNELS_LIBRARY"
 _INDEX, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_FLOATS, _BYTES = 1, 2  # kinds of steps that read the picture
 _NO_MEMORY, _NOT_FINITE = 1, 2  # the library's Outcome
 _MOST_STAGES = 16
 
@@ -76,6 +77,9 @@ class Library:
                 "sctnet_compute", ctypes.c_int, _INDEX, _POINTER, _INDEX, *[_POINTER] * 6, _INDEX,
                 _POINTER, _INDEX, _INDEX, _POINTER,
             )  # fmt: skip
+            self._check = declare(
+                "sctnet_check", _INDEX, _INDEX, _POINTER, _INDEX, _POINTER, _INDEX, _POINTER
+            )
             self._label_maps = declare(
                 "sctnet_label_maps", ctypes.c_int, _INDEX, _POINTER, _POINTER, _POINTER,
                 ctypes.c_float, _POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX,
@@ -110,13 +114,26 @@ class Library:
         or of bfloat16 by their bits. Each row of ``scratch`` is for a thread. ``nanoseconds``, one
         for each step, receives when a step ended by a steady clock.
 
-        Raises :class:`MemoryError`.
+        Raises :class:`MemoryError`, and :class:`ValueError` for a step that would read or write
+        beyond its arrays.
         """
         terms, factors = weights
         assert steps.dtype.names == self.step_fields
         assert steps.dtype.itemsize == 8 * len(self.step_fields)
         assert factors.dtype == np.float32 or (factors.dtype == np.uint16 and kind.takes_pairs)
         assert kind.offered
+        short = factors.dtype == np.uint16
+        sizes = np.array([each.size for each in (memory, offsets, terms, factors, scratch[0])])
+        wrong = self._check(
+            kind.number, _place(steps), len(steps), _place(offsets, np.int64), short, _place(sizes)
+        )
+        if wrong >= 0:
+            raise ValueError(f"step {wrong} reaches beyond its arrays: {steps[wrong]}")
+        reads = steps[(steps["kind"] == _FLOATS) | (steps["kind"] == _BYTES)]
+        for step in reads:
+            assert picture is not None
+            assert (step["kind"] == _BYTES) == (picture.dtype == np.uint8)
+            assert picture.size == 3 * step["height"] * step["width"]
         as_bytes = picture is not None and picture.dtype == np.uint8
         assert nanoseconds is None or len(nanoseconds) == len(steps)
         failed = self._compute(
@@ -129,7 +146,7 @@ class Library:
             _place(offsets, np.int64),
             _place(terms, np.float32),
             _place(factors),
-            factors.dtype == np.uint16,
+            short,
             _place(scratch, np.float32),
             scratch.shape[1],
             len(scratch),

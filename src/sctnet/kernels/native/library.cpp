@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "check.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -112,6 +113,19 @@ SCTNET_EXPORT const char* sctnet_instruction_set(int64_t number, int64_t* facts)
     facts[3] = offered(kernels);
     facts[4] = kernels.takes_pairs, facts[5] = kernels.multiplies_pairs;
     return kernels.name;
+}
+
+// Returns the number of the first step that would read or write beyond what it is given, or -1.
+// `sizes`: values of the memory, offsets, terms, factors, and of a thread's scratch.
+SCTNET_EXPORT int64_t sctnet_check(
+    int64_t instruction_set, const Step* steps, int64_t number, const int64_t* offsets,
+    int64_t short_factors, const int64_t* sizes
+) {
+    Network network{nullptr, nullptr, nullptr, offsets, nullptr, nullptr, short_factors != 0};
+    Sizes there{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+    for (int64_t k = 0; k < number; ++k)
+        if (!stays_within(steps[k], network, there, *ALL[instruction_set])) return k;
+    return -1;
 }
 
 // Computes all steps in up to so many threads, each of which has `scratch_size` floats. Returns 0, or
