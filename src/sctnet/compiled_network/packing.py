@@ -42,7 +42,7 @@ class Weights:
         return self._factors.place(name, lambda: self._as_factors(make()))
 
     def _as_factors(self, panels: Float[np.ndarray, "*before depth panel"]) -> np.ndarray:
-        values = np.ascontiguousarray(panels, np.float32)
+        values: np.ndarray = np.ascontiguousarray(panels, np.float32)
         if not self.short:
             return values
         *before, depth, columns = values.shape
@@ -130,11 +130,32 @@ def at_points(kernels: Float[Tensor, "out depth 3 3"], panel: int) -> np.ndarray
 
     G of F(4 x 4, 3 x 3), computed in float64.
     """
+    values = kernels.detach().double().numpy()
+    found = np.einsum("ij,ocjk,lk->ilco", _EVALUATE, values, _EVALUATE, optimize=True)
+    return as_panels(found.reshape(POINTS, *found.shape[2:]), panel)
+
+
+def of_stripe(kernels: Float[Tensor, "out depth taps"], panel: int) -> np.ndarray:
+    """Return three taps after three at 6 points, and behind these the taps that are left.
+
+    Points x panels x (threes x depth) x ``panel``, then panels x (ones x depth) x ``panel``.
+    """
+    values = kernels.detach().double().permute(1, 2, 0).numpy()  # depth, taps, out
+    depth, taps, out = values.shape
+    threes = taps // 3
+    cut = values[:, : 3 * threes].reshape(depth, threes, 3, out)
+    found = np.einsum("ij,ctjo->itco", _EVALUATE, cut).reshape(6, threes * depth, out)
+    left = values[:, 3 * threes :].transpose(1, 0, 2).reshape(-1, out)
+    return np.concatenate([as_panels(found, panel).ravel(), as_panels(left, panel).ravel()])
+
+
+def _evaluation() -> Float[np.ndarray, "6 3"]:
+    """Return G of F(4, 3)."""
     points = np.array([0, NEAR, -NEAR, FAR, -FAR])
     distances = points[:, None] - points
     np.fill_diagonal(distances, 1)
     powers = points[:, None] ** np.arange(3) / distances.prod(1, keepdims=True)
-    evaluate = np.vstack([powers, [0, 0, 1]])
-    values = kernels.detach().double().numpy()
-    found = np.einsum("ij,ocjk,lk->ilco", evaluate, values, evaluate, optimize=True)
-    return as_panels(found.reshape(POINTS, *found.shape[2:]), panel)
+    return np.vstack([powers, [0, 0, 1]])
+
+
+_EVALUATE = _evaluation()

@@ -7,10 +7,21 @@ TILE = 4
 POINTS = (TILE + 2) ** 2
 """At which it multiplies."""
 
-CLEAR, FLOATS, BYTES, CONVOLVE, WINOGRAD, AFFINE, POOL, RESIZE, LARGEST, EXPONENTIAL, NORMALISE = (
-    range(11)
-)
-"""Kinds of steps; the two after the first read the picture."""
+(
+    CLEAR,
+    FLOATS,  # this and the next read the picture
+    BYTES,
+    CONVOLVE,
+    WINOGRAD,  # 3x3, in tiles of 4 x 4 pixels
+    STRIPE,  # 1xN or Nx1, in tiles of 4 pixels
+    AFFINE,
+    POOL,
+    RESIZE,
+    LARGEST,
+    EXPONENTIAL,
+    NORMALISE,
+) = range(12)
+"""Kinds of steps."""
 
 PERIOD = 48
 """Values of a picture's line after which channels and vectors both begin anew."""
@@ -27,11 +38,11 @@ STEP = np.dtype(
             "pieces",  # that threads take
             "rows_of_piece",
             "rows_at_once",  # CONVOLVE: with which a panel is multiplied
-            "tiles_of_piece",  # WINOGRAD
-            "shares",  # CONVOLVE, WINOGRAD: pieces that have the same rows or tiles, other panels
+            "tiles_of_piece",  # WINOGRAD, STRIPE
+            "shares",  # of products: pieces that have the same rows or tiles, other panels
             "panels",
             "panels_of_piece",
-            "panels_at_once",  # WINOGRAD: of which products are held
+            "panels_at_once",  # WINOGRAD, STRIPE: of which products are held
             # Places in the memory, and how far rows and pixels lie apart.
             "source",
             "source_row",
@@ -49,12 +60,13 @@ STEP = np.dtype(
             "residual_row",
             "residual_pixel",
             "activation",
-            "factors",  # CONVOLVE, WINOGRAD: where the kernels' panels begin
+            "factors",  # of products: where the kernels' panels begin
             "bias",
             "offsets",  # CONVOLVE: where those of its taps begin
             "taps",
             "depth",  # input channels, of all pixels of a tap
             "stride",  # CONVOLVE, POOL
+            "downwards",  # STRIPE: whether it is Nx1
             "scale",  # AFFINE, POOL, RESIZE: of each channel, among the terms
             "shift",
             "mean",  # BYTES: among the terms, for PERIOD values

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sctnet.compiled_network import steps as kinds
-from sctnet.compiled_network.packing import Weights, at_points, by_taps, whole_panels
+from sctnet.compiled_network.packing import Weights, at_points, by_taps, of_stripe, whole_panels
 from sctnet.compiled_network.planes import Memory, Plane
 
 _CACHE_VALUES = 150_000
 """Of one side of a product, which should stay in a core's own cache."""
 _TILES = 64
 """Of a piece, at most."""
+_LARGE_FACTORS = 1_000_000
+"""Beyond so many, few pieces read them from the main memory, of as many tiles as can be."""
 _PIECES = 16
 """Of a step whose pieces are rows, at least, where there are so many; for any number of threads,
 as sums of pieces are rounded."""
@@ -97,6 +99,15 @@ class Writer:
         height, width = ((side - 1) // stride + 1 for side in (x.height, x.width))
         return self.plane(height, width, convolution.out_channels, short=short)
 
+    def sum(self, term: Plane, short: bool) -> Plane:
+        """Return a place for a sum: that of its term, which is read for the last time."""
+        return self.plane(*term.shape, short=True) if short and self._weights.short else term
+
+    def release_term(self, term: Plane, result: Plane) -> None:
+        """Release a term, unless the sum is in its place."""
+        if result is not term:
+            self.release(term)
+
     def release(self, *planes: Plane) -> None:
         """Let what comes now write over planes."""
         for plane in planes:
@@ -176,7 +187,11 @@ class Writer:
         values = {"panels": panels, "stride": stride, "activation": activation}
         columns = panels * panel
         values["bias"] = self._weights.terms(f"{name}.bias", lambda: whole_panels(bias, columns))
-        cut = self._winograd if stride == 1 and self._in_tiles(kernels) else self._taps
+        cut = self._taps
+        if stride == 1 and self._in_tiles(kernels):
+            cut = self._winograd
+        elif stride == 1 and self._in_stripes(kernels):
+            cut = self._stripe
         cut(name, kernels, source, target, values, plus)
 
     def program(self, logits: Plane) -> Program:
@@ -248,6 +263,8 @@ class Writer:
         wide = -(-depth // lanes) * lanes
         held = _CACHE_VALUES // kinds.POINTS
         most = min(max(held * (2 if self._weights.short else 1) // wide, 1), _TILES)
+        if kinds.POINTS * depth * panels * panel > _LARGE_FACTORS:
+            most = _TILES
         group, groups = self._even(tiles, most)
         of_piece = self._panels_of_piece(groups, panels)
         at_once = max(1, min(held // (group * panel), of_piece))
@@ -261,6 +278,39 @@ class Writer:
             "panels_at_once": at_once,
         }
         self._products(kinds.WINOGRAD, source, target, (groups, of_piece), values, how, plus)
+
+    def _stripe(
+        self,
+        name: str,
+        kernels: Tensor,
+        source: Plane,
+        target: Plane,
+        values: Mapping[str, int],
+        plus: Plane | None,
+    ) -> None:
+        """Write a step whose pieces are some tiles of 4 pixels, and of these some panels."""
+        lanes, _, panel = self._shape
+        _, depth, down, across = kernels.shape
+        downwards, taps = down > 1, max(down, across)
+        long, other = (target.height, target.width)[:: 1 if downwards else -1]
+        tiles = -(-long // kinds.TILE) * other
+        threes, ones = divmod(taps, 3)
+        read = (6 * threes + 4 * ones) * depth
+        group, groups = self._even(tiles, max(1, min(_CACHE_VALUES // read, _TILES)))
+        of_piece = self._panels_of_piece(groups, values["panels"])
+        at_once = max(1, min(_CACHE_VALUES // (10 * group * panel), of_piece))
+        scratch = group * (read + 10 * at_once * panel) + 20 * lanes
+        self._scratch = max(self._scratch, scratch)
+        line = kernels.flatten(2)
+        how = {
+            "factors": self._weights.factors(f"{name}.stripe", lambda: of_stripe(line, panel)),
+            "depth": depth,
+            "taps": taps,
+            "downwards": downwards,
+            "tiles_of_piece": group,
+            "panels_at_once": at_once,
+        }
+        self._products(kinds.STRIPE, source, target, (groups, of_piece), values, how, plus)
 
     def _taps(
         self,
@@ -322,6 +372,12 @@ class Writer:
 
     def _in_tiles(self, kernels: Tensor) -> bool:
         return kernels.shape[2:] == (3, 3) and kernels.shape[1] >= self._shape.lanes
+
+    def _in_stripes(self, kernels: Tensor) -> bool:
+        """Say whether kernels are 1xN or Nx1 of a few taps; short factors are read as they are."""
+        _, depth, down, across = kernels.shape
+        line = min(down, across) == 1 and 3 <= max(down, across) <= 9
+        return line and not self._weights.short and depth % self._shape.lanes == 0
 
     def _panels_of_piece(self, groups: int, panels: int) -> int:
         """Return how many panels a piece takes, so that there are pieces enough for all threads."""

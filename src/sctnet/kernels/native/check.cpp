@@ -93,6 +93,23 @@ bool stays_within(const Step& s, const Network& network, const Sizes& sizes, con
         }
         return s.source_row >= 0 && s.source_pixel >= 0;
     }
+    if (s.kind == STRIPE) {
+        int64_t threes = s.taps / 3, ones = s.taps % 3, columns = s.panels_at_once * panel;
+        if (network.short_factors || s.depth % lanes || s.taps < 3 || s.taps > 9 || s.tiles_of_piece < 1 ||
+            s.panels_at_once < 1)
+            return false;
+        int64_t height = s.downwards ? up(s.height, TILE) : s.height;
+        int64_t width = s.downwards ? s.width : up(s.width, TILE);
+        int64_t before = s.taps / 2 * (s.downwards ? s.source_row : s.source_pixel);
+        int64_t behind = (s.taps - 1 - s.taps / 2) * (s.downwards ? s.source_row : s.source_pixel);
+        int64_t read = (height - 1) * s.source_row + (width - 1) * s.source_pixel + s.depth;
+        return s.source_row >= 0 && s.source_pixel >= 0 &&
+               (pieces - 1) * s.tiles_of_piece < height * width / TILE &&
+               within(s.factors, s.panels * (6 * threes + ones) * s.depth * panel, sizes.factors) &&
+               within(s.source - before, before + read + behind, sizes.memory) &&
+               s.tiles_of_piece * ((6 * threes + 4 * ones) * s.depth + 10 * columns) + 20 * lanes <=
+                   sizes.scratch;
+    }
     int64_t wide = up(s.depth, lanes), columns = s.panels_at_once * panel;
     int64_t height = up(s.height, TILE), width = up(s.width, TILE);
     // Vectors reach beyond the last channels of a pixel.

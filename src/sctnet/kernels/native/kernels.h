@@ -8,7 +8,7 @@ namespace sctnet {
 
 // Kinds of steps. Names and order are those of kernels' steps.py.
 enum Kind : int64_t {
-    CLEAR, FLOATS, BYTES, CONVOLVE, WINOGRAD, AFFINE, POOL, RESIZE, LARGEST, EXPONENTIAL, NORMALISE, KINDS
+    CLEAR, FLOATS, BYTES, CONVOLVE, WINOGRAD, STRIPE, AFFINE, POOL, RESIZE, LARGEST, EXPONENTIAL, NORMALISE, KINDS
 };
 enum Activation : int64_t { LINEAR, RELU, GELU };
 
@@ -22,7 +22,7 @@ enum Activation : int64_t { LINEAR, RELU, GELU };
     FIELD(target) FIELD(short_target) FIELD(target_row) FIELD(target_pixel)                         \
     FIELD(height) FIELD(width) FIELD(channels)                                                      \
     FIELD(residual) FIELD(residual_row) FIELD(residual_pixel) FIELD(activation)                     \
-    FIELD(factors) FIELD(bias) FIELD(offsets) FIELD(taps) FIELD(depth) FIELD(stride)                \
+    FIELD(factors) FIELD(bias) FIELD(offsets) FIELD(taps) FIELD(depth) FIELD(stride) FIELD(downwards) \
     FIELD(scale) FIELD(shift) FIELD(mean) FIELD(deviation)                                          \
     FIELD(frame) FIELD(window) FIELD(largest) FIELD(totals) FIELD(maps_of_group) FIELD(squared)
 

@@ -476,6 +476,135 @@ void winograd(const Step& step, int64_t piece, const Network& network, float* sc
     }
 }
 
+// How a stripe of N taps is cut: into `threes` that are computed as Winograd's F(4, 3), whose products
+// are summed at the points, and what is left, as it is defined: 6 * threes + 4 * ones products for
+// each 4 pixels, where there were 4 * N.
+struct Stripe {
+    int64_t threes, ones, wide, tiles;
+    int64_t along, target_along, residual_along;  // from a pixel to the next one
+    int64_t across;                               // tiles in a row of tiles
+    bool downwards;
+    int64_t length;  // of the picture, in this direction
+
+    explicit Stripe(const Step& step)
+        : threes(step.taps / 3), ones(step.taps % 3), wide(step.depth), downwards(step.downwards != 0) {
+        along = downwards ? step.source_row : step.source_pixel;
+        target_along = downwards ? step.target_row : step.target_pixel;
+        residual_along = downwards ? step.residual_row : step.residual_pixel;
+        length = downwards ? step.height : step.width;
+        across = downwards ? step.width : (step.width + TILE - 1) / TILE;
+        tiles = across * (downwards ? (step.height + TILE - 1) / TILE : step.height);
+    }
+    int64_t y(int64_t tile) const { return tile / across * (downwards ? TILE : 1); }
+    int64_t x(int64_t tile) const { return tile % across * (downwards ? 1 : TILE); }
+};
+
+// Evaluates the pixels that some tiles of a stripe read: values[point][tile][three, channel], then
+// those that are multiplied as they are, values[pixel][tile][one, channel].
+__attribute__((noinline)) void transform_stripes(
+    const Step& step, const Network& network, const Stripe& stripe, int64_t begin, int64_t count,
+    float* values, int64_t apart, float* plain, int64_t plain_apart
+) {
+    int64_t along = stripe.along, wide = stripe.wide;
+    for (int64_t tile = 0; tile < count; ++tile) {
+        const float* first = network.memory + step.source + stripe.y(begin + tile) * step.source_row +
+                             stripe.x(begin + tile) * step.source_pixel - step.taps / 2 * along;
+        for (int64_t three = 0; three < stripe.threes; ++three) {
+            const float* pixels = first + 3 * three * along;
+            float* to = values + (tile * stripe.threes + three) * wide;
+            for (int64_t channel = 0; channel < wide; channel += LANES) {
+                Vector d[6], found[6];
+                SCTNET_UNROLL
+                for (int k = 0; k < 6; ++k) d[k] = load(pixels + k * along + channel);
+                at_points(d, found);
+                SCTNET_UNROLL
+                for (int k = 0; k < 6; ++k) store(to + k * apart + channel, found[k]);
+            }
+        }
+        for (int64_t one = 0; one < stripe.ones; ++one)
+            for (int64_t k = 0; k < TILE; ++k)
+                std::memcpy(
+                    plain + k * plain_apart + (tile * stripe.ones + one) * wide,
+                    first + (3 * stripe.threes + one + k) * along, size_t(wide) * sizeof(float)
+                );
+    }
+}
+
+template <class Kept>
+__attribute__((noinline)) void finish_stripes(
+    const Step& step, const Network& network, const Stripe& stripe, const float* products,
+    int64_t apart, int64_t begin, int64_t count, int64_t first, int64_t columns
+) {
+    int64_t end = least(columns, step.channels - first);
+    const float* bias = network.terms + step.bias + first;
+    for (int64_t tile = 0; tile < count; ++tile) {
+        int64_t y = stripe.y(begin + tile), x = stripe.x(begin + tile);
+        Kept* target = kept<Kept>(network) + step.target + y * step.target_row +
+                       x * step.target_pixel + first;
+        const float* residual = network.memory;
+        if (step.residual >= 0)
+            residual += step.residual + y * step.residual_row + x * step.residual_pixel + first;
+        int64_t length = least(TILE, stripe.length - (stripe.downwards ? y : x));
+        for (int64_t column = 0; column < end; column += LANES) {
+            const float* from = products + tile * columns + column;
+            Vector m[6], found[4], shift = load(bias + column);
+            SCTNET_UNROLL
+            for (int k = 0; k < 6; ++k) m[k] = load(from + k * apart);
+            from_points(m, found);
+            for (int64_t k = 0; k < length; ++k) {
+                Vector value = found[k] + shift;
+                if (stripe.ones > 0) value = value + load(from + (6 + k) * apart);
+                if (step.residual >= 0)
+                    value = value + load(residual + k * stripe.residual_along + column, end - column);
+                store(
+                    target + k * stripe.target_along + column, activated(step.activation, value),
+                    end - column
+                );
+            }
+        }
+    }
+}
+
+// Convolves with a stripe of 3 to 9 taps, in tiles of 4 pixels.
+template <class Kept>
+void convolve_stripe(const Step& step, int64_t piece, const Network& network, float* scratch) {
+    Stripe stripe(step);
+    int64_t begin = piece / step.shares * step.tiles_of_piece;
+    int64_t count = least(step.tiles_of_piece, stripe.tiles - begin);
+    int64_t first = piece % step.shares * step.panels_of_piece;
+    int64_t last = least(first + step.panels_of_piece, step.panels);
+    int64_t depth = stripe.threes * stripe.wide, plain_depth = stripe.ones * stripe.wide;
+    int64_t apart = step.tiles_of_piece * depth + LANES;
+    int64_t plain_apart = step.tiles_of_piece * plain_depth + LANES;
+    float* plain = scratch + 6 * apart;
+    float* products = plain + TILE * plain_apart;
+    transform_stripes(step, network, stripe, begin, count, scratch, apart, plain, plain_apart);
+    const float* factors = static_cast<const float*>(network.factors) + step.factors;
+    for (; first < last; first += step.panels_at_once) {
+        int64_t panels = least(step.panels_at_once, last - first), columns = panels * PANEL;
+        int64_t products_apart = step.tiles_of_piece * columns + LANES;
+        for (int64_t point = 0; point < 6; ++point) {
+            const float* right = factors + (point * step.panels + first) * depth * PANEL;
+            for (int64_t panel = 0; panel < panels; ++panel, right += depth * PANEL)
+                multiply_tiles(
+                    scratch + point * apart, depth, depth, right,
+                    products + point * products_apart + panel * PANEL, columns, count
+                );
+        }
+        for (int64_t pixel = 0; pixel < (stripe.ones > 0 ? TILE : 0); ++pixel) {
+            const float* right = factors + (6 * step.panels * depth + first * plain_depth) * PANEL;
+            for (int64_t panel = 0; panel < panels; ++panel, right += plain_depth * PANEL)
+                multiply_tiles(
+                    plain + pixel * plain_apart, plain_depth, plain_depth, right,
+                    products + (6 + pixel) * products_apart + panel * PANEL, columns, count
+                );
+        }
+        finish_stripes<Kept>(
+            step, network, stripe, products, products_apart, begin, count, first * PANEL, columns
+        );
+    }
+}
+
 template <class Kept>
 void fill(Kept* begin, Kept* end) {
     std::memset(static_cast<void*>(begin), 0, size_t(end - begin) * sizeof(Kept));
@@ -694,6 +823,7 @@ void work_on(const Step& step, int64_t piece, const Network& network, float* scr
         case BYTES: return read<Kept>(step, piece, network, scratch);
         case CONVOLVE: return convolve<Factor, Kept>(step, piece, network);
         case WINOGRAD: return winograd<Factor, Kept>(step, piece, network, scratch);
+        case STRIPE: return convolve_stripe<Kept>(step, piece, network, scratch);
         case AFFINE: return affine<Kept>(step, piece, network);
         case POOL: return pool<Kept>(step, piece, network, scratch);
         case RESIZE: return resize(step, piece, network, scratch);
