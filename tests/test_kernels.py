@@ -1,6 +1,7 @@
 """The compiled library: who chooses it, what it refuses, and that it never reaches beyond."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,14 +15,16 @@ import sctnet
 from sctnet.compiled_network import CompiledNetwork
 from sctnet.compiled_network import steps as kinds
 from sctnet.compiled_network.packing import Weights
+from sctnet.compiled_network.program import write_program
 from sctnet.compiled_network.writer import Writer
 from sctnet.inference import runtime
 from sctnet.inference.cpu_runtime import CpuRuntime
 from sctnet.inference.torch_runtime import TorchRuntime
 from sctnet.kernels import instruction_set, library
-from sctnet.kernels.library import Library
+from sctnet.kernels.library import Library, Shape
 from sctnet.weights import ModelConfig
 
+HERE = Path(__file__).parent
 SOURCES = Path(str(sctnet.__file__)).parent / "kernels" / "native"
 
 if instruction_set() is None:
@@ -255,3 +258,45 @@ def test_sanitisers_find_nothing(tmp_path):
         SCTNET_KERNELS_LIBRARY=str(tmp_path / "sctnet_kernels.so"),
     )
     assert found == "nothing found\n"
+
+
+# Processors that are emulated
+
+STATISTICS = (123.0, 116.0, 103.0), (58.0, 57.0, 56.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="no compiler for aarch64 or no emulator: apt install g++-aarch64-linux-gnu qemu-user",
+)
+def test_arm_computes_the_same(tmp_path):
+    """A whole network, its steps written for NEON's vectors."""
+    torch.manual_seed(0)
+    model = sctnet.create_model("sctnet-tiny", num_classes=5).eval().fuse()
+    weights = Weights(Shape(lanes=4, rows=12, panel=8))
+    program = write_program(model, weights, 45, 70, STATISTICS, 2)
+    terms, factors = weights.arrays()
+    picture = torch.randint(0, 256, (1, 45, 70, 3), dtype=torch.uint8)
+    arrays = program.steps, program.offsets, terms, factors, picture.numpy()
+    sizes = [program.memory, len(program.offsets), terms.size, factors.size, program.scratch]
+    sizes += [len(program.steps), picture.numel()]
+    given, found = tmp_path / "given", tmp_path / "found"
+    given.write_bytes(b"".join(each.tobytes() for each in (np.array(sizes), *arrays)))
+    compiler = ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-I", str(SOURCES), "-c"]
+    parts = ["kernels.cpp", "library.cpp", "check.cpp", "threads.cpp"]
+    files = [str(SOURCES / part) for part in parts] + [str(HERE / "computes_steps.cpp")]
+    names = ["-DSCTNET_LEVEL=neon", "-DSCTNET_LEVELS=LEVEL(neon)"]
+    subprocess.run([*compiler, *names, *files], cwd=tmp_path, check=True)
+    objects = [str(path) for path in tmp_path.glob("*.o")]
+    program_file = str(tmp_path / "program")
+    subprocess.run([compiler[0], *objects, "-static", "-pthread", "-o", program_file], check=True)
+    subprocess.run(["qemu-aarch64", program_file, str(given), str(found)], check=True)
+    plane, memory = program.logits, np.fromfile(found, np.float32)
+    rows = memory[plane.begin :][: plane.height * plane.row].reshape(plane.height, -1)
+    logits = rows[:, : plane.width * plane.pixel].reshape(plane.shape)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in STATISTICS)
+    with torch.inference_mode():
+        expected = model.features((picture.permute(0, 3, 1, 2) - mean) / std).logits
+    expected = expected[0].permute(1, 2, 0).numpy()
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()

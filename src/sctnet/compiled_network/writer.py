@@ -263,11 +263,12 @@ class Writer:
         wide = -(-depth // lanes) * lanes
         held = _CACHE_VALUES // kinds.POINTS
         most = min(max(held * (2 if self._weights.short else 1) // wide, 1), _TILES)
-        if kinds.POINTS * depth * panels * panel > _LARGE_FACTORS:
+        large = kinds.POINTS * depth * panels * panel > _LARGE_FACTORS
+        if large:
             most = _TILES
         group, groups = self._even(tiles, most)
         of_piece = self._panels_of_piece(groups, panels)
-        at_once = max(1, min(held // (group * panel), of_piece))
+        at_once = max(1, min(max(held // (group * panel), 8 if large else 1), of_piece))
         columns = at_once * panel
         scratch = kinds.POINTS * (group * (wide + columns) + 2 * lanes)
         self._scratch = max(self._scratch, scratch)
