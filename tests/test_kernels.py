@@ -119,6 +119,19 @@ def test_kernels_that_give_nan_are_left_to_pytorch(monkeypatch):
         assert isinstance(segmenter_of().runtime, TorchRuntime)
 
 
+OPENED = """
+import sys
+import sctnet
+sctnet.Segmenter("sctnet-s-camvid", "cpu")
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_model_is_opened_without_pytorchs_compiler():
+    """To import it takes seconds."""
+    assert in_a_process(OPENED).strip() == "False"
+
+
 # What would reach beyond
 
 

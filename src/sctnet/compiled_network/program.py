@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sctnet.compiled_network.packing import Weights
 from sctnet.compiled_network.planes import Plane
@@ -181,13 +181,24 @@ def _dappm(writer: Writer, dappm: DAPPM, x: Plane) -> Plane:
     aggregated = writer.plane(height, width, compression.out_channels)
     writer.convolve(
         "dappm.together",
-        torch.cat([compression.weight, shortcut.weight], 1),
-        compression.bias + shortcut.bias,
+        _side_by_side(compression.weight, shortcut.weight),
+        _sum(compression.bias, shortcut.bias),
         together,
         aggregated,
     )
     writer.release(x, together)
     return aggregated
+
+
+def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    """Return kernels that read one input's channels behind the other's."""
+    if first.is_meta:  # their shape is asked for alone, and to join them imports torch._dynamo
+        return first.new_empty((len(first), first.shape[1] + second.shape[1], *first.shape[2:]))
+    return torch.cat([first, second], 1)
+
+
+def _sum(first: Tensor, second: Tensor) -> Tensor:
+    return first if first.is_meta else first + second  # as above
 
 
 def _pooled(writer: Writer, pool: nn.Module, norm: Norm, x: Plane) -> Plane:
