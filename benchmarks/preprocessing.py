@@ -4,7 +4,7 @@
 
 Noise of common sizes is brought to a shorter side of 360. Both forms take
 turns, so that a busy machine slows both, and the best round counts; what the network itself takes
-stands beside them. ``compiled`` is the loop that predictions use where numba is installed.
+stands beside them. ``compiled`` is the loop that predictions use where it was compiled.
 """
 
 import argparse
@@ -40,12 +40,12 @@ def measure(segmenter: Segmenter, size: tuple[int, int], side: int, rounds: int)
     prepare = Preprocessing(PreprocessingConfig(working_size=rule))
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    compiled = preparation.has_numba
+    compiled = preparation.instruction_set
 
     def planar() -> torch.Tensor:
-        preparation.has_numba = lambda: False
+        preparation.instruction_set = lambda: None
         prepared: torch.Tensor = prepare(image)
-        preparation.has_numba = compiled
+        preparation.instruction_set = compiled
         return prepared
 
     prepared = prepare(image)

@@ -1,10 +1,8 @@
-"""The network in the CPU kernels: the same as PyTorch's, whatever the size and the processor."""
+"""The network in the compiled library: as PyTorch's, whatever the size and instruction set."""
 
 import copy
 import os
 import pickle
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -20,12 +18,11 @@ import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
-from sctnet.kernels.jit import compiled
+from sctnet.kernels import instruction_set, library
 from sctnet.kernels.network import CpuNetwork, has_cpu_kernels, network, packing
 from sctnet.kernels.network import steps as kinds
 from sctnet.kernels.network.memory import Buffer, Memory
 from sctnet.kernels.network.packing import Weights
-from sctnet.kernels.network.vectors import PANEL, multiplies_pairs
 from sctnet.kernels.network.writer import Norm, Writer
 from sctnet.models import create_model
 from sctnet.models.cfblock import KernelAttention, grouped_double_normalisation
@@ -33,8 +30,16 @@ from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
 STATISTICS = IMAGENET_MEAN, IMAGENET_STD
+CHOSEN = instruction_set()
+if CHOSEN is None:
+    pytest.skip("there is no compiled library here", allow_module_level=True)
+OFFERED = [kind for kind in library().instruction_sets if kind.offered]
+on_each = pytest.mark.parametrize("kind", OFFERED, ids=lambda kind: kind.name)
+on_each_with_pairs = pytest.mark.parametrize(
+    "kind", [kind for kind in OFFERED if kind.takes_pairs], ids=lambda kind: kind.name
+)
 needs_pairs = pytest.mark.skipif(
-    not multiplies_pairs(), reason="this processor does not multiply bfloat16"
+    not CHOSEN.multiplies_pairs, reason="this processor does not multiply bfloat16"
 )
 
 
@@ -54,31 +59,26 @@ def dirty_memory(monkeypatch):
 # Single steps
 
 
-def computed(write, x: Tensor, short: bool = False) -> Tensor:
+def computed(write, x: Tensor, kind, short: bool = False) -> Tensor:
     """Return the maps that ``write(writer, plane)`` makes of C x H x W maps."""
-    weights = Weights(short)
+    weights = Weights(kind.shape, short)
     writer = Writer(weights, threads=1)
     channels, height, width = x.shape
     source = writer.plane(height, width, channels, frame=4, short=short)
     made = write(writer, source)
     program = writer.program(made)
     arrays = weights.arrays() if weights._factors._arrays else (weights._terms.array(), None)
-    kind = np.uint16 if short else np.float32
-    factors = np.empty(0, kind) if arrays[1] is None else arrays[1]
+    factors = np.empty(0, np.uint16 if short else np.float32) if arrays[1] is None else arrays[1]
     memory = np.full(program.memory, np.nan, np.float32)
-    scratch = np.full(program.scratch, np.nan, np.float32)
-    both = memory, memory.view(kind)
+    scratch = np.full((1, program.scratch), np.nan, np.float32)
     values = x.permute(1, 2, 0)
     values = (values.bfloat16().contiguous().view(torch.uint16) if short else values).numpy()
     # The source is written where its frame is cleared: by the first step.
-    loop = compiled(network._loop, short)
-    counters = np.zeros((2, len(program.steps)), np.int64)
-    picture = np.empty(0, np.uint8), np.empty(0, np.float32)
-    given = program.offsets, (arrays[0], factors), (scratch, scratch.view(kind))
-    loop(program.steps[:1], counters, picture, both, *given)
-    view(both[-1 if short else 0], source)[:] = values
-    loop(program.steps[1:], np.zeros_like(counters), picture, both, *given)
-    return torch.from_numpy(view(both[0], made).copy()).permute(2, 0, 1)
+    given = None, memory, program.offsets, (arrays[0], factors), scratch
+    library().compute(kind, program.steps[:1].copy(), *given)
+    view(memory.view(factors.dtype), source)[:] = values
+    library().compute(kind, program.steps[1:].copy(), *given)
+    return torch.from_numpy(view(memory, made).copy()).permute(2, 0, 1)
 
 
 def view(memory: np.ndarray, plane: Buffer) -> np.ndarray:
@@ -86,9 +86,10 @@ def view(memory: np.ndarray, plane: Buffer) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(memory[plane.begin :], plane.shape, strides)
 
 
+@on_each
 @settings(max_examples=150)
 @given(
-    kernel=st.sampled_from([(3, 3), (1, 1), (7, 1), (1, 7), (9, 1), (7, 7)]),
+    kernel=st.sampled_from([(3, 3), (1, 1), (7, 1), (1, 7), (9, 1), (1, 5), (3, 1), (7, 7)]),
     stride=st.integers(1, 2),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -99,7 +100,7 @@ def view(memory: np.ndarray, plane: Buffer) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 def test_convolutions_are_those_of_pytorch(
-    kernel, stride, height, width, depth, channels, activation, residual, seed
+    kind, kernel, stride, height, width, depth, channels, activation, residual, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(depth, height, width, generator=generator)
@@ -117,12 +118,12 @@ def test_convolutions_are_those_of_pytorch(
     expected = expected + x if residual else expected
     expected = [lambda y: y, F.relu, F.gelu][activation](expected)
     convolution.float()
-    found = computed(write, x)
+    found = computed(write, x, kind)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 3e-5
 
 
-@needs_pairs
+@on_each_with_pairs
 @settings(max_examples=60)
 @given(
     kernel=st.sampled_from([(3, 3), (1, 1), (7, 1), (1, 7)]),
@@ -132,11 +133,14 @@ def test_convolutions_are_those_of_pytorch(
     depth=st.sampled_from([4, 16, 32, 50]),
     channels=st.sampled_from([1, 19, 64]),
 )
-def test_short_products_are_of_rounded_factors(kernel, stride, height, width, depth, channels):
+def test_short_products_are_of_rounded_factors(
+    kind, kernel, stride, height, width, depth, channels
+):
     """To the last bit but those of float32's sums, where there is no transform before rounding."""
     x = torch.randn(depth, height, width)
     if kernel == (3, 3) and stride == 1:
-        depth, x = 8, x[:1].repeat(8, 1, 1)  # too few channels for tiles
+        depth = kind.shape.lanes // 2  # too few channels for tiles
+        x = x[:1].repeat(depth, 1, 1)
     convolution = nn.Conv2d(depth, channels, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
 
     def write(writer, source):
@@ -152,7 +156,7 @@ def test_short_products_are_of_rounded_factors(kernel, stride, height, width, de
         stride,
         convolution.padding,
     )
-    assert (computed(write, x, short=True) - expected).abs().max() < 3e-5
+    assert (computed(write, x, kind, short=True) - expected).abs().max() < 3e-5
 
 
 def norm_of(channels: int) -> nn.BatchNorm2d:
@@ -163,6 +167,7 @@ def norm_of(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
+@on_each
 @settings(max_examples=60)
 @given(
     size=st.sampled_from([5, 9, 17, 0]),
@@ -170,7 +175,7 @@ def norm_of(channels: int) -> nn.BatchNorm2d:
     width=st.integers(1, 40),
     channels=st.sampled_from([1, 16, 37]),
 )
-def test_pools_are_those_of_pytorch(size, height, width, channels):
+def test_pools_are_those_of_pytorch(kind, size, height, width, channels):
     x, norm = torch.randn(channels, height, width), norm_of(channels)
     stride = {5: 2, 9: 4, 17: 8, 0: 1}[size]
     pool = nn.AvgPool2d(size, stride, size // 2) if size else nn.AdaptiveAvgPool2d(1)
@@ -181,16 +186,17 @@ def test_pools_are_those_of_pytorch(size, height, width, channels):
         writer.pool(source, size, stride, Norm("norm", norm), target)
         return target
 
-    assert (computed(write, x) - expected).abs().max() < 1e-5
+    assert (computed(write, x, kind) - expected).abs().max() < 1e-5
 
 
+@on_each
 @settings(max_examples=60)
 @given(
     sizes=st.tuples(*[st.integers(1, 50)] * 4),
     rectify=st.booleans(),
     first=st.integers(0, 3),
 )
-def test_resizes_and_norms_are_those_of_pytorch(sizes, rectify, first):
+def test_resizes_and_norms_are_those_of_pytorch(kind, sizes, rectify, first):
     channels, height, width = 24, *sizes[:2]
     x, norm = torch.randn(channels, height, width), norm_of(channels + first)
 
@@ -203,9 +209,10 @@ def test_resizes_and_norms_are_those_of_pytorch(sizes, rectify, first):
 
     normed = norm(F.pad(x, (0, 0, 0, 0, first, 0))[None])[:, first:]
     expected = F.interpolate(F.relu(normed) if rectify else normed, sizes[2:], mode="bilinear")
-    assert (computed(write, x) - F.relu(expected)[0]).abs().max() < 1e-4
+    assert (computed(write, x, kind) - F.relu(expected)[0]).abs().max() < 1e-4
 
 
+@on_each
 @settings(max_examples=40)
 @given(
     norm=st.sampled_from(["l1", "l2"]),
@@ -213,7 +220,7 @@ def test_resizes_and_norms_are_those_of_pytorch(sizes, rectify, first):
     sides=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     spread=st.sampled_from([0.0, 1.0, 30.0]),
 )
-def test_the_double_normalisation_is_the_networks(norm, groups, sides, spread):
+def test_the_double_normalisation_is_the_networks(kind, norm, groups, sides, spread):
     maps = torch.randn(32, *sides) * spread
 
     def write(writer, source):
@@ -222,7 +229,7 @@ def test_the_double_normalisation_is_the_networks(norm, groups, sides, spread):
         return target
 
     expected = grouped_double_normalisation(maps.double()[None], groups, norm)[0]
-    assert (computed(write, maps) - expected).abs().max() < 1e-4
+    assert (computed(write, maps, kind) - expected).abs().max() < 1e-4
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=40))
@@ -270,15 +277,16 @@ VARIANTS = [
 ]
 
 
+@on_each
 @pytest.mark.parametrize(("variant", "options"), VARIANTS)
 @pytest.mark.parametrize("size", [(1, 1), (33, 31), (64, 160), (97, 50), (1, 500), (500, 2)])
-def test_logits_are_those_of_the_network(variant, options, size):
+def test_logits_are_those_of_the_network(kind, variant, options, size):
     torch.manual_seed(0)
     model = with_statistics(create_model(variant, **{"num_classes": 19} | options))
     fused = model.fuse()
     assert has_cpu_kernels(fused)
     images = torch.randn(2, 3, *size)
-    found = CpuNetwork(fused, *STATISTICS)(images)
+    found = CpuNetwork(fused, *STATISTICS, kind=kind)(images)
     with torch.inference_mode():
         in_pytorch = fused.features(images).logits
         expected = model.double().features(images.double()).logits
@@ -286,14 +294,14 @@ def test_logits_are_those_of_the_network(variant, options, size):
     assert deviation(found, expected) < 1e-6 + 5 * deviation(in_pytorch, expected)
 
 
-@needs_pairs
+@on_each_with_pairs
 @pytest.mark.parametrize("size", [(1, 1), (33, 31), (96, 160), (500, 2)])
-def test_short_factors_cost_little(size):
+def test_short_factors_cost_little(kind, size):
     torch.manual_seed(0)
     model = with_statistics(create_model("sctnet-s", 19)).fuse()
     images = torch.randn(1, 3, *size)
-    exact = CpuNetwork(model, *STATISTICS)(images)
-    short = CpuNetwork(model, *STATISTICS, short=True)(images)
+    exact = CpuNetwork(model, *STATISTICS, kind=kind)(images)
+    short = CpuNetwork(model, *STATISTICS, short=True, kind=kind)(images)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         in_pytorch = model.features(images).logits.float()
     assert (short - exact).std() < 4 * (in_pytorch - exact).std()
@@ -368,7 +376,7 @@ def test_bytes_are_normalised_as_the_preparation_does():
     assert torch.equal(model(images), model(prepared))
 
 
-@pytest.mark.parametrize("short", [False, pytest.param(True, marks=needs_pairs)])
+@pytest.mark.parametrize("short", sorted({False, CHOSEN.takes_pairs}))
 def test_neither_threads_nor_neighbours_change_a_bit(short, monkeypatch):
     model = CpuNetwork(create_model("sctnet-s", 5).eval().fuse(), *STATISTICS, short=short)
     images = [torch.randn(1, 3, 50 + 16 * k, 70) for k in range(4)]
@@ -434,7 +442,7 @@ def test_a_segmenter_labels_as_pytorch_does(precision):
     assert isinstance(segmenter.runtime, CpuRuntime)
     assert segmenter.runtime.precision == precision
     picture = np.random.default_rng(0).integers(0, 256, (96, 130, 3), np.uint8)
-    plain = TorchRuntime(model, segmenter.config.preparation, "cpu")
+    plain = TorchRuntime(model.fuse(), segmenter.config.preparation)
     images = [torch.from_numpy(picture).permute(2, 0, 1)[None]]
     for options in ({}, {"scale": 0.7}, {"mirrored": True}):
         (found,), (expected,) = segmenter.runtime(images, **options), plain(images, **options)
@@ -443,44 +451,9 @@ def test_a_segmenter_labels_as_pytorch_does(precision):
         assert same >= (1 if precision == "fp32" else 0.9)
 
 
-OTHER_VECTORS = """
-import sys
-from types import SimpleNamespace
-from numba.core.registry import cpu_target
-features = {"8": "+avx,+fma", "4": "+sse2"}[sys.argv[1]]
-target = SimpleNamespace(magic_tuple=lambda: ("", "", features))
-cpu_target.target_context.codegen = lambda: target
-import sctnet.kernels.network.vectors
-del cpu_target.target_context.codegen
-import torch, sctnet
-from sctnet.kernels.network import CpuNetwork, has_cpu_kernels, network, vectors
-from sctnet.kernels.network.loop import network_loop
-assert vectors.LANES == int(sys.argv[1])
-loop = network_loop(False, cached=False)  # what is on the disk is for this processor's vectors
-network._loop = lambda short, cached: loop
-model = sctnet.create_model("sctnet-s", num_classes=5).eval()
-assert has_cpu_kernels(model) == (vectors.LANES > 4)
-assert not has_cpu_kernels(model, short=True)
-images = torch.randn(1, 3, 70, 45)
-found = CpuNetwork(model.fuse(), (0.0,) * 3, (1.0,) * 3)(images)
-with torch.inference_mode():
-    expected = model.features(images).logits
-print(float((found - expected).abs().max() / expected.abs().max()))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lanes", ["8", "4"])
-def test_processors_with_shorter_vectors_find_the_same(lanes):
-    """Of 256 bits, as most computers have, and of 128."""
-    command = [sys.executable, "-c", OTHER_VECTORS, lanes]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1e-5
-
-
 def test_panels_are_whole_vectors():
     matrix = np.arange(3 * 5, dtype=np.float64).reshape(3, 5)
-    panels = packing.as_panels(matrix)
-    assert panels.shape == (1, 3, PANEL)
+    panels = packing.as_panels(matrix, 16)
+    assert panels.shape == (1, 3, 16)
     assert np.array_equal(panels[0, :, :5], matrix)
     assert not panels[0, :, 5:].any()

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,8 +15,7 @@ from torch.nn import functional as F
 import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
-from sctnet.kernels import argmax as compiled
-from sctnet.kernels import jit as compiled_loops
+from sctnet.kernels import library
 from sctnet.pipeline import argmax_cuda as gathered
 from sctnet.pipeline import argmax_torch as planes
 from sctnet.pipeline.argmax_torch import resize_logits, torch_label_map
@@ -52,7 +50,7 @@ def assert_labels_win(labels, logits, sizes):
         assert torch.equal(labels.long()[clear], planes.argmax(1)[clear])
 
 
-def test_numba_is_what_makes_label_maps_here():
+def test_the_library_is_what_makes_label_maps_here():
     assert label_map_method() == label_map_method(torch.device("cpu")) == "cpu"
     assert label_map_method("meta") == "torch"
 
@@ -235,14 +233,7 @@ def test_a_forked_process_has_threads_of_its_own():
     assert in_a_process(FORKED).strip() == "True"
 
 
-def test_importing_the_package_does_not_import_numba():
-    script = "import sys, sctnet.pipeline.image_to_labels; print('numba' in sys.modules)"
-    assert in_a_process(script).strip() == "False"
-
-
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None  # what import then finds is no numba
+WITHOUT_LIBRARY = """
 import torch
 from sctnet.pipeline.label_map import label_map, label_map_method
 logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -251,24 +242,11 @@ print(label_map_method(), labels.dtype, labels.long().sum().item())
 """
 
 
-def test_without_numba_pytorch_makes_the_label_map():
+def test_without_a_library_pytorch_makes_the_label_map():
     logits = torch.randn(1, 300, 6, 8, generator=torch.Generator().manual_seed(0))
     total = label_map(logits, (48, 64)).long().sum().item()
-    assert in_a_process(WITHOUT_NUMBA).split() == ["torch", "torch.uint16", str(total)]
-
-
-FIRST_CALL = """
-import weakref
-import torch
-from sctnet.pipeline.label_map import label_map
-
-def call():
-    logits = torch.ones(1, 2, 3, 3)
-    print(label_map(logits, (24, 24)).sum().item())
-    return weakref.ref(logits)
-
-assert call()() is None
-"""
+    found = in_a_process(WITHOUT_LIBRARY, SCTNET_KERNELS="torch").split()
+    assert found == ["torch", "torch.uint16", str(total)]
 
 
 LAST_THREAD = """
@@ -290,60 +268,18 @@ def test_the_first_label_map_may_come_when_the_main_thread_has_ended():
     assert in_a_process(LAST_THREAD) == f"{512 * 1024}\n"
 
 
-@pytest.mark.slow
-def test_two_processes_may_compile_at_once_and_a_cache_be_damaged(tmp_path):
-    folder = str(tmp_path)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: in_a_process(FIRST_CALL, NUMBA_CACHE_DIR=folder), range(2)))
-    assert found == ["0\n", "0\n"]
-    compiled_files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert compiled_files
-    for path in compiled_files:
-        path.write_bytes(path.read_bytes()[:100])
-    assert in_a_process(FIRST_CALL, NUMBA_CACHE_DIR=folder) == "0\n"
-
-
-def test_without_a_cache_the_loop_is_compiled_each_time(monkeypatch):
-    from sctnet.kernels import argmax_loop as loop
-
-    asked = []
-
-    def no_place(wide, cached):
-        asked.append((wide, cached))
-        if cached:
-            raise RuntimeError("cannot cache function: no locator available")
-        return "compiled"
-
-    monkeypatch.setattr(loop, "compiled_loop", no_place)
-    assert compiled_loops._made.__wrapped__(compiled._loop, True) == "compiled"
-    assert asked == [(True, True), (True, False)]
-
-
-def test_what_calls_for_the_first_label_map_is_not_kept(monkeypatch):
-    """numba keeps an exception when it compiles, and an exception keeps all frames around it."""
-    from sctnet.kernels import argmax_loop as loop
-
-    kept = []
-    monkeypatch.setattr(loop, "compiled_loop", lambda *_, **__: kept.append(sys._getframe()))
-
-    def call():
-        picture = torch.zeros(1)
-        compiled_loops._made.__wrapped__(compiled._loop, True)
-        return weakref.ref(picture)
-
-    assert call()() is None
-    assert kept
-
-
-def test_the_exponential_of_loops_is_within_its_bound():
-    from sctnet.kernels.exponential import exponential
-
-    powers = -np.geomspace(1e-8, 80, 5000).astype(np.float32)
-    found = np.array([exponential(power) for power in [np.float32(0), *powers]])
-    expected = np.exp(np.array([0, *powers], np.float64))
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in library().instruction_sets if kind.offered],
+    ids=lambda kind: kind.name,
+)
+def test_the_exponential_of_kernels_is_within_its_bound(kind):
+    powers = np.append(np.float32(0), -np.geomspace(1e-8, 80, 5000).astype(np.float32))
+    found = library().exponentials(kind, powers)
+    expected = np.exp(powers.astype(np.float64))
     assert np.abs(found / expected - 1).max() < 80 * 2**-24, "as the power itself is rounded"
     assert np.abs(found - expected).max() < 2e-7
-    assert exponential(np.float32(-3e38)) < 2e-38
+    assert library().exponentials(kind, np.float32([-3e38, np.nan])).max() < 2e-38
 
 
 # Other forms
@@ -443,17 +379,4 @@ print((kilobytes("VmHWM") - before) // 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
 def test_a_large_picture_needs_little_memory():
-    in_a_process(MEMORY)  # where the loops are compiled, should nobody have done so yet
     assert int(in_a_process(MEMORY)) < 400, "megabytes beside the loaded model"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux")
-def test_helping_threads_begin_on_other_cores():
-    helpers = compiled_loops._Helpers()
-    assert [future.result() for future in helpers.start(lambda _: True, None, 2)] == [True] * 2
-    there = list(helpers._threads)  # one or two; a second call may start another
-    assert [future.result() for future in helpers.start(lambda _: True, None, 2)] == [True] * 2
-    own = os.sched_getaffinity(0)
-    for thread in there:
-        assert len(os.sched_getaffinity(thread)) == max(1, len(own) - 1)
-        assert os.sched_getaffinity(thread) <= own

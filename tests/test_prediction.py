@@ -245,7 +245,7 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
     for name, value in {
         "LARGE_PICTURE": 5000,
         "_BAND_PIXELS": 1250,
-        "has_numba": lambda: False,
+        "instruction_set": lambda: None,
     }.items():
         monkeypatch.setattr(f"sctnet.pipeline.preprocessing.{name}", value)
     banded = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")

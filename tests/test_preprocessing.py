@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from sctnet.kernels import jit as compiled_loops
+from sctnet.kernels import threads as sharing
 from sctnet.kernels.preprocessing import cpu_preprocessing
 from sctnet.pipeline import preprocessing as preparation
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig, WorkingSize
@@ -52,7 +52,8 @@ def fixed(size, antialias):
 def test_pictures_are_resized_and_normalised_and_keep_their_layout(
     size, antialias, loop, monkeypatch
 ):
-    monkeypatch.setattr(preparation, "has_numba", lambda: loop)
+    if not loop:
+        monkeypatch.setattr(preparation, "instruction_set", lambda: None)
     by_loop = []
     monkeypatch.setattr(
         preparation,
@@ -103,7 +104,7 @@ def test_a_trace_sees_what_it_is_given_later():
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_preparing_in_bands_changes_nothing(antialias, monkeypatch):
-    monkeypatch.setattr(preparation, "has_numba", lambda: False)
+    monkeypatch.setattr(preparation, "instruction_set", lambda: None)
     images = pictures(1, 230, 170, 0)
     prepare = fixed((81, 60), antialias)
     at_once = prepare(images)
@@ -146,7 +147,7 @@ def test_the_compiled_loop_prepares_as_pytorch_does(
 
 @given(st.integers(1, 2000), st.integers(1, 16), st.integers(1, 40))
 def test_parts_cover_a_length_once(length, threads, times):
-    parts = compiled_loops.parts(length, threads, times)
+    parts = sharing.parts(length, threads, times)
     assert [place for first, last in parts for place in range(first, last)] == [*range(length)]
     assert all(first < last for first, last in parts)
 
@@ -156,3 +157,14 @@ def test_pictures_of_the_working_size_are_only_normalised():
     prepare = Preprocessing(PreprocessingConfig())
     expected = (images.float() - prepare.mean) / prepare.std
     torch.testing.assert_close(prepare(images), expected, atol=0, rtol=0)
+
+
+def test_a_container_with_a_part_of_a_core_has_one(tmp_path):
+    for text, expected in [("50000 100000", 1), ("150000 100000", 2), ("max 100000", 1 << 16)]:
+        sharing._quota.cache_clear()
+        file = tmp_path / "cpu.max"
+        file.write_text(text)
+        assert sharing._quota(file) == expected
+    sharing._quota.cache_clear()
+    assert sharing._quota(tmp_path / "nothing") == 1 << 16
+    sharing._quota.cache_clear()

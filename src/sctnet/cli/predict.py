@@ -56,8 +56,8 @@ def predict(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="torch (the default), onnx or openvino, for which a model folder is exported "
-            "once; a file has its own."
+            help="torch, onnx or openvino, for which a model folder is exported once; default: "
+            "PyTorch, and on a CPU kernels of our own; a file has its own."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
@@ -147,8 +147,9 @@ def predict(
         check_output(folder, kinds)
     pictures, failures = find_pictures(others, folder, may_be_none=bool(videos))
     segmenter = Segmenter(
-        model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch
-    )
+        model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch,
+        kernels="torch" if runtime == "torch" else "auto",
+    )  # fmt: skip
     if pictures:
         shown = None if classes is None else _listed(classes)
         failures = _label_pictures(

@@ -13,6 +13,7 @@ import torch
 from sctnet.checkpoints.model_folder import bundled_models
 from sctnet.errors import SctnetError
 from sctnet.inference.segmenter import Segmenter
+from sctnet.kernels import instruction_set, library
 from sctnet.machine import (
     container_limits,
     instruction_limits,
@@ -26,10 +27,10 @@ from sctnet.pipeline.precision import choose_precision
 from sctnet.provenance import environment
 
 _TOLD_PACKAGES = (
-    "torch", "numpy", "numba", "llvmlite", "opencv-python-headless", "pillow", "lightning",
+    "torch", "numpy", "opencv-python-headless", "pillow", "lightning",
     "onnxruntime", "openvino", "nncf", "transformers", "ray", "gradio", "av",
 )  # fmt: skip
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_CPU_NAME")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "SCTNET_KERNELS")
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -67,9 +68,19 @@ def _processor() -> dict[str, Any]:
         "usable cores": usable_cores(),
         "cores by the container": container_limits().cores,
         "threads of PyTorch": torch.get_num_threads(),
+        "kernels": _kernels(),
         "PyTorch's instructions": torch.backends.cpu.get_cpu_capability(),
         "variables": instruction_limits() | set_here,
     }
+
+
+def _kernels() -> str:
+    kind = instruction_set()
+    if kind is not None:
+        return f"compiled library, {kind.name}"
+    if library() is None:
+        return "none: no library was built, so PyTorch computes; install a C++ compiler and CMake"
+    return "none: the library has no form for this processor, or SCTNET_KERNELS asks for PyTorch"
 
 
 def _memory() -> dict[str, Any]:
@@ -110,13 +121,8 @@ def _training_device() -> torch.device:
 def _caches() -> dict[str, Any]:
     home = Path.home()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    package = Path(__file__).parents[1]
-    loops = os.environ.get("NUMBA_CACHE_DIR")
-    if loops is None:
-        writable = os.access(package, os.W_OK)
-        loops = str(package) if writable else str(cache / "numba")
     hub = os.environ.get("HF_HOME") or str(cache / "huggingface")
-    places = {"exported models": str(cache / "sctnet"), "compiled loops": loops, "hub": hub}
+    places = {"exported models": str(cache / "sctnet"), "hub": hub}
     return {name: _without_home(place, home) for name, place in places.items()}
 
 

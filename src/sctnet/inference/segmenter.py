@@ -38,6 +38,8 @@ class Segmenter:
     ``threads`` is the number of CPU threads, by default PyTorch's. For a folder this changes
     PyTorch's own setting, for the whole process. ``compiled`` lets ``torch.compile`` build the
     network for every new size, on a GPU with CUDA graphs: for many pictures of few sizes.
+    ``kernels`` says what computes a folder's SCTNet on the CPU: ``"native"`` the compiled library,
+    ``"torch"`` PyTorch, ``"auto"`` the library wherever it can.
 
     With ``tile`` a picture is labelled in square windows of that many pixels, which share
     ``overlap`` pixels (by default an eighth) and are blended there. Each window is resized to the
@@ -69,6 +71,7 @@ class Segmenter:
         flip: bool = False,
         threads: int | None = None,
         compiled: bool = False,
+        kernels: str = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise SctnetError(f"threads {threads}: give 1 or more")
@@ -79,6 +82,10 @@ class Segmenter:
                 raise SctnetError(
                     f"{file}: an exported file is compiled already: leave out compiled"
                 )
+            if kernels != "auto":
+                raise SctnetError(
+                    f"{file}: an exported file runs in its own runtime: leave out kernels"
+                )
             used = threads or torch.get_num_threads()
             exported = open_exported(file, device, precision, used)
             runtime, config = exported, exported.config.model
@@ -86,7 +93,7 @@ class Segmenter:
             folder = find_model(model)  # once: a hub id may be a download
             config = load_config(folder)
             runtime = open_network(
-                load_model(folder), config.preparation, device, precision, compiled
+                load_model(folder), config.preparation, device, precision, compiled, kernels
             )
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -104,10 +111,11 @@ class Segmenter:
         overlap: int | None = None,
         probabilities: bool = False,
         batch_size: int = 8,
+        kernels: str = "auto",
     ) -> "Segmenter":
         """Return a segmenter of a fused copy of a model in memory; the model stays as it is."""
         segmenter = cls.__new__(cls)
-        runtime = open_network(model, config.preparation, device, precision)
+        runtime = open_network(model, config.preparation, device, precision, kernels=kernels)
         segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
         return segmenter
 

@@ -1,1 +1,5 @@
-"""The loops that are compiled for the CPU: preprocessing, argmax and the whole network."""
+"""Compiled code: a C++ library, chosen for the processor at hand."""
+
+from sctnet.kernels.library import InstructionSet, Library, instruction_set, library
+
+__all__ = ["InstructionSet", "Library", "instruction_set", "library"]

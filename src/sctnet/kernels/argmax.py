@@ -1,16 +1,15 @@
-"""Label maps on the CPU by a compiled loop, whose rows are shared by several threads."""
+"""Label maps on the CPU by the compiled library, whose rows are shared by several threads."""
 
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 from torch import Tensor
 
 from sctnet.kernels.interpolation import interpolation_weights
-from sctnet.kernels.jit import compiled, parts, run_parts
+from sctnet.kernels.library import instruction_set, library
+from sctnet.kernels.threads import cores, parts
 
 _SHARE_PIXELS = 60_000  # fewer are sooner done than handed to another thread
 
@@ -33,45 +32,28 @@ def cpu_label_map(
     )
     shape = number, rows.stop - rows.start, columns.stop - columns.start
     labels = torch.empty(shape, dtype=dtype)
-    no_confidence = np.empty((0, 0), np.float32)
-    loop = compiled(_loop, labels.dtype == torch.uint16)
-    samples, drawn = _readable(logits), labels.numpy()
-
-    def work(shares: Iterator[tuple[int, int, int]]) -> bool:
-        for image, first, last in shares:
-            spans = down.spans[first:last]
-            top, bottom = int(spans[0, 0, 0]), int(spans[-1, 0, 1])
-            pixels = slice(int(spans[0, -1, 0]) - rows.start, int(spans[-1, -1, 1]) - rows.start)
-            read = _as_float32(samples[image, :, top:bottom])
-            sides = (spans, *down[1:]), tuple(across)
-            if not loop(read, top, *sides, 0.0, drawn[image, pixels], no_confidence):
-                return False
-        return True
-
-    threads = min(torch.get_num_threads(), labels.numel() // _SHARE_PIXELS)
-    finite = run_parts(work, _shares(number, len(down.spans), threads), threads)
+    threads = min(torch.get_num_threads(), cores(), labels.numel() // _SHARE_PIXELS)
+    kernels, kind = library(), instruction_set()
+    assert kernels is not None
+    assert kind is not None
+    pieces = _shares(number, len(down.spans), threads)
+    finite = kernels.label_maps(
+        kind, _as_float32(logits), (down, across), 0.0, labels.numpy(), None, pieces, threads
+    )
     return labels if finite else None
 
 
 @lru_cache(maxsize=64)  # videos ask for the same again and again
-def _shares(images: int, groups: int, threads: int) -> list[tuple[int, int, int]]:
+def _shares(images: int, groups: int, threads: int) -> Int64[np.ndarray, "shares 3"]:
     """Return which groups of which image are drawn in one piece."""
     pieces = parts(groups, threads, images)
-    return [(image, first, last) for image in range(images) for first, last in pieces]
+    shares = [(image, first, last) for image in range(images) for first, last in pieces]
+    return np.array(shares, np.int64).reshape(-1, 3)
 
 
-def _readable(logits: Tensor) -> np.ndarray:
-    # numpy has no bfloat16: its bits are read as the upper half of a float32's.
-    return (logits.view(torch.uint16) if logits.dtype == torch.bfloat16 else logits).numpy()
-
-
-def _as_float32(samples: np.ndarray) -> Float32[np.ndarray, "..."]:
-    if samples.dtype == np.uint16:
-        return (samples.astype(np.uint32) << 16).view(np.float32)
-    return samples.astype(np.float32, copy=False)
-
-
-def _loop(wide: bool, cached: bool) -> Any:
-    from sctnet.kernels.argmax_loop import compiled_loop  # which imports numba
-
-    return compiled_loop(wide, cached)
+def _as_float32(logits: Tensor) -> Float32[np.ndarray, "..."]:
+    """Return logits in float32, in the layout in which they are."""
+    if logits.dtype == torch.float32:
+        samples: np.ndarray = logits.numpy()
+        return samples
+    return logits.float().numpy()

@@ -1,7 +1,4 @@
-"""Pictures on the CPU resized and normalised in one pass over their bytes, by a compiled loop."""
-
-from collections.abc import Iterator
-from typing import Any
+"""Pictures on the CPU resized and normalised in one pass, by the compiled library."""
 
 import numpy as np
 import torch
@@ -9,7 +6,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from sctnet.kernels.interpolation import side_weights
-from sctnet.kernels.jit import compiled, parts, run_parts
+from sctnet.kernels.library import instruction_set, library
+from sctnet.kernels.threads import cores, parts
 
 _SHARE_PIXELS = 100_000  # of the picture; fewer are sooner read than handed to another thread
 
@@ -28,27 +26,19 @@ def cpu_preprocessing(
     """
     pictures = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
     number, height, width, channels = pictures.shape
-    flat = pictures.reshape(number, height, width * channels)
     prepared = np.empty((number, *size, channels), np.float32)
-    sides = (
-        tuple(side_weights(height, size[0], antialias)),
-        tuple(side_weights(width, size[1], antialias)),
-    )
-    statistics = torch.cat([mean, std]).reshape(2, channels).numpy()
-    loop = compiled(_loop)
-
-    def work(shares: Iterator[tuple[int, int, int]]) -> bool:
-        for image, first, last in shares:
-            loop(flat[image], *sides, statistics, prepared[image, first:last], first)
-        return True
-
-    threads = min(torch.get_num_threads(), number * height * width // _SHARE_PIXELS)
+    threads = min(torch.get_num_threads(), cores(), number * height * width // _SHARE_PIXELS)
     pieces = parts(size[0], threads, number)
-    run_parts(work, [(image, *piece) for image in range(number) for piece in pieces], threads)
+    kernels, kind = library(), instruction_set()
+    assert kernels is not None
+    assert kind is not None
+    kernels.prepare(
+        kind,
+        pictures,
+        (side_weights(height, size[0], antialias), side_weights(width, size[1], antialias)),
+        torch.cat([mean, std]).reshape(2, channels).numpy(),
+        prepared,
+        np.array([(image, *piece) for image in range(number) for piece in pieces], np.int64),
+        threads,
+    )
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
-
-
-def _loop(cached: bool) -> Any:
-    from sctnet.kernels.preprocessing_loop import preprocessing_loop  # which imports numba
-
-    return preprocessing_loop(cached)

@@ -7,8 +7,8 @@ from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from sctnet.errors import SctnetError
+from sctnet.kernels import instruction_set
 from sctnet.kernels.argmax import cpu_label_map
-from sctnet.kernels.jit import has_numba
 from sctnet.pipeline.argmax_cuda import cuda_label_map
 from sctnet.pipeline.argmax_torch import Size, torch_label_dtype, torch_label_map
 
@@ -52,11 +52,11 @@ def label_map_method(device: torch.device | str = "cpu") -> Method:
     """Say how label maps are computed on a device.
 
     ``"cpu"``: by a kernel of this package; ``"cuda"``: by one kernel of ``torch.compile``;
-    ``"torch"``: by PyTorch's operations, class after class, on other devices and where numba is
-    missing.
+    ``"torch"``: by PyTorch's operations, class after class, on other devices and where there
+    is no compiled library.
     """
     kind = torch.device(device).type
-    if kind == "cpu" and has_numba():
+    if kind == "cpu" and instruction_set() is not None:
         return "cpu"
     return "cuda" if kind == "cuda" else "torch"
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sctnet.kernels.jit import has_numba
+from sctnet.kernels import instruction_set
 from sctnet.kernels.preprocessing import cpu_preprocessing
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
 
@@ -138,7 +138,11 @@ class Preprocessing(nn.Module):
         if size == (height, width):
             return (images.to(self.mean.dtype) - self.mean) / self.std
         layout = _layout(images)
-        if layout == torch.channels_last and self.mean.dtype == torch.float32 and _may_loop(images):
+        if (
+            layout == torch.channels_last
+            and self.mean.dtype == torch.float32
+            and _may_be_compiled(images)
+        ):
             antialias = self.config.antialias
             return cpu_preprocessing(images, size, antialias, self.mean, self.std)
         if height * width <= LARGE_PICTURE:
@@ -178,10 +182,10 @@ class Preprocessing(nn.Module):
         return pixels * (rows & columns)[:, None]
 
 
-def _may_loop(images: Tensor) -> bool:
+def _may_be_compiled(images: Tensor) -> bool:
     real = type(images) is Tensor and images.device.type == "cpu"
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return real and not traced and has_numba()
+    return real and not traced and instruction_set() is not None
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -37,7 +37,7 @@ class CpuRuntime:
 
     def __str__(self) -> str:
         """Say how it runs, in few words."""
-        return f"{self.precision} on cpu, in compiled loops{self._because}"
+        return f"{self.precision} on cpu, in {self.network.instruction_set} kernels{self._because}"
 
     def __call__(
         self,

@@ -1,6 +1,8 @@
 """Where a network is computed: here, in PyTorch, ONNX Runtime or OpenVINO, behind one protocol."""
 
+import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,7 +15,9 @@ from sctnet.checkpoints.model_folder import usable_device
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
+from sctnet.kernels import instruction_set
 from sctnet.kernels.network import has_cpu_kernels
+from sctnet.machine import processor
 from sctnet.models import SCTNet, SegmentationNetwork
 from sctnet.pipeline.precision import Precision, choose_precision, is_emulated, tell_of_emulation
 from sctnet.pipeline.preprocessing import PreprocessingConfig
@@ -23,6 +27,14 @@ if TYPE_CHECKING:
 
 RUNTIMES = {suffixes[0]: name for name, suffixes in EXPORTED_SUFFIXES.items()}
 """The runtime of an exported file, by its suffix."""
+
+KERNELS = "auto", "native", "torch"
+"""What computes a network of a model folder on the CPU: the compiled library where it can, the
+library and nothing else, or PyTorch."""
+
+_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25}
+"""Of the difference from PyTorch, as a share of the largest logit: as of exported files, the first
+ten times as large."""
 
 _CODE = {".pt2", ".pt", ".pth", ".engine", ".plan"}
 
@@ -90,26 +102,40 @@ def open_network(
     device: str | torch.device | None,
     precision: str = "auto",
     compiled: bool = False,
+    kernels: str = "auto",
 ) -> Runtime:
     """Return the runtime of a network in memory; it keeps a fused copy.
 
-    On a CPU the package's own kernels compute an SCTNet in fp32 or bf16. PyTorch computes all else:
+    On a CPU the compiled library computes an SCTNet in fp32 or bf16. PyTorch computes all else:
     what it has to compile (``compiled``), other networks, and bf16 where the processor does not
-    multiply it. That is slow, and one sentence says how slow.
+    multiply it. That is slow, and one sentence says how slow. ``kernels``, one of :data:`KERNELS`,
+    asks for one of both. The library's logits of a small picture are compared with PyTorch's; where
+    they differ too much, PyTorch computes, after a warning.
 
-    Raises :class:`SctnetError` for an unusable device and an unknown precision.
+    Raises :class:`SctnetError` for an unusable device, an unknown precision, and where the library
+    is asked for and does not compute this network.
     """
+    if kernels not in KERNELS:
+        raise SctnetError(f"kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fused = network.fuse()
     chosen = choose_precision(precision, place, on_gpu="fp16")
-    if place.type == "cpu" and not compiled and isinstance(fused, SCTNet):
+    native: CpuRuntime | None = None
+    if place.type == "cpu" and kernels != "torch" and not compiled and isinstance(fused, SCTNet):
         kernels_have_it = has_cpu_kernels(fused, short=chosen.name == "bf16")
         if precision == "auto" and not kernels_have_it and has_cpu_kernels(fused):
             chosen = Precision("fp32", "the CPU kernels compute this network in fp32 alone")
             kernels_have_it = True
         if kernels_have_it and chosen.name != "fp16":
-            return CpuRuntime(fused, preprocessing, chosen)
+            native = CpuRuntime(fused, preprocessing, chosen)
     runtime = TorchRuntime(fused, preprocessing, place, chosen, compiled)
+    if kernels == "native" and native is None:
+        raise SctnetError(
+            "kernels 'native': the compiled library is not there, or does not compute this network "
+            f"({runtime}): leave kernels out, and PyTorch computes"
+        )
+    if native is not None and _agree(native, runtime):
+        return native
     if is_emulated(chosen.name, place):
         plain = TorchRuntime(fused, preprocessing, place)
         picture = torch.zeros(1, 3, 128, 256, dtype=torch.uint8, device=place)
@@ -119,6 +145,40 @@ def open_network(
             lambda: [logits.cpu() for logits in plain([picture])],
         )
     return runtime
+
+
+def _agree(native: CpuRuntime, plain: TorchRuntime) -> bool:
+    """Say whether the library's logits are PyTorch's; warn where they are not."""
+    difference = _difference(native, plain)
+    if difference <= _TOLERANCES[native.precision]:
+        return True
+    kind = instruction_set()
+    warnings.warn(
+        f"the compiled kernels ({'none' if kind is None else kind.name}; {processor()}; sctnet "
+        f"{version('sctnet')}) differ from PyTorch by {100 * difference:.3g} % of the largest "
+        "logit on a small picture, so PyTorch computes: please report this",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return False
+
+
+def _difference(native: CpuRuntime, plain: TorchRuntime) -> float:
+    """Return the largest difference on a small picture, as a share of the largest logit.
+
+    0 where PyTorch's logits are not finite: pictures are refused then, whoever computes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (1, 48, 64, 3), dtype=torch.uint8, generator=generator)
+    image = picture.permute(0, 3, 1, 2)
+    found = native.network(image)
+    mean, std = plain.labeller.preprocessing.mean, plain.labeller.preprocessing.std
+    with torch.inference_mode():
+        expected = plain.labeller.logits((image - mean) / std)
+    if not expected.isfinite().all():
+        return 0.0
+    difference = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+    return float(difference) if difference.isfinite() else float("inf")
 
 
 def open_exported(

@@ -1,8 +1,6 @@
-"""A network computed on the CPU by one loop, which is compiled for this very processor."""
+"""A network computed on the CPU by the compiled library."""
 
 import copy
-import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +8,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from sctnet.kernels.jit import compiled, has_numba, run_parts
+from sctnet.kernels import InstructionSet, instruction_set, library
+from sctnet.kernels.threads import cores
 from sctnet.models.blocks import BLOCKS
 from sctnet.models.sctnet import SCTNet
 
@@ -30,20 +29,15 @@ def has_cpu_kernels(network: nn.Module, short: bool = False) -> bool:
     finite is left to PyTorch, whose logits then are not either. With ``short`` the processor has
     to multiply pairs of short floats, and the network to be wide enough for them.
     """
-    if not isinstance(network, SCTNet) or not has_numba():
-        return False
-    from numba.core import config as numba_config
-
-    from sctnet.kernels.network.vectors import LANES, multiplies_and_adds, multiplies_pairs
-
-    if vars(numba_config)["DISABLE_JIT"] or not multiplies_and_adds():
+    kind = instruction_set()
+    if not isinstance(network, SCTNet) or kind is None:
         return False
     config = network.config
-    if not all(BLOCKS[kind].has_cpu_kernel for kind in (config.stage3_block, config.stage4_block)):
+    if not all(BLOCKS[name].has_cpu_kernel for name in (config.stage3_block, config.stage4_block)):
         return False
     narrowest = min(config.base_channels, config.dappm_channels)
     odd = (config.dappm_channels | config.attention_kernels) % 2
-    if short and (not multiplies_pairs() or narrowest < LANES or odd):
+    if short and (not kind.multiplies_pairs or narrowest < kind.shape.lanes or odd):
         return False
     values = [value for value in network.state_dict().values() if value.is_floating_point()]
     return config.norm_position == "pre" and all(
@@ -58,6 +52,8 @@ class CpuNetwork:
     3x3 convolutions are computed in tiles with a quarter of the products (Winograd's F(4x4, 3x3));
     rounding errors are as large as those of PyTorch. For every size of pictures a list of steps is
     written once. May be called from several threads at a time.
+
+    ``kind`` is the instruction set, by default the one that is chosen for this process.
     """
 
     def __init__(
@@ -66,10 +62,14 @@ class CpuNetwork:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         short: bool = False,
+        kind: InstructionSet | None = None,
     ) -> None:
         from sctnet.kernels.network.packing import Weights
 
-        self._network, self._places = network, Weights(short)
+        kind = kind or instruction_set()
+        assert kind is not None
+        self._kind = kind
+        self._network, self._places = network, Weights(kind.shape, short)
         self._statistics = mean, std
         self._programs: dict[tuple[Any, ...], Program] = {}
         # Whatever the picture, its steps then find the place of their weights.
@@ -78,6 +78,11 @@ class CpuNetwork:
         self._network = copy.deepcopy(network).to("meta")  # its shapes are still asked for
         self._callers = 1
         self._idle: list[_Workspace] = []
+
+    @property
+    def instruction_set(self) -> str:
+        """Name the one that computes."""
+        return self._kind.name
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made again."""
@@ -100,7 +105,7 @@ class CpuNetwork:
         workspace.fit(program, threads)
         logits = np.empty((number, *program.logits.shape), np.float32)
         for index in range(number):
-            workspace.compute(program, pictures[index].reshape(-1), self._weights)
+            workspace.compute(self._kind, program, pictures[index], self._weights)
             logits[index] = workspace.read(program.logits)
         if sum(each.size for each in [workspace, *self._idle]) <= _KEPT_VALUES:
             self._idle.append(workspace)
@@ -127,8 +132,7 @@ class CpuNetwork:
 
 def _threads(callers: int) -> int:
     """Return a caller's share; threads that wait for each other need a core each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(torch.get_num_threads(), cores or 1) // callers)
+    return max(1, min(torch.get_num_threads(), cores()) // callers)
 
 
 class _Workspace:
@@ -136,7 +140,7 @@ class _Workspace:
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.float32)
-        self._scratch: list[np.ndarray] = []
+        self._scratch = np.empty((0, 0), np.float32)
 
     @property
     def size(self) -> int:
@@ -145,40 +149,30 @@ class _Workspace:
 
     def fit(self, program: "Program", threads: int) -> None:
         """Make room for a program."""
-        from sctnet.kernels.network.packing import aligned
+        from sctnet.kernels.network.packing import LINE, aligned
 
         if len(self._memory) < program.memory:
             self._memory = aligned(program.memory)
-        if len(self._scratch) != threads or len(self._scratch[0]) < program.scratch:
-            self._scratch = [aligned(program.scratch) for _ in range(threads)]
+        if len(self._scratch) != threads or self._scratch.shape[1] < program.scratch:
+            size = -(-program.scratch * 4 // LINE) * LINE // 4
+            self._scratch = aligned(threads * size).reshape(threads, size)
 
     def compute(
-        self, program: "Program", picture: np.ndarray, weights: tuple[np.ndarray, np.ndarray]
+        self,
+        kind: InstructionSet,
+        program: "Program",
+        picture: np.ndarray,
+        weights: tuple[np.ndarray, np.ndarray],
     ) -> None:
         """Compute all steps."""
-        kind = weights[1].dtype
-        loop = compiled(_loop, kind == np.uint16)
-        counters = np.zeros((2, len(program.steps)), np.int64)
-        memory = self._memory, self._memory.view(kind)
-        nothing = np.empty(0, np.float32 if picture.dtype == np.uint8 else np.uint8)
-        pictures = (picture, nothing) if picture.dtype == np.uint8 else (nothing, picture)
-
-        def work(scratches: Iterator[np.ndarray]) -> bool:
-            for scratch in scratches:
-                both = scratch, scratch.view(kind)
-                loop(program.steps, counters, pictures, memory, program.offsets, weights, both)
-            return True
-
-        run_parts(work, self._scratch, len(self._scratch))
+        kernels = library()
+        assert kernels is not None
+        kernels.compute(
+            kind, program.steps, picture, self._memory, program.offsets, weights, self._scratch
+        )
 
     def read(self, plane: "Buffer") -> np.ndarray:
         """Return a plane without its frame."""
         rows = self._memory[plane.begin :][: plane.height * plane.row].reshape(plane.height, -1)
         pixels = rows[:, : plane.width * plane.pixel]
         return pixels.reshape(plane.height, plane.width, plane.pixel)
-
-
-def _loop(short: bool, cached: bool) -> Any:
-    from sctnet.kernels.network.loop import network_loop
-
-    return network_loop(short, cached)

@@ -4,14 +4,20 @@ import mmap
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from math import sqrt
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from sctnet.kernels.library import Shape
 from sctnet.kernels.network.steps import POINTS
-from sctnet.kernels.network.vectors import FAR, NEAR, PANEL
+
+NEAR, FAR = sqrt(0.5), sqrt(2)
+"""The points, beside 0 and infinity, of which Winograd's transforms evaluate polynomials; with each
+its opposite. Rounding errors are half of those of the usual 1 and 2 (measured). The library's side
+of it presumes that their product is 1."""
 
 LINE = 64
 """Bytes of a line of the cache."""
@@ -19,13 +25,13 @@ _LARGE_PAGE = 2 << 20
 
 
 class Weights:
-    """What is added, and what is multiplied, each brought into its order once."""
+    """What is added, and what is multiplied, each brought into an instruction set's order once."""
 
-    def __init__(self, short: bool = False) -> None:
-        self.short = short
+    def __init__(self, shape: Shape, short: bool = False) -> None:
+        self.shape, self.short = shape, short
         """Whether factors are short floats, of which pairs are multiplied."""
         self._terms, self._factors = _Row(np.float32), _Row(np.uint16 if short else np.float32)
-        self.terms("nothing", lambda: np.zeros(PANEL))
+        self.terms("nothing", lambda: np.zeros(shape.panel))
 
     def terms(self, name: str, make: Callable[[], np.ndarray]) -> int:
         """Return where the array of a name lies; it is made where the name is new."""
@@ -36,7 +42,7 @@ class Weights:
         return self._factors.place(name, lambda: self._as_factors(make()))
 
     def _as_factors(self, panels: Float[np.ndarray, "*before depth panel"]) -> np.ndarray:
-        values = np.ascontiguousarray(panels, np.float32)
+        values: np.ndarray = np.ascontiguousarray(panels, np.float32)
         if not self.short:
             return values
         *before, depth, columns = values.shape
@@ -99,36 +105,57 @@ def _own_memory(size: int) -> mmap.mmap:
     return region
 
 
-def as_panels(matrix: Float[np.ndarray, "*before depth columns"]) -> np.ndarray:
-    """Return a matrix as panels x depth x ``PANEL``, zeros beyond its last column."""
+def as_panels(matrix: Float[np.ndarray, "*before depth columns"], panel: int) -> np.ndarray:
+    """Return a matrix as panels x depth x ``panel``, zeros beyond its last column."""
     *before, depth, columns = matrix.shape
-    panels = -(-columns // PANEL)
-    wide = np.zeros((*before, depth, panels * PANEL), matrix.dtype)
+    panels = -(-columns // panel)
+    wide = np.zeros((*before, depth, panels * panel), matrix.dtype)
     wide[..., :columns] = matrix
-    return np.moveaxis(wide.reshape(*before, depth, panels, PANEL), -2, -3)
+    return np.moveaxis(wide.reshape(*before, depth, panels, panel), -2, -3)
 
 
-def whole_panels(bias: Float[Tensor, " out"] | None, panels: int) -> np.ndarray:
-    """Return a bias for so many panels, zeros beyond it."""
+def whole_panels(bias: Float[Tensor, " out"] | None, columns: int) -> np.ndarray:
+    """Return a bias for so many columns, zeros beyond it."""
     given = np.zeros(0) if bias is None else bias.detach().numpy()
-    return np.pad(given, (0, panels * PANEL - len(given)))
+    return np.pad(given, (0, columns - len(given)))
 
 
-def by_taps(kernels: Float[Tensor, "out depth h w"]) -> np.ndarray:
-    """Return kernels as panels x (h x w x depth) x ``PANEL``."""
-    return as_panels(kernels.detach().permute(2, 3, 1, 0).flatten(0, 2).numpy())
+def by_taps(kernels: Float[Tensor, "out depth h w"], panel: int) -> np.ndarray:
+    """Return kernels as panels x (h x w x depth) x ``panel``."""
+    return as_panels(kernels.detach().permute(2, 3, 1, 0).flatten(0, 2).numpy(), panel)
 
 
-def at_points(kernels: Float[Tensor, "out depth 3 3"]) -> np.ndarray:
-    """Return kernels, as polynomials, at the 36 pairs of points: x panels x depth x ``PANEL``.
+def at_points(kernels: Float[Tensor, "out depth 3 3"], panel: int) -> np.ndarray:
+    """Return kernels, as polynomials, at the 36 pairs of points: x panels x depth x ``panel``.
 
     G of F(4 x 4, 3 x 3), computed in float64.
     """
+    values = kernels.detach().double().numpy()
+    found = np.einsum("ij,ocjk,lk->ilco", _EVALUATE, values, _EVALUATE, optimize=True)
+    return as_panels(found.reshape(POINTS, *found.shape[2:]), panel)
+
+
+def of_stripe(kernels: Float[Tensor, "out depth taps"], panel: int) -> np.ndarray:
+    """Return three taps after three at 6 points, and behind these the taps that are left.
+
+    Points x panels x (threes x depth) x ``panel``, then panels x (ones x depth) x ``panel``.
+    """
+    values = kernels.detach().double().permute(1, 2, 0).numpy()  # depth, taps, out
+    depth, taps, out = values.shape
+    threes = taps // 3
+    cut = values[:, : 3 * threes].reshape(depth, threes, 3, out)
+    found = np.einsum("ij,ctjo->itco", _EVALUATE, cut).reshape(6, threes * depth, out)
+    left = values[:, 3 * threes :].transpose(1, 0, 2).reshape(-1, out)
+    return np.concatenate([as_panels(found, panel).ravel(), as_panels(left, panel).ravel()])
+
+
+def _evaluation() -> Float[np.ndarray, "6 3"]:
+    """Return G of F(4, 3)."""
     points = np.array([0, NEAR, -NEAR, FAR, -FAR])
     distances = points[:, None] - points
     np.fill_diagonal(distances, 1)
     powers = points[:, None] ** np.arange(3) / distances.prod(1, keepdims=True)
-    evaluate = np.vstack([powers, [0, 0, 1]])
-    values = kernels.detach().double().numpy()
-    found = np.einsum("ij,ocjk,lk->ilco", evaluate, values, evaluate, optimize=True)
-    return as_panels(found.reshape(POINTS, *found.shape[2:]))
+    return np.vstack([powers, [0, 0, 1]])
+
+
+_EVALUATE = _evaluation()

@@ -96,7 +96,7 @@ def _residual(
 ) -> Buffer:
     if isinstance(block.final_relu, nn.ReLU):
         activation = RELU
-    between, y = writer.strided(block.conv1, x), writer.strided(block.conv1, x, short)
+    between = writer.strided(block.conv1, x)
     writer.convolution(f"{name}.conv1", block.conv1, x, between, RELU)
     shortcut = x
     if isinstance(block.shortcut, nn.Sequential):
@@ -104,8 +104,10 @@ def _residual(
         projection = cast(nn.Conv2d, block.shortcut[0])
         writer.convolution(f"{name}.shortcut", projection, x, shortcut)
         writer.release(x)
+    y = writer.sum(shortcut, short)
     writer.convolution(f"{name}.conv2", block.conv2, between, y, activation, shortcut)
-    writer.release(between, shortcut)
+    writer.release(between)
+    writer.release_term(shortcut, y)
     return y
 
 
@@ -119,9 +121,10 @@ def _transformer(
     first, second = feed_forward.conv1, feed_forward.conv2
     writer.convolution(f"{name}.conv1", first, norm, between, GELU)
     writer.release(norm)
-    y = writer.plane(*x.shape, short=short)
+    y = writer.sum(x, short)
     writer.convolution(f"{name}.conv2", second, between, y, activation, x)
-    writer.release(between, x)
+    writer.release(between)
+    writer.release_term(x, y)
     return y
 
 
@@ -140,11 +143,9 @@ def _attention(writer: Writer, name: str, block: TransformerBlock, x: Buffer) ->
     writer.normalise(similarity, how.kernels // how.groups, how.norm == "l2", attention)
     writer.release(norm, similarity)
     for index, stripe in enumerate(stripes):
-        y, maps = writer.plane(*x.shape), attention.part(number * index, number)
+        maps = attention.part(number * index, number)
         kernels = stripe.kernels.transpose(0, 1)
-        writer.convolve(f"{name}.transposed{index}", kernels, None, maps, y, plus=x)
-        writer.release(x)
-        x = y
+        writer.convolve(f"{name}.transposed{index}", kernels, None, maps, x, plus=x)
     writer.release(attention)
     return x
 

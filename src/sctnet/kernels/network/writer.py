@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from sctnet.kernels.network import steps as kinds
 from sctnet.kernels.network.memory import Buffer, Memory
-from sctnet.kernels.network.packing import Weights, at_points, by_taps, whole_panels
-from sctnet.kernels.network.vectors import LANES, PANEL, ROWS
+from sctnet.kernels.network.packing import Weights, at_points, by_taps, of_stripe, whole_panels
 
 _CACHE_VALUES = 150_000
 """Of one side of a product, which should stay in a core's own cache."""
 _TILES = 64
 """Of a piece, at most."""
+_LARGE_FACTORS = 1_000_000
+"""Beyond so many, few pieces read them from the main memory, of as many tiles as can be."""
 _PIECES = 16
 """Of a step whose pieces are rows, at least, where there are so many; for any number of threads,
 as sums of pieces are rounded."""
@@ -67,6 +68,7 @@ class Writer:
 
     def __init__(self, weights: Weights, threads: int) -> None:
         self._weights, self._threads = weights, threads
+        self._shape = weights.shape
         self._steps: list[dict[str, int]] = []
         self._offsets = [0]
         self._scratch = 0
@@ -88,7 +90,7 @@ class Writer:
         begin = (2 if short else 1) * span[0] + frame * (row + channels)
         plane = Buffer(begin, row, channels, height, width, channels, short)
         self._spans[plane] = span
-        self._rows(kinds.CLEAR, None, plane, {"taps": frame, "joins": False})
+        self._rows(kinds.CLEAR, None, plane, {"frame": frame, "joins": False})
         return plane
 
     def strided(self, convolution: nn.Conv2d, x: Buffer, short: bool = False) -> Buffer:
@@ -96,6 +98,15 @@ class Writer:
         stride = int(convolution.stride[0])
         height, width = ((side - 1) // stride + 1 for side in (x.height, x.width))
         return self.plane(height, width, convolution.out_channels, short=short)
+
+    def sum(self, term: Buffer, short: bool) -> Buffer:
+        """Return a place for a sum: that of its term, which is read for the last time."""
+        return self.plane(*term.shape, short=True) if short and self._weights.short else term
+
+    def release_term(self, term: Buffer, result: Buffer) -> None:
+        """Release a term, unless the sum is in its place."""
+        if result is not term:
+            self.release(term)
 
     def release(self, *planes: Buffer) -> None:
         """Let what comes now write over planes."""
@@ -113,7 +124,8 @@ class Writer:
             self._rows(kinds.FLOATS, None, target, {})
         else:
             begin = self._weights.terms("statistics", lambda: _repeated(statistics))
-            self._rows(kinds.BYTES, None, target, {"weights": begin})
+            values = {"mean": begin, "deviation": begin + kinds.PERIOD}
+            self._rows(kinds.BYTES, None, target, values)
             self._scratch = max(self._scratch, 3 * width)
         return target
 
@@ -124,7 +136,7 @@ class Writer:
     def pool(self, source: Buffer, size: int, stride: int, norm: Norm, target: Buffer) -> None:
         """Write an average of size x size pixels, 0: of all, a batch norm and a ReLU."""
         pieces = target.height * target.width
-        values = self._affine(norm, target, True) | {"taps": size, "stride": stride}
+        values = self._affine(norm, target, True) | {"window": size, "stride": stride}
         self._step(kinds.POOL, source, target, pieces, values)
 
     def resize(
@@ -139,7 +151,7 @@ class Writer:
         pieces = _rows_at_once(maps)[1]
         parts = [self.plane(1, pieces, maps.channels, frame=0) for _ in range(2)]
         values = {"largest": parts[0].begin, "totals": parts[1].begin}
-        values |= {"taps": group, "stride": 1 + squared}
+        values |= {"maps_of_group": group, "squared": squared}
         for kind in (kinds.LARGEST, kinds.EXPONENTIAL):
             self._rows(kind, maps, maps, values)
         self._rows(kinds.NORMALISE, maps, target, values)
@@ -172,10 +184,16 @@ class Writer:
         """Write a convolution that pads with half of its kernels' size, a sum, an activation."""
         if kernels.shape[1] < source.channels:  # a picture's fourth channel
             kernels = F.pad(kernels, (0, 0, 0, 0, 0, source.channels - kernels.shape[1]))
-        panels = -(-len(kernels) // PANEL)
+        panel = self._shape.panel
+        panels = -(-len(kernels) // panel)
         values = {"panels": panels, "stride": stride, "activation": activation}
-        values["bias"] = self._weights.terms(f"{name}.bias", lambda: whole_panels(bias, panels))
-        cut = self._winograd if stride == 1 and _in_tiles(kernels) else self._taps
+        columns = panels * panel
+        values["bias"] = self._weights.terms(f"{name}.bias", lambda: whole_panels(bias, columns))
+        cut = self._taps
+        if stride == 1 and self._in_tiles(kernels):
+            cut = self._winograd
+        elif stride == 1 and self._in_stripes(kernels):
+            cut = self._stripe
         cut(name, kernels, source, target, values, plus)
 
     def program(self, logits: Buffer) -> Program:
@@ -184,9 +202,8 @@ class Writer:
         for index, step in enumerate(self._steps):
             for name, value in step.items():
                 steps[index][name] = value
-        # Vectors, and the last rows of a product, reach beyond what is meant.
-        slack = 2 * ROWS * int(steps["source_pixel"].max()) + PANEL
-        memory, scratch = self._memory.length + slack, self._scratch + slack
+        # Vectors of Winograd's transform reach beyond the last channels of a pixel.
+        memory, scratch = self._memory.length + self._shape.lanes, self._scratch + self._shape.lanes
         return Program(steps, np.array(self._offsets, np.int64), memory, scratch, logits)
 
     def _step(
@@ -202,7 +219,7 @@ class Writer:
         if kind in _MAKE_FACTORS:
             assert target.short == self._weights.short
         step = {"kind": kind, "pieces": pieces, "height": height, "width": width}
-        step |= {"channels": channels, "short": target.short, "residual": -1, "joins": True}
+        step |= {"channels": channels, "short_target": target.short, "residual": -1, "joins": True}
         for name, plane in (("source", source), ("target", target), ("residual", residual)):
             if plane is not None:
                 step |= {name: plane.begin, f"{name}_row": plane.row, f"{name}_pixel": plane.pixel}
@@ -220,7 +237,7 @@ class Writer:
     ) -> None:
         """Write a step of which a piece is some rows."""
         rows, pieces = _rows_at_once(target)
-        self._step(kind, source, target, pieces, {**values, "group": rows}, residual)
+        self._step(kind, source, target, pieces, {**values, "rows_of_piece": rows}, residual)
         self._scratch = max(self._scratch, 2 * target.channels)
 
     def _affine(self, norm: Norm, target: Buffer, rectify: bool) -> dict[str, int]:
@@ -230,7 +247,7 @@ class Writer:
             lambda: norm.scale_and_shift(channels),
         )
         activation = kinds.RELU if rectify else kinds.LINEAR
-        return {"weights": begin, "bias": begin + channels, "activation": activation}
+        return {"scale": begin, "shift": begin + channels, "activation": activation}
 
     def _winograd(
         self,
@@ -243,23 +260,60 @@ class Writer:
     ) -> None:
         """Write a step whose pieces are some tiles, and of these some panels."""
         tiles = -(-target.height // kinds.TILE) * -(-target.width // kinds.TILE)
+        lanes, _, panel = self._shape
         depth, panels = kernels.shape[1], values["panels"]
-        wide = -(-depth // LANES) * LANES
+        wide = -(-depth // lanes) * lanes
         held = _CACHE_VALUES // kinds.POINTS
-        group = held * (2 if self._weights.short else 1) // wide // ROWS * ROWS
-        group = min(max(group, ROWS), _TILES // ROWS * ROWS, -(-tiles // ROWS) * ROWS)
-        groups = -(-tiles // group)
+        most = min(max(held * (2 if self._weights.short else 1) // wide, 1), _TILES)
+        large = kinds.POINTS * depth * panels * panel > _LARGE_FACTORS
+        if large:
+            most = _TILES
+        group, groups = self._even(tiles, most)
         of_piece = self._panels_of_piece(groups, panels)
-        at_once = max(1, min(held // (group * PANEL), of_piece))
-        columns = at_once * PANEL
-        scratch = kinds.POINTS * (group * (wide + columns) + 2 * LANES) + kinds.TILE**2 * columns
+        at_once = max(1, min(max(held // (group * panel), 8 if large else 1), of_piece))
+        columns = at_once * panel
+        scratch = kinds.POINTS * (group * (wide + columns) + 2 * lanes)
         self._scratch = max(self._scratch, scratch)
         how = {
-            "weights": self._weights.factors(f"{name}.winograd", lambda: at_points(kernels)),
+            "factors": self._weights.factors(f"{name}.winograd", lambda: at_points(kernels, panel)),
             "depth": depth,
+            "tiles_of_piece": group,
             "panels_at_once": at_once,
         }
-        self._products(kinds.WINOGRAD, source, target, (group, groups, of_piece), values, how, plus)
+        self._products(kinds.WINOGRAD, source, target, (groups, of_piece), values, how, plus)
+
+    def _stripe(
+        self,
+        name: str,
+        kernels: Tensor,
+        source: Buffer,
+        target: Buffer,
+        values: Mapping[str, int],
+        plus: Buffer | None,
+    ) -> None:
+        """Write a step whose pieces are some tiles of 4 pixels, and of these some panels."""
+        lanes, _, panel = self._shape
+        _, depth, down, across = kernels.shape
+        downwards, taps = down > 1, max(down, across)
+        long, other = (target.height, target.width)[:: 1 if downwards else -1]
+        tiles = -(-long // kinds.TILE) * other
+        threes, ones = divmod(taps, 3)
+        read = (6 * threes + 4 * ones) * depth
+        group, groups = self._even(tiles, max(1, min(_CACHE_VALUES // read, _TILES)))
+        of_piece = self._panels_of_piece(groups, values["panels"])
+        at_once = max(1, min(_CACHE_VALUES // (10 * group * panel), of_piece))
+        scratch = group * (read + 10 * at_once * panel) + 20 * lanes
+        self._scratch = max(self._scratch, scratch)
+        line = kernels.flatten(2)
+        how = {
+            "factors": self._weights.factors(f"{name}.stripe", lambda: of_stripe(line, panel)),
+            "depth": depth,
+            "taps": taps,
+            "downwards": downwards,
+            "tiles_of_piece": group,
+            "panels_at_once": at_once,
+        }
+        self._products(kinds.STRIPE, source, target, (groups, of_piece), values, how, plus)
 
     def _taps(
         self,
@@ -277,35 +331,56 @@ class Writer:
         if source.pixel == depth:  # neighbours in a row lie side by side: they are one tap
             columns, depth = columns[:1], depth * across
         offsets = [row + column for row in rows for column in columns]
-        wide, panels = -(-target.width // ROWS) * ROWS, values["panels"]
-        group = min(2 * _CACHE_VALUES // (wide * panels * PANEL), target.height // _PIECES)
-        group = max(group, 1)
-        groups = -(-target.height // group)
+        panel, panels = self._shape.panel, values["panels"]
+        most = 2 * _CACHE_VALUES // (target.width * panels * panel)
+        most = max(min(most, target.height // _PIECES), 1)
+        group, groups = self._even(target.height, most)
         of_piece = self._panels_of_piece(groups, panels)
-        self._scratch = max(self._scratch, group * wide * of_piece * PANEL)
         how = {
-            "weights": self._weights.factors(f"{name}.taps", lambda: by_taps(kernels)),
+            "factors": self._weights.factors(f"{name}.taps", lambda: by_taps(kernels, panel)),
             "offsets": len(self._offsets),
             "taps": len(offsets),
             "depth": depth,
         }
         self._offsets += offsets
-        self._products(kinds.CONVOLVE, source, target, (group, groups, of_piece), values, how, plus)
+        how["rows_of_piece"] = group
+        how["rows_at_once"] = max(1, _CACHE_VALUES // 2 // (values["stride"] * source.row))
+        self._products(kinds.CONVOLVE, source, target, (groups, of_piece), values, how, plus)
 
     def _products(
         self,
         kind: int,
         source: Buffer,
         target: Buffer,
-        cut: tuple[int, int, int],
+        cut: tuple[int, int],
         values: Mapping[str, int],
         how: Mapping[str, int],
         plus: Buffer | None,
     ) -> None:
-        group, groups, of_piece = cut
+        groups, of_piece = cut
         shares = -(-values["panels"] // of_piece)
-        pieces = {"group": group, "shares": shares, "panels_of_piece": of_piece}
+        pieces = {"shares": shares, "panels_of_piece": of_piece}
         self._step(kind, source, target, groups * shares, {**values, **how, **pieces}, plus)
+
+    def _even(self, length: int, most: int) -> tuple[int, int]:
+        """Return how many of a length a piece takes, ``most`` at most, and how many pieces are.
+
+        All are about as long, and as many for every thread.
+        """
+        pieces = -(-length // most)
+        if pieces > 1:
+            pieces = -(-pieces // self._threads) * self._threads
+        each = -(-length // pieces)
+        return each, -(-length // each)
+
+    def _in_tiles(self, kernels: Tensor) -> bool:
+        return kernels.shape[2:] == (3, 3) and kernels.shape[1] >= self._shape.lanes
+
+    def _in_stripes(self, kernels: Tensor) -> bool:
+        """Say whether kernels are 1xN or Nx1 of a few taps; short factors are read as they are."""
+        _, depth, down, across = kernels.shape
+        line = min(down, across) == 1 and 3 <= max(down, across) <= 9
+        return line and not self._weights.short and depth % self._shape.lanes == 0
 
     def _panels_of_piece(self, groups: int, panels: int) -> int:
         """Return how many panels a piece takes, so that there are pieces enough for all threads."""
@@ -317,10 +392,6 @@ class Writer:
 
 def _repeated(statistics: Statistics) -> Float[np.ndarray, " values"]:
     return np.tile(statistics, kinds.PERIOD // 3).ravel()
-
-
-def _in_tiles(kernels: Tensor) -> bool:
-    return kernels.shape[2:] == (3, 3) and kernels.shape[1] >= LANES
 
 
 def _rows_at_once(plane: Buffer) -> tuple[int, int]:
