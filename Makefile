@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard src/sctnet/kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "sctnet needs Python 3.11 or newer; name it: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
