@@ -89,7 +89,7 @@ void compute(void* context, int64_t thread) {
         for (; finished <= index; ++finished) {
             auto& done = all.counters[finished].done;
             int64_t pieces = all.steps[finished].pieces;
-            all.changed.wait([&] { return done.load(std::memory_order_acquire) >= pieces; });
+            all.changed.wait([&] { return done.load() >= pieces; });
         }
     }
 }
