@@ -5,7 +5,7 @@
 The logits are those of the bundled model for test pictures of CamVid, brought to the working size:
 random weights have no uniform regions. Both forms take turns on each picture, so that a busy
 machine slows both; a picture's figure is its best round. ``planar`` resizes one class after the
-other and keeps the largest; ``compiled`` is the loop that predictions use where numba is installed.
+other and keeps the largest; ``compiled`` is what predictions use where the library was compiled.
 Last, ``sctnet eval`` scores the same pictures with either, in turns.
 """
 
@@ -131,7 +131,7 @@ def main() -> None:
     chosen = np.linspace(0, len(data) - 1, arguments.pictures).round().astype(int)
     pictures = [data.image(int(index)) for index in chosen]
     began = time.perf_counter()
-    label_map(torch.zeros(1, 2, 3, 3))  # imports numba; compiles, or reads what was compiled before
+    label_map(torch.zeros(1, 2, 3, 3))  # loads the library
     first_call = time.perf_counter() - began
     rows = []
     for sizes in CASES:
