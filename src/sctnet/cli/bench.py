@@ -66,6 +66,6 @@ def bench(
     Console().print(
         table,
         f"{size}, {batch} at a time, {threads or torch.get_num_threads()} threads; bytes in memory "
-        f"to label maps; label maps are {' and '.join(sorted(methods))}; {rounds} rounds.",
+        f"to label maps; argmax form: {' and '.join(sorted(methods))}; {rounds} rounds.",
         sep="\n",
     )
