@@ -37,8 +37,16 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/readme_figures.py --check
 
+# Parity and kernels once more as a processor with AVX2 alone, where this one has AVX-512.
+AS_AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 SCTNET_KERNELS=avx2
+KERNEL_TESTS := $(addprefix tests/test_,parity.py siam_parity.py shared_head.py cpu_network.py \
+  kernels.py label_map.py preprocessing.py prediction.py precision.py)
+
 test: lint
 	$(BIN)/pytest -n 2 -m 'not slow'
+	@if $(BIN)/python -c "from sctnet.machine import processor_features as features; \
+	    raise SystemExit('AVX-512' not in features())"; \
+	  then $(AS_AVX2) $(BIN)/pytest -n 2 -m 'not slow' $(KERNEL_TESTS); fi
 
 test-all: lint
 	$(BIN)/pytest -n 2

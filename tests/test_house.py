@@ -31,7 +31,7 @@ def test_the_map_names_every_room_and_every_loose_file():
     packages = {
         path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")
     }
-    assert folders == (packages - {"."}) | {"recipes", "bundled"}
+    assert folders == (packages - {"."}) | {"recipes", "bundled", "kernels/native"}
     loose = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
     assert files == loose
 

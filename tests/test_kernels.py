@@ -97,7 +97,7 @@ def test_a_caller_chooses_who_computes():
 
 
 def test_what_is_not_there_cannot_be_asked_for(monkeypatch):
-    monkeypatch.setattr(runtime, "has_cpu_kernels", lambda *_: False)
+    monkeypatch.setattr(runtime, "has_cpu_kernels", lambda *_, **__: False)
     assert isinstance(segmenter_of("auto").runtime, TorchRuntime)
     with pytest.raises(sctnet.SctnetError, match="leave kernels out"):
         segmenter_of("native")

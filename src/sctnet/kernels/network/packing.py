@@ -41,7 +41,8 @@ class Weights:
         """Return where panels lie that are multiplied."""
         return self._factors.place(name, lambda: self._as_factors(make()))
 
-    def _as_factors(self, panels: Float[np.ndarray, "*before depth panel"]) -> np.ndarray:
+    def _as_factors(self, panels: Float[np.ndarray, "..."]) -> np.ndarray:
+        """Return factors as the library reads them; of bfloat16, pairs of neighbours in depth."""
         values: np.ndarray = np.ascontiguousarray(panels, np.float32)
         if not self.short:
             return values
