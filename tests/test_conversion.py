@@ -308,7 +308,10 @@ REFUSED = {
         with_tensor("backbone.layer6.weight", torch.ones(1)),
         "backbone.layer6.weight is not a key of a released SCTNet",
     ),
-    "an unknown prefix": (with_tensor("neck.weight", torch.ones(1)), "neck.weight belongs to no"),
+    "an unknown prefix": (
+        with_tensor("neck.weight", torch.ones(1)),
+        "neck.weight is not a key of a released SCTNet",
+    ),
     "an unknown tensor of a known module": (
         with_tensor("backbone.conv1.0.scale", torch.ones(1)),
         "backbone.conv1.0.scale does not exist in sctnet-s",

@@ -46,7 +46,7 @@ def overlay_planes(
     ``alpha`` is the share of the colour. Every label is one of a class. Boundaries are lighter,
     but keep their colour.
     """
-    tables = np.rint(_components(np.array(colours), standard)).astype(np.uint8).T
+    tables = np.rint(_components(np.array(colours, np.uint8), standard)).astype(np.uint8).T
     quarter = np.ascontiguousarray(labels[::2, ::2])
     for plane, drawn, shown, table in zip(
         source, target, (labels, quarter, quarter), tables, strict=True
