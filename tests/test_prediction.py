@@ -22,6 +22,7 @@ from sctnet.data.rle import Runs, decode_runs
 from sctnet.data.streams import batches
 from sctnet.inference import planning
 from sctnet.inference.polygons import mask_polygons
+from sctnet.inference.runtimes import runtime
 from sctnet.inference.segmentation import Segmentation
 from sctnet.inference.tiling import (
     ComposedLogits,
@@ -83,7 +84,7 @@ def test_streams_hold_one_batch(folder):
 
 def test_pictures_of_one_working_size_pass_together(tmp_path, monkeypatch):
     model = saved(tmp_path, WorkingSize(rule="fixed", height=48, width=64))
-    monkeypatch.setattr(sctnet.inference.runtimes.runtime, "has_cpu_kernels", lambda *_: False)
+    monkeypatch.setattr(runtime, "has_cpu_kernels", lambda *_, **__: False)
     together = sctnet.Segmenter(model, "cpu")  # in PyTorch
     images = [street(30, 40, 1), street(60, 80, 2), street(90, 70, 3)]
     passed = []

@@ -104,7 +104,7 @@ def tell_if_emulated(precision: str, student: torch.nn.Module, fabric: Fabric) -
     if not is_emulated(named, fabric.device):
         return
     student = copy.deepcopy(student)
-    images = torch.zeros(1, 3, 128, 256, device=fabric.device)
+    images = torch.zeros(2, 3, 128, 256, device=fabric.device)
 
     def step(kind: torch.dtype | None) -> float:
         with torch.autocast(fabric.device.type, kind, enabled=kind is not None):
