@@ -70,15 +70,15 @@ def assert_error(answer, status, *named):
 
 def make_slow(server, seconds):
     """Let a model take its time; return how often it was asked."""
-    segmenter = server.models[0].segmenter
-    label, calls = segmenter.predict_labels, []
+    predictor = server.models[0].segmenter.predictor
+    label, calls = predictor.labels, []
 
     def slow(pictures):
         calls.append(len(pictures))
         time.sleep(seconds)
         return label(pictures)
 
-    segmenter.predict_labels = slow
+    predictor.labels = slow
     return calls
 
 
@@ -391,11 +391,11 @@ def test_pictures_of_one_size_are_labelled_together(folder):
 def test_a_failure_is_a_500_in_one_sentence_and_the_next_is_answered(folder, caplog):
     with running(str(folder)) as server:
         segmenter = server.models[0].segmenter
-        label = segmenter.predict_labels
-        segmenter.predict_labels = lambda _: 1 / 0
+        label = segmenter.predictor.labels
+        segmenter.predictor.labels = lambda _: 1 / 0
         with caplog.at_level(logging.CRITICAL, "uvicorn.error"):
             assert_error(post(server, encoded(street(20, 20))), 500, "log")
-        segmenter.predict_labels = label
+        segmenter.predictor.labels = label
         assert post(server, encoded(street(20, 20))).status_code == 200
 
 
