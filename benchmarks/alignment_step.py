@@ -25,7 +25,7 @@ from sctnet.training.devices import launch_fabric
 from sctnet.training.dry_run import seconds_per_step
 from sctnet.training.learner import Learner
 from sctnet.training.recipe import SegmentationRecipe, load_recipe
-from sctnet.training.segmentation import SegmentationTask
+from sctnet.training.segmentation_task import SegmentationTask
 from sctnet.training.teachers import NetworkTeacher
 from sctnet.writing import write_text
 

@@ -25,7 +25,7 @@ from sctnet.data.loading import StepSampler, training_loader
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.processes import ALONE
 from sctnet.provenance import environment
-from sctnet.training.classification.task import ClassificationTask
+from sctnet.training.classification.classification_task import ClassificationTask
 from sctnet.training.devices import launch_fabric
 from sctnet.training.dry_run import seconds_per_step
 from sctnet.training.learner import Learner

@@ -20,7 +20,7 @@ from sctnet.training.devices import launch_fabric
 from sctnet.training.dry_run import seconds_per_step
 from sctnet.training.learner import Learner
 from sctnet.training.recipe import Recipe, load_recipe
-from sctnet.training.segmentation import SegmentationTask
+from sctnet.training.segmentation_task import SegmentationTask
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -13,8 +13,8 @@ from released import REFERENCE, released_checkpoint
 
 import sctnet
 from sctnet.checkpoints.backbone import load_start
-from sctnet.checkpoints.conversion import released_names
 from sctnet.checkpoints.model_folder import load_config, load_model
+from sctnet.checkpoints.released_checkpoint import released_names
 from sctnet.errors import SctnetError
 from sctnet.models.counting import count_parameters
 

@@ -19,7 +19,7 @@ from served import CLASSES, encoded, running, saved
 import sctnet
 from sctnet.serving.http.limits import Limits, Refusal
 from sctnet.serving.http.micro_batcher import Closed, MicroBatcher
-from sctnet.serving.http.open_inference import parse_request, response
+from sctnet.serving.http.open_inference_protocol import parse_request, response
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies

@@ -20,10 +20,10 @@ from sctnet.data import images as image_files
 from sctnet.data import rle as run_lengths
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.data.streams import batches
-from sctnet.inference import planning
+from sctnet.inference import picture_plan
 from sctnet.inference.polygons import mask_polygons
 from sctnet.inference.runtimes import runtime
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.tiling import (
     ComposedLogits,
     blending_weights,
@@ -241,7 +241,7 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
     """The path in bands, forced upon a small picture, against the plain one."""
     model, image = saved(tmp_path, rule), street(150, 131)
     plain = sctnet.Segmenter(model, "cpu")(image, probabilities=kind == "probabilities")
-    monkeypatch.setattr(planning, "LARGE_PICTURE", 5000)
+    monkeypatch.setattr(picture_plan, "LARGE_PICTURE", 5000)
     monkeypatch.setattr("sctnet.inference.tiling._BAND_PIXELS", 2000)
     for name, value in {
         "LARGE_PICTURE": 5000,
@@ -256,8 +256,8 @@ def test_large_pictures_are_labelled_as_small_ones_are(tmp_path, monkeypatch, ru
 
 
 def test_pictures_beyond_one_pass_are_taken_in_windows(folder, monkeypatch):
-    monkeypatch.setattr(planning, "_WHOLE_PIXELS", 10_000)
-    monkeypatch.setattr(planning, "TILE", 96)
+    monkeypatch.setattr(picture_plan, "_WHOLE_PIXELS", 10_000)
+    monkeypatch.setattr(picture_plan, "TILE", 96)
     image = street(200, 170)
     automatic, chosen = (sctnet.Segmenter(folder, "cpu", tile=tile) for tile in (None, 96))
     np.testing.assert_array_equal(automatic(image).labels, chosen(image).labels)

@@ -25,7 +25,7 @@ from sctnet.inference.classification_scoring import score_classifier
 from sctnet.models import create_model
 from sctnet.models.classifier import Classifier
 from sctnet.pipeline.preprocessing import Preprocessing
-from sctnet.training.classification.task import open_classification
+from sctnet.training.classification.classification_task import open_classification
 from sctnet.training.classification.teachers import ClassifierTeacher
 from sctnet.training.dry_run import dry_run
 from sctnet.training.learner import Learner

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sctnet
-from sctnet.checkpoints.conversion import released_names
+from sctnet.checkpoints.released_checkpoint import released_names
 from sctnet.checkpoints.teacher_conversion import convert_teacher
 from sctnet.models import SCTNet, model_configuration
 from sctnet.models.counting import count_parameters

@@ -24,7 +24,7 @@ from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.training.dry_run import dry_run
 from sctnet.training.recipe import SegmentationRecipe, load_recipe
 from sctnet.training.run_folder import read_metrics
-from sctnet.training.segmentation import open_segmentation
+from sctnet.training.segmentation_task import open_segmentation
 from sctnet.training.teacher_cache import FILE, TeacherCache
 from sctnet.training.teachers import ForeignTeacher, NetworkTeacher
 from sctnet.training.trainer import train

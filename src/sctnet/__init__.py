@@ -5,9 +5,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sctnet.checkpoints.conversion import convert_checkpoint as convert_checkpoint
     from sctnet.checkpoints.model_folder import load_model as load_model
     from sctnet.checkpoints.model_folder import save_model as save_model
+    from sctnet.checkpoints.released_checkpoint import convert_checkpoint as convert_checkpoint
     from sctnet.errors import SctnetError as SctnetError
     from sctnet.export.exporting import export_model as export_model
     from sctnet.inference.segmenter import Segmentation as Segmentation
@@ -18,7 +18,7 @@ _HOMES = {
     "Segmentation": "sctnet.inference.segmenter",
     "Segmenter": "sctnet.inference.segmenter",
     "SctnetError": "sctnet.errors",
-    "convert_checkpoint": "sctnet.checkpoints.conversion",
+    "convert_checkpoint": "sctnet.checkpoints.released_checkpoint",
     "create_model": "sctnet.models",
     "export_model": "sctnet.export.exporting",
     "load_model": "sctnet.checkpoints.model_folder",

@@ -16,7 +16,7 @@ from sctnet.checking.value_diagnosis import (
 )
 from sctnet.data.dataset import IGNORE, Colour
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.folder import value_table
+from sctnet.data.mask_to_labels import value_table
 from sctnet.data.published_layouts import UNKNOWN
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.folder import colour_code, value_table
 from sctnet.data.images import read_mask, read_mask_encoding
+from sctnet.data.mask_to_labels import colour_code, value_table
 from sctnet.data.pairing import MASK_SUFFIXES, Mismatch
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.data.streams import in_threads

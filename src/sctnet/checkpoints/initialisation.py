@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sctnet.checkpoints.backbone import IMAGENET, fill, load_start
-from sctnet.checkpoints.conversion import released_start
 from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model
+from sctnet.checkpoints.released_checkpoint import released_start
 from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.models import SCTNet, SegmentationNetwork
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sctnet.checkpoints.backbone import fill
-from sctnet.checkpoints.conversion import read_checkpoint, state_dict_of
 from sctnet.checkpoints.model_folder import WeightsSource, load_strictly, save_model
+from sctnet.checkpoints.released_checkpoint import read_checkpoint, state_dict_of
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build, model_configuration
 from sctnet.models.segformer import SEGFORMER_VARIANTS

@@ -27,7 +27,7 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a released checkpoint into a model folder, strictly."""
-    from sctnet.checkpoints.conversion import convert_checkpoint
+    from sctnet.checkpoints.released_checkpoint import convert_checkpoint
     from sctnet.errors import SctnetError
 
     names = [name.strip() for name in classes.split(",")] if classes else None

@@ -4,17 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-from jaxtyping import Integer, UInt8
-
 from sctnet.data.coco_instances import DrawnPicture, find_instances
-from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, check_splits
-from sctnet.data.dataset_yaml import RAW_VALUE_LIMIT, FolderConfig, read_config
-from sctnet.data.images import read_mask
+from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
+from sctnet.data.dataset_yaml import FolderConfig, read_config
 from sctnet.data.labelme import LabelNames, read_labelme
+from sctnet.data.mask_to_labels import label_reader
 from sctnet.data.pairing import SHAPES_SUFFIX, Mismatch, find_files
-from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
 
@@ -54,7 +49,7 @@ def folder_dataset(
     ``drawn`` are the pictures of instances by what stands for their masks.
     """
     names = LabelNames(config.classes, config.ignored_labels)
-    reader = partial(_read_labels, names, drawn or {}, _label_reader(config))
+    reader = partial(_read_labels, names, drawn or {}, label_reader(config))
     return FileDataset(name, config.classes, config.colours, files, reader)
 
 
@@ -73,70 +68,3 @@ def _read_labels(
     if path.suffix.lower() == SHAPES_SUFFIX:
         return read_labelme(names, path)
     return read_mask_labels(path)
-
-
-def _label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
-    """Return the function from a mask file to labels that the description asks for."""
-    return partial(_read_colours if config.rgb_masks else _read_values, value_table(config))
-
-
-def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
-    """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
-    if config.rgb_masks:
-        assert config.colours is not None
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for label, colour in enumerate(config.colours):
-            table[colour_code(np.array(colour))] = label
-        for colour in config.ignored_colours:
-            table[colour_code(np.array(colour))] = IGNORE
-    elif config.ids is not None:
-        table = np.full(RAW_VALUE_LIMIT, IGNORE, np.uint8)
-        table[list(config.ids)] = list(config.ids.values())
-    else:
-        table = np.full(RAW_VALUE_LIMIT, UNKNOWN, np.uint8)
-        table[: len(config.classes)] = range(len(config.classes))
-        table[config.ignore] = IGNORE
-    return table
-
-
-def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
-    values = read_mask(path)
-    if values.ndim != 2:
-        raise SctnetError(
-            f"{path}: the mask holds colours, not class numbers: "
-            "set rgb_masks: true, or save it with one channel"
-        )
-    if values.dtype != np.uint8 and (values.min() < 0 or values.max() >= RAW_VALUE_LIMIT):
-        raise SctnetError(f"{path}: the mask's values must lie between 0 and {RAW_VALUE_LIMIT - 1}")
-    # Of bytes, OpenCV's look-up takes a third of NumPy's time.
-    labels = cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table.take(values)
-    unknown = labels == UNKNOWN
-    if unknown.any():
-        raise SctnetError(
-            f"{path}: the mask's value {values[unknown][0]} is neither a class nor ignore: "
-            "correct the mask, or map its values by ids"
-        )
-    return labels
-
-
-def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
-    values = read_mask(path)
-    if values.ndim != 3:
-        raise SctnetError(
-            f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
-        )
-    labels = table.take(colour_code(values))
-    unknown = labels == UNKNOWN
-    if unknown.any():
-        red, green, blue = values[unknown][0]
-        raise SctnetError(
-            f"{path}: the mask's colour [{red}, {green}, {blue}] is in neither colours nor "
-            "ignored_colours: correct the mask, or add the colour to one of them"
-        )
-    return labels
-
-
-def colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:
-    """Return the number 65536 red + 256 green + blue."""
-    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
-    return np.asarray(red << 16 | green << 8 | blue)

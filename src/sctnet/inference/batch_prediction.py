@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from sctnet.errors import SctnetError
-from sctnet.inference.planning import PlannedPicture
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.picture_plan import PlannedPicture
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
 

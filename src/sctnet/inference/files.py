@@ -12,7 +12,7 @@ from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.results import KINDS, Results, check_output
-from sctnet.inference.segmentation import class_indices
+from sctnet.inference.segmentation_result import class_indices
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import refuse_address
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.errors import SctnetError
-from sctnet.inference.planning import TILE, Plan, PlannedPicture, plan_picture
+from sctnet.inference.picture_plan import TILE, Plan, PlannedPicture, plan_picture
 from sctnet.inference.runtimes.runtime import Runtime
 from sctnet.inference.sources import Picture
+from sctnet.inference.test_time_augmentation import MultiScaleFlip
 from sctnet.inference.tiling import (
     ComposedLogits,
     composed_labels,
@@ -25,8 +26,6 @@ from sctnet.pipeline.label_map import label_map
 LabelMap = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 Probabilities = Float32[np.ndarray, "_ _ _"]
 Sizes = tuple[tuple[int, int], ...]
-
-_LARGEST_SCALE = 4.0
 
 # At the working size, where SCTNet-S needs some 0.1 GB for a million.
 _BATCH_PIXELS = 4_000_000  # of several pictures or windows together
@@ -56,14 +55,9 @@ class Predictor:
             raise SctnetError(f"tile {tile}: a window has 32 pixels at least")
         if overlap is not None and not 0 <= overlap <= (tile or TILE) // 2:
             raise SctnetError(f"overlap {overlap}: give 0 to half of a tile's {tile or TILE}")
-        if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
-            raise SctnetError(
-                f"scales: give one or more numbers above 0 and up to {_LARGEST_SCALE:g}, "
-                "such as 0.75,1.0,1.25"
-            )
         self.runtime = runtime
         self.tile, self.overlap = tile, overlap
-        self.scales, self.flip = tuple(scales), flip
+        self.versions = MultiScaleFlip(scales, flip)
         self._rule = config.preparation.working_size
         self._classes = len(config.classes)
         self._dtype = label_dtype(self._classes)
@@ -73,7 +67,7 @@ class Predictor:
     @property
     def averages(self) -> bool:
         """Whether several predictions are averaged."""
-        return self.scales != (1.0,) or self.flip
+        return bool(self.versions)
 
     def plan(self, image: Picture, probabilities: bool = False) -> PlannedPicture:
         """Return a picture with the way it is processed.
@@ -156,15 +150,13 @@ class Predictor:
 
     def _mean_probabilities(self, image: Picture) -> Tensor:
         pixels = self.pixels(image)
-        total: Tensor | None = None
-        for scale in self.scales:
+
+        def probabilities(scale: float, mirrored: bool) -> Tensor:
+            (logits,) = self.runtime([pixels], scale, mirrored)
             sizes = self._sizes(image, scale)
-            for mirrored in (False, True)[: 1 + self.flip]:
-                (logits,) = self.runtime([pixels], scale, mirrored)
-                likely = resize_logits(logits.float().contiguous(), sizes).softmax(1)[0]
-                total = likely if total is None else total.add_(likely)
-        assert total is not None
-        return total / (len(self.scales) * (1 + self.flip))
+            return resize_logits(logits.float().contiguous(), sizes).softmax(dim=1)[0]
+
+        return self.versions.mean(probabilities)
 
     @torch.inference_mode()
     def _predict(

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sctnet.errors import SctnetError
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.pictures.encoding import write_picture
 from sctnet.writing import write_whole
 

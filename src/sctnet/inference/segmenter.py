@@ -10,10 +10,10 @@ import torch
 from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config, load_model
 from sctnet.data.streams import batches
 from sctnet.errors import SctnetError
-from sctnet.inference.planning import Plan, PlannedPicture
+from sctnet.inference.picture_plan import Plan, PlannedPicture
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
 from sctnet.inference.runtimes.runtime import Runtime, exported_file, open_exported, open_network
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.sources import Picture, PictureSource, read_source
 from sctnet.models import SegmentationNetwork
 from sctnet.pictures.palette import default_palette

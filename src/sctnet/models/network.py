@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
-from sctnet.models.checkpointing import checkpointed
+from sctnet.models.activation_checkpointing import checkpointed
 from sctnet.models.folding import folded_copy, is_folded
 from sctnet.models.layers import resize
 

@@ -23,7 +23,7 @@ from sctnet.training.learner import Learner
 from sctnet.training.losses import class_weights
 from sctnet.training.recipe import Recipe, SegmentationRecipe
 from sctnet.training.registry import open_task
-from sctnet.training.segmentation import SegmentationTask
+from sctnet.training.segmentation_task import SegmentationTask
 from sctnet.training.task import Task
 from sctnet.training.teachers import Teacher, load_teacher
 

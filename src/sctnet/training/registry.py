@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from sctnet.processes import ALONE, Processes
-from sctnet.training.classification.task import open_classification
+from sctnet.training.classification.classification_task import open_classification
 from sctnet.training.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
-from sctnet.training.segmentation import open_segmentation
+from sctnet.training.segmentation_task import open_segmentation
 from sctnet.training.task import Task
 
 

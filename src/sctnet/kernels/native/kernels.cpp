@@ -3,7 +3,7 @@
 
 #include "labels.h"
 #include "network.h"
-#include "preparation.h"
+#include "preprocessing.h"
 
 #define SCTNET_JOINED(a, b) a##b
 #define SCTNET_NAME(prefix, level) SCTNET_JOINED(prefix, level)

@@ -12,7 +12,7 @@ import torch
 
 from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.palette import encode_label_map
 from sctnet.pipeline.precision import is_emulated

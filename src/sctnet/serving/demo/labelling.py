@@ -15,7 +15,7 @@ import numpy as np
 
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.video.files import SUFFIXES as VIDEO_SUFFIXES
 from sctnet.serving.demo.quiet_gradio import gradio

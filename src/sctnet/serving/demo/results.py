@@ -12,7 +12,7 @@ import numpy as np
 
 from sctnet.data.images import decode_image
 from sctnet.errors import SctnetError
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pictures.encoding import encode_picture
 from sctnet.pictures.palette import Colour, encode_label_map

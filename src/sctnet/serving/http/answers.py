@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.pictures.encoding import encode_picture
 from sctnet.pictures.palette import encode_label_map
 from sctnet.serving.http.limits import Refusal

@@ -19,19 +19,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from sctnet.inference.predictor import LabelMap
-from sctnet.inference.segmentation import Segmentation
+from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture
-from sctnet.serving.http import open_inference
+from sctnet.serving.http import open_inference_protocol as open_inference
 from sctnet.serving.http import openapi as descriptions
 from sctnet.serving.http.answers import Answer, chosen_answer
-from sctnet.serving.http.handling import Handler
 from sctnet.serving.http.limits import Claim, Limits, Refusal
 from sctnet.serving.http.metrics import Metrics
 from sctnet.serving.http.middleware import RequestMiddleware
-from sctnet.serving.http.open_inference import InferenceRequest
+from sctnet.serving.http.open_inference_protocol import InferenceRequest
 from sctnet.serving.http.page import PAGE
 from sctnet.serving.http.reading import decode_pictures, decompressed, uploaded_file
+from sctnet.serving.http.request_handler import Handler
 from sctnet.serving.http.served_model import ServedModel
 
 _JSON_EXPANDS = 5  # bytes that a list of numbers takes in memory for each of its characters

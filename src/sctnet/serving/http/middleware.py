@@ -5,8 +5,8 @@ import hmac
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sctnet.serving.http.handling import RECORD
 from sctnet.serving.http.metrics import Metrics, RequestRecord
+from sctnet.serving.http.request_handler import RECORD
 
 _OPEN = {"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 """Routes without a key; they reveal nothing about models, traffic or pictures."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sctnet.serving.http.answers import ANSWERS
-from sctnet.serving.http.open_inference import HEADER_LENGTH, RequestHead
+from sctnet.serving.http.open_inference_protocol import HEADER_LENGTH, RequestHead
 
 SERVER = (
     "Semantic segmentation of pictures. `POST /predict` takes an encoded picture and gives its "

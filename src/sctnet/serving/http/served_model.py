@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sctnet.checkpoints.model_folder import first_message
 from sctnet.errors import SctnetError
-from sctnet.inference.planning import PlannedPicture
+from sctnet.inference.picture_plan import PlannedPicture
 from sctnet.inference.predictor import LabelMap
 from sctnet.inference.runtimes.runtime import RUNTIMES
 from sctnet.inference.segmenter import Segmenter
