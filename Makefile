@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests start hundreds of processes: without bytecode each would compile PyTorch's sources.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy clean
@@ -43,13 +45,13 @@ KERNEL_TESTS := $(addprefix tests/test_,parity.py siam_parity.py shared_head.py 
   kernels.py label_map.py preprocessing.py prediction.py precision.py)
 
 test: lint
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
 	@if $(BIN)/python -c "from sctnet.machine import processor_features as features; \
 	    raise SystemExit('AVX-512' not in features())"; \
-	  then $(AS_AVX2) $(BIN)/pytest -n 2 -m 'not slow' $(KERNEL_TESTS); fi
+	  then $(AS_AVX2) $(BIN)/pytest -n 2 --dist loadfile -m 'not slow' $(KERNEL_TESTS); fi
 
 test-all: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # The demonstration page, clicked in Chromium. As root on Debian or Ubuntu it is installed.
 test-browser: setup

@@ -269,10 +269,8 @@ def test_pictures_of_one_colour_do_for_rounding(shape):
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
 
 
-def test_resized_pictures_are_rounded_to_bytes(resizing):
-    model = openvino_model(
-        load_model(resizing), described(resizing, precision="int8", output="logits8")
-    )
+def test_resized_pictures_are_rounded_to_bytes(resizing_model):
+    model = resizing_model.clone()
     expected = computed(model, PICTURES)
     convolve_bytes(model, PICTURES)
     (first,) = (op for op in model.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
@@ -289,6 +287,14 @@ def resizing(folder, tmp_path_factory):
     return sctnet.save_model(load_model(folder), target, preparation=preparation)
 
 
+@pytest.fixture(scope="module")
+def resizing_model(resizing):
+    """Return the OpenVINO model of it, not quantised yet; tests change a clone."""
+    return openvino_model(
+        load_model(resizing), described(resizing, precision="int8", output="logits8")
+    )
+
+
 def test_another_beginning_is_left_to_nncf():
     images = operators.parameter([1, 3, 8, 8], np.float32, name="images")
     weights = np.ones((2, 3, 3, 3), np.float32)
@@ -301,7 +307,7 @@ def test_another_beginning_is_left_to_nncf():
     assert find_first_convolution(openvino.Model([operators.result(images)], [images])) is None
 
 
-@pytest.mark.parametrize("which", ["folder", "resizing"])
+@pytest.mark.parametrize("which", ["folder", pytest.param("resizing", marks=pytest.mark.slow)])
 def test_whole_int8_files_label_bytes(tmp_path, request, which):
     folder = request.getfixturevalue(which)
     quantiser = OpenVinoQuantiser(
@@ -324,9 +330,8 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     check_segmenter(tmp_path / "int8.xml", folder)
 
 
-def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing):
-    config = described(resizing, precision="int8", output="logits8")
-    quantiser = OpenVinoQuantiser(openvino_model(load_model(resizing), config))
+def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing_model):
+    quantiser = OpenVinoQuantiser(resizing_model.clone())
     floats = quantisation._outside(quantiser.nodes())
     quantised = quantiser.quantised(PICTURES, sorted(floats))
     openvino_format.without_logits(quantised)

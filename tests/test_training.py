@@ -145,7 +145,10 @@ def _start_and_signal(out: Path, number: signal.Signals) -> tuple[int, str]:
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_stopped_process_is_resumed_exactly(number: signal.Signals, tmp_path: Path) -> None:
     """SIGKILL loses what came after the last checkpoint; the others save one first."""
     settings = ["schedule.iterations=24", "run.checkpoint_every=3", "data.workers=1"]
