@@ -198,7 +198,7 @@ def test_whole_input(
         ours = alignment.teacher.network.features(images).decoder_input
         assert deviation(ours, concatenated) < 1e-6
         found = alignment.teacher.answer(
-            teacher.encode(images, STUDENT), STUDENT
+            alignment.teacher.encode(images, STUDENT), STUDENT
         ).decoder_input.of_batch()
         for statistic, ours in zip((torch.mean, torch.std), found, strict=True):
             assert deviation(ours, statistic(concatenated.double(), (0, 2, 3))) < 1e-6

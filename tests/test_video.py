@@ -376,6 +376,15 @@ def test_what_a_killed_process_wrote_plays(tmp_path):
     assert not (part.parent / "clip.mp4").exists()
 
 
+@pytest.fixture
+def heeded_ctrl_c():
+    """Let Ctrl-C interrupt, which a shell makes its background programs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_ctrl_c_ends_the_file_properly(tmp_path):
     clip = make_video(tmp_path / "clip.mp4", [40 * n for n in range(250)], sound="aac")
 
