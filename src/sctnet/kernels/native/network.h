@@ -651,7 +651,10 @@ void read(const Step& step, int64_t piece, const Network& network, float* scratc
         if (step.channels == 3) {
             for (int64_t k = 0; k < length; k += LANES) store(target + k, load(line + k, length - k), length - k);
         } else {
-            for (int64_t x = 0; x < step.width; ++x) {
+            int64_t x = 0;
+            for (; 3 * x + LANES <= length; x += LANES / 4)
+                store(target + 4 * x, with_fourth_channel(line + 3 * x));
+            for (; x < step.width; ++x) {
                 float pixel[LANES] = {line[3 * x], line[3 * x + 1], line[3 * x + 2], 0};
                 store(target + 4 * x, load(pixel), 4);
             }

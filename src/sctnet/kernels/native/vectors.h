@@ -207,6 +207,21 @@ SCTNET_INLINE void store(float* to, Vector value, int64_t count) {
     for (int64_t k = 0; k < count; ++k) to[k] = values[k];
 }
 
+// LANES / 4 pixels of three channels, and of each a fourth one, which is 0; LANES values are read.
+SCTNET_INLINE Vector with_fourth_channel(const float* from) {
+#if defined(__AVX512F__)
+    const __m512i places = _mm512_setr_epi32(0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 9, 10, 11, 0);
+    return _mm512_maskz_permutexvar_ps(0x7777, places, load(from));
+#elif defined(__AVX2__)
+    const __m256i places = _mm256_setr_epi32(0, 1, 2, 0, 3, 4, 5, 0);
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(load(from), places), _mm256_setzero_ps(), 0x88);
+#else
+    float values[LANES] = {};
+    for (int64_t k = 0; k < LANES; ++k) values[k] = k % 4 == 3 ? 0 : from[k / 4 * 3 + k % 4];
+    return load(values);
+#endif
+}
+
 // Rounded to the nearest, of two as near to the even one. What is not a number stays so.
 SCTNET_INLINE Short shortened(float value) {
     uint32_t bits;
