@@ -13,6 +13,7 @@ import torch
 
 import sctnet
 from sctnet.checkpoints.model_folder import ModelConfig
+from sctnet.errors import SctnetError
 from sctnet.inference.runtimes import runtime
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
@@ -130,6 +131,13 @@ print("torch._dynamo" in sys.modules)
 def test_a_model_is_opened_without_pytorchs_compiler():
     """To import it takes seconds."""
     assert in_a_process(OPENED).strip() == "False"
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    """After ``git pull`` an editable installation may still have the library of before."""
+    monkeypatch.setattr(sys.modules[Library.__module__], "_INTERFACE", 1)
+    with pytest.raises(SctnetError, match=r"from other sources .* install it again"):
+        library.__wrapped__()
 
 
 # What would reach beyond

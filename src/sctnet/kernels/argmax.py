@@ -38,7 +38,7 @@ def cpu_label_map(
     assert kind is not None
     pieces = _shares(number, len(down.spans), threads)
     finite = kernels.label_maps(
-        kind, _as_float32(logits), (down, across), 0.0, labels.numpy(), None, pieces, threads
+        kind, _as_float32(logits), (down, across), labels.numpy(), pieces, threads
     )
     return labels if finite else None
 

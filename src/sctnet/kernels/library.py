@@ -18,6 +18,8 @@ _INDEX, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _FLOATS, _BYTES = 1, 2  # kinds of steps that read the picture
 _NO_MEMORY, _NOT_FINITE = 1, 2  # the library's Outcome
 _MOST_STAGES = 16
+_INTERFACE = 2
+"""Of the library's functions: one more with every change of their arguments, there and here."""
 
 
 class Shape(NamedTuple):
@@ -71,6 +73,7 @@ class Library:
         try:
             self._functions = ctypes.CDLL(str(file))
             declare = self._declare
+            interface = declare("sctnet_interface", _INDEX)()
             self._step_fields = declare("sctnet_step_fields", ctypes.c_char_p)
             self._describe = declare("sctnet_instruction_set", ctypes.c_char_p, _INDEX, _POINTER)
             self._compute = declare(
@@ -82,7 +85,7 @@ class Library:
             )
             self._label_maps = declare(
                 "sctnet_label_maps", ctypes.c_int, _INDEX, _POINTER, _POINTER, _POINTER,
-                ctypes.c_float, _POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX,
+                _POINTER, _INDEX, _POINTER, _INDEX, _INDEX,
             )  # fmt: skip
             self._prepare = declare(
                 "sctnet_prepare", ctypes.c_int, _INDEX, *[_POINTER] * 9, _INDEX, _INDEX
@@ -92,6 +95,11 @@ class Library:
             )
         except (OSError, AttributeError) as error:
             raise SctnetError(f"{file}: this is no library of sctnet's kernels: {error}") from error
+        if interface != _INTERFACE:
+            raise SctnetError(
+                f"{file}: was compiled from other sources than this package's: install it again "
+                "(pip install, or make setup)"
+            )
         self.step_fields: tuple[str, ...] = tuple(self._step_fields().decode().split(","))
         """Names of the fields of a step, each a number of 8 bytes."""
         self.instruction_sets = self._instruction_sets()
@@ -160,18 +168,15 @@ class Library:
         kind: InstructionSet,
         logits: np.ndarray,
         sides: tuple[Side, Side],
-        reach: float,
         labels: np.ndarray,
-        confidence: np.ndarray | None,
         pieces: np.ndarray,
         threads: int,
     ) -> bool:
         """Resize logits, n x k x h x w in any layout, and let the largest class win.
 
         ``sides`` are down and across, of what ``labels``, n x rows x columns of uint8 or uint16,
-        hold; ``confidence``, of float32, is the winner's softmax over the classes that come within
-        ``reach`` of it. A piece is an image and which groups of rows of it. Returns whether all
-        logits that are read are finite.
+        hold. A piece is an image and which groups of rows of it. Returns whether all logits that
+        are read are finite.
 
         Raises :class:`MemoryError`.
         """
@@ -182,7 +187,6 @@ class Library:
         assert len(logits) == number
         assert labels.dtype in (np.uint8, np.uint16)
         assert logits.shape[1] <= (256 if labels.dtype == np.uint8 else 65536)
-        assert confidence is None or confidence.shape == labels.shape
         for side, inputs, outputs in (
             (down, logits.shape[2], rows),
             (across, logits.shape[3], columns),
@@ -203,10 +207,8 @@ class Library:
             _place(numbers),
             logits.ctypes.data,
             (ctypes.c_void_p * 6)(*arrays),
-            reach,
             _place(labels),
             labels.dtype == np.uint16,
-            _place(confidence, np.float32),
             _place(pieces, np.int64),
             len(pieces),
             threads,

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.exported_runtime import Port, first_line
+from sctnet.machine import instruction_limits
 
 _LOG = logging.getLogger(__name__)
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -215,6 +216,9 @@ def precision_hint(precision: str) -> str:
 def _multiplies(precision: str) -> bool:
     if precision in {"fp32", "int8"}:
         return True
+    # OpenVINO names what the processor has, but its kernels heed these variables too, and fail.
+    if {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"} & set(instruction_limits()):
+        return False
     return precision.upper() in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

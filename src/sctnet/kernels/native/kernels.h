@@ -62,9 +62,7 @@ struct LabelMap {
     int64_t picture_stride, class_stride, row_stride, column_stride;
     int64_t classes, width;
     Side down, across;
-    float reach;        // within which of the winner a class counts for the confidence
-    void* labels;       // of one byte or two, pictures x rows x columns
-    float* confidence;  // in the same order, or null
+    void* labels;  // of one byte or two, pictures x rows x columns
     int64_t labels_stride;
     bool wide;
 };

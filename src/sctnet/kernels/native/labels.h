@@ -96,7 +96,7 @@ struct Drawing {
     float *values, *scratch;  // stages x most x longest
     float* brought;           // stages x 2 x longest
     int32_t* named;
-    float *largest, *total;  // pixels of a group's rows x longest
+    float* largest;  // pixels of a group's rows x longest
     int32_t* winning;
 
     float* values_at(int64_t stage, int64_t row) { return values + (stage * most + row) * longest; }
@@ -162,7 +162,7 @@ bool load_row(Drawing& all, const float* samples, int64_t row) {
     }
     if (all.classes > 1)
         for (int64_t c = 0; c < width; ++c) {
-            float room = map.reach + ROUNDING * (absolute(largest[c]) + absolute(second[c]));
+            float room = ROUNDING * (absolute(largest[c]) + absolute(second[c]));
             winners[c] = largest[c] - second[c] > room ? winners[c] : -1;
         }
     return wrong == 0;
@@ -189,7 +189,7 @@ int32_t winner(const int32_t* agreed, const int32_t* columns) {
 
 // Notes how far each class is from losing everywhere between some neighbouring samples: those of the
 // group's rows, and of as many columns as the window from the one where it is noted. A class below 0
-// comes nowhere within reach of winning.
+// comes nowhere near winning.
 void look_ahead(Drawing& all, const int32_t* rows) {
     int64_t width = all.width, places = width - all.window + 1;
     float *__restrict low = all.low, *__restrict high = all.high, *__restrict floor = all.floor;
@@ -219,7 +219,7 @@ void look_ahead(Drawing& all, const int32_t* rows) {
     for (int64_t index = 0; index < all.classes; ++index) {
         float* __restrict ahead = all.ahead + index * width;
         for (int64_t p = 0; p < places; ++p) {
-            float room = all.map.reach + ROUNDING * (absolute(ahead[p]) + absolute(floor[p]));
+            float room = ROUNDING * (absolute(ahead[p]) + absolute(floor[p]));
             ahead[p] += room - floor[p];
         }
     }
@@ -290,29 +290,6 @@ void resize_down(Drawing& all, int64_t group, int64_t stage, int64_t width) {
     }
 }
 
-// Adds a run's candidate to the softmax's denominator, in units of the largest's exponential.
-void weigh(Drawing& all, int64_t group, const Run& run) {
-    int64_t stage = all.stages - 1, top = span(all.down, group, stage)[0];
-    const int32_t* rows = span(all.down, group, stage + 1);
-    Vector one = everywhere(1.0f);
-    for (int64_t pixel = rows[0]; pixel < rows[1]; ++pixel) {
-        const float* above = all.scratch_at(stage, taps(all.down, stage, 0)[pixel] - top);
-        const float* below = all.scratch_at(stage, taps(all.down, stage, 1)[pixel] - top);
-        Vector upper = everywhere(shares(all.down, stage, 0)[pixel]);
-        Vector lower = everywhere(shares(all.down, stage, 1)[pixel]);
-        int64_t row = (pixel - rows[0]) * all.longest;
-        for (int64_t c = run.offset; c < run.offset + run.end - run.begin; c += LANES) {
-            Vector value = weighted(above + c, below + c, upper, lower);
-            Vector apart = value - load(all.largest + row + c);
-            Vector less = exponential(smaller(apart, zeros() - apart));
-            Vector sofar = load(all.total + row + c);
-            // Either total * less + 1, in units of the new largest, or total + less.
-            Vector sum = where_positive(apart, multiply_add(sofar, less, one), sofar + less);
-            store(all.total + row + c, sum);
-        }
-    }
-}
-
 // Resizes the candidates of all runs to their last height, and notes those that are larger.
 void let_win(Drawing& all, int64_t group, int64_t width) {
     int64_t stage = all.stages - 1, top = span(all.down, group, stage)[0];
@@ -359,7 +336,6 @@ void decide(Drawing& all, int64_t group, int64_t count) {
         for (int64_t c = 0; c < width + TOGETHER; ++c) {
             all.largest[row * longest + c] = -__builtin_inff();
             all.winning[row * longest + c] = 0;
-            all.total[row * longest + c] = 0;
         }
     int64_t turns = 0;
     for (int64_t number = 0; number < count; ++number) turns = ::most(turns, all.counts[number]);
@@ -383,9 +359,6 @@ void decide(Drawing& all, int64_t group, int64_t count) {
                     if (turn < all.counts[number]) resize_across(all, stage, row, number);
             if (stage < stages - 1) resize_down(all, group, stage, lengths[stage]);
         }
-        if (all.map.confidence)
-            for (int64_t number = 0; number < count; ++number)
-                if (turn < all.counts[number]) weigh(all, group, all.run(number, stages));
         let_win(all, group, width);
     }
 }
@@ -398,17 +371,6 @@ void write_labels(Drawing& all, int64_t count, int64_t rows, int64_t first_colum
             Label* to = target + row * all.map.labels_stride + run.begin - first_column;
             const int32_t* from = all.winning + row * all.longest + run.offset;
             for (int64_t c = 0; c < run.end - run.begin; ++c) to[c] = Label(from[c]);
-        }
-    }
-}
-
-void write_confidence(Drawing& all, int64_t count, int64_t rows, int64_t first_column, float* target) {
-    for (int64_t number = 0; number < count; ++number) {
-        Run& run = all.run(number, all.stages);
-        for (int64_t row = 0; row < rows; ++row) {
-            float* to = target + row * all.map.labels_stride + run.begin - first_column;
-            const float* from = all.total + row * all.longest + run.offset;
-            for (int64_t c = 0; c < run.end - run.begin; ++c) to[c] = 1.0f / from[c];
         }
     }
 }
@@ -433,7 +395,6 @@ void take_memory(Drawing& all, Arena& arena) {
     arena.take(all.brought, all.stages * 2 * all.longest);
     arena.take(all.named, all.longest);
     arena.take(all.largest, pixels);
-    arena.take(all.total, pixels);
     arena.take(all.winning, pixels);
 }
 
@@ -464,8 +425,6 @@ Outcome draw(const LabelMap& map, int64_t picture, int64_t begin_group, int64_t 
     int64_t first_row = span(down, 0, all.stages)[0], first_column = span(across, 0, all.stages)[0];
     int64_t last_row = span(down, down.groups - 1, all.stages)[1];
     Label* labels = static_cast<Label*>(map.labels) + picture * (last_row - first_row) * map.labels_stride;
-    float* confidence = map.confidence;
-    if (confidence) confidence += picture * (last_row - first_row) * map.labels_stride;
     for (int64_t group = begin_group; group < end_group; ++group) {
         const int32_t* rows = span(down, group, 0);
         for (int64_t row = rows[0]; row < rows[1]; ++row) {
@@ -477,7 +436,6 @@ Outcome draw(const LabelMap& map, int64_t picture, int64_t begin_group, int64_t 
         int64_t top = span(down, group, all.stages)[0] - first_row;
         int64_t height = span(down, group, all.stages)[1] - first_row - top, found = 0;
         Label* target = labels + top * map.labels_stride;
-        float* sure = confidence ? confidence + top * map.labels_stride : nullptr;
         for (int64_t place = 0; place < across.groups;) {
             int32_t label = winner(all.agreed, span(across, place, 0));
             int64_t first = place;
@@ -488,9 +446,6 @@ Outcome draw(const LabelMap& map, int64_t picture, int64_t begin_group, int64_t 
                 int64_t right = span(across, place - 1, all.stages)[1] - first_column;
                 for (int64_t row = 0; row < height; ++row)
                     for (int64_t c = left; c < right; ++c) target[row * map.labels_stride + c] = Label(label);
-                if (sure)
-                    for (int64_t row = 0; row < height; ++row)
-                        for (int64_t c = left; c < right; ++c) sure[row * map.labels_stride + c] = 1.0f;
                 continue;
             }
             if (found == 0) look_ahead(all, rows);
@@ -504,7 +459,6 @@ Outcome draw(const LabelMap& map, int64_t picture, int64_t begin_group, int64_t 
         if (found == 0) continue;
         decide(all, group, found);
         write_labels(all, found, height, first_column, target);
-        if (sure) write_confidence(all, found, height, first_column, sure);
     }
     return DONE;
 }

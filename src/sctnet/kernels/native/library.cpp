@@ -96,6 +96,9 @@ void compute(void* context, int64_t thread) {
 
 }  // namespace
 
+// The version of these functions' arguments; kernels/library.py has the same number.
+SCTNET_EXPORT int64_t sctnet_interface() { return 2; }
+
 // The names of a step's fields, one behind the other with commas between.
 SCTNET_EXPORT const char* sctnet_step_fields() {
 #define SCTNET_FIELD(name) "," #name
@@ -191,8 +194,7 @@ void prepare_pieces(void* context, int64_t) {
 // apart. Returns an Outcome.
 SCTNET_EXPORT int sctnet_label_maps(
     int64_t instruction_set, const int64_t* numbers, const float* samples, const void* const* sides,
-    float reach, void* labels, int64_t wide, float* confidence, const int64_t* pieces, int64_t number,
-    int64_t threads
+    void* labels, int64_t wide, const int64_t* pieces, int64_t number, int64_t threads
 ) {
     auto side = [&](int64_t k) {
         const int64_t* sizes = numbers + 6 + 3 * k;
@@ -202,7 +204,7 @@ SCTNET_EXPORT int sctnet_label_maps(
         };
     };
     LabelMap map{samples, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
-                 side(0), side(1), reach, labels, confidence, numbers[12], wide != 0};
+                 side(0), side(1), labels, numbers[12], wide != 0};
     Pieces all{ALL[instruction_set], &map, pieces, number};
     share(draw_pieces, &all, threads);
     return all.outcome.load();

@@ -44,7 +44,6 @@ SCTNET_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_
 SCTNET_INLINE Vector subtract_product(Vector c, Vector a, Vector b) { return _mm512_fnmadd_ps(a, b, c); }
 // Of two values, one of which is not a number, the second.
 SCTNET_INLINE Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
-SCTNET_INLINE Vector smaller(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 SCTNET_INLINE Vector where_positive(Vector x, Vector yes, Vector no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
 }
@@ -76,7 +75,6 @@ SCTNET_INLINE Vector everywhere(float value) { return _mm256_set1_ps(value); }
 SCTNET_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 SCTNET_INLINE Vector subtract_product(Vector c, Vector a, Vector b) { return _mm256_fnmadd_ps(a, b, c); }
 SCTNET_INLINE Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
-SCTNET_INLINE Vector smaller(Vector a, Vector b) { return _mm256_min_ps(a, b); }
 SCTNET_INLINE Vector where_positive(Vector x, Vector yes, Vector no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
 }
@@ -110,7 +108,6 @@ SCTNET_INLINE Vector everywhere(float value) { return _mm_set1_ps(value); }
 SCTNET_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 SCTNET_INLINE Vector subtract_product(Vector c, Vector a, Vector b) { return _mm_sub_ps(c, _mm_mul_ps(a, b)); }
 SCTNET_INLINE Vector larger(Vector a, Vector b) { return _mm_max_ps(a, b); }
-SCTNET_INLINE Vector smaller(Vector a, Vector b) { return _mm_min_ps(a, b); }
 SCTNET_INLINE Vector where_positive(Vector x, Vector yes, Vector no) {
     Vector mask = _mm_cmpgt_ps(x, _mm_setzero_ps());
     return _mm_or_ps(_mm_and_ps(mask, yes), _mm_andnot_ps(mask, no));
@@ -149,7 +146,6 @@ SCTNET_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f
 SCTNET_INLINE Vector subtract_product(Vector c, Vector a, Vector b) { return vfmsq_f32(c, a, b); }
 // As x86-64 has them: of two values, one of which is not a number, the second.
 SCTNET_INLINE Vector larger(Vector a, Vector b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-SCTNET_INLINE Vector smaller(Vector a, Vector b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 SCTNET_INLINE Vector where_positive(Vector x, Vector yes, Vector no) {
     return vbslq_f32(vcgtq_f32(x, vdupq_n_f32(0)), yes, no);
 }
