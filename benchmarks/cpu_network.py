@@ -1,9 +1,9 @@
-"""How far the loops' labels are from PyTorch's, on real pictures, in fp32 and bf16.
+"""How far the kernels' labels are from PyTorch's, on real pictures, in fp32 and bf16.
 
     python benchmarks/cpu_network.py CAMVID [--split test]
 
-The bundled model labels every picture in PyTorch and in loops of our own; all are scored, and the
-pixels are counted whose labels are those of PyTorch in float32.
+The bundled model labels every picture in PyTorch and in the kernels; all are scored, and the pixels
+are counted whose labels are those of PyTorch in float32. SCTNET_KERNELS names an instruction set.
 """
 
 import argparse
@@ -14,26 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from sctnet.checkpoints.model_folder import load_model
 from sctnet.data.registry import open_dataset
 from sctnet.evaluation.evaluator import evaluate
-from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
-from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.inference.segmenter import Segmenter
-from sctnet.models import SegmentationNetwork
+from sctnet.kernels import instruction_set
+from sctnet.pipeline.precision import is_emulated
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 MODEL = "sctnet-s-camvid"
-
-
-def in_pytorch(network: SegmentationNetwork, precision: str) -> Segmenter:
-    """Return the bundled model as it is computed where the loops cannot be."""
-    segmenter = Segmenter(MODEL, "cpu", precision)
-    preparation = segmenter.config.preparation
-    segmenter.predictor.runtime = TorchRuntime(network, preparation, "cpu", precision)
-    return segmenter
 
 
 def main() -> None:
@@ -44,14 +34,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "compiled_network.json")
     arguments = parser.parse_args()
     data = open_dataset(arguments.data, [arguments.split])
-    network = load_model(MODEL)
     forms = {
-        f"PyTorch {precision}": in_pytorch(network, precision) for precision in ("fp32", "bf16")
+        f"{name} {precision}": Segmenter(MODEL, "cpu", precision, kernels=kernels)
+        for name, kernels in (("PyTorch", "torch"), ("kernels", "native"))
+        for precision in ("fp32", "bf16")
+        if precision == "fp32" or not is_emulated(precision, torch.device("cpu"))
     }
-    for precision in ("fp32", "bf16"):
-        segmenter = Segmenter(MODEL, "cpu", precision)
-        if isinstance(segmenter.runtime, CpuRuntime):
-            forms[f"loops {precision}"] = segmenter
+    kind = instruction_set()
+    assert kind is not None, "there is no compiled library"
     expected: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for name, segmenter in forms.items():
@@ -77,6 +67,7 @@ def main() -> None:
     result = {
         "what": f"{MODEL} on {len(data)} pictures of {arguments.split}",
         "threads": torch.get_num_threads(),
+        "kernels": kind.name,
         "rows": rows,
         **environment(),
     }
