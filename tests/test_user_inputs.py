@@ -1,9 +1,14 @@
 """What users bring: files as other programs write them, copies that broke off, odd names."""
 
 import io
+import json
+import multiprocessing
+import os
 import re
+import signal
 import struct
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,9 +16,30 @@ import numpy as np
 import pytest
 from mutated import RGB, copies, mutated, pictures, with_checksums
 from PIL import Image, TiffImagePlugin
+from shared import CLASSES, decided_network
 
-from sctnet.data.images import EncodedImage, image_size, read_image, read_mask, read_mask_encoding
+from sctnet.checking.check import Report, check_dataset, open_splits
+from sctnet.checkpoints.model_folder import ModelConfig
+from sctnet.cli.tables import check_summary
+from sctnet.data.augmentation import AugmentationConfig
+from sctnet.data.dataset import FileDataset
+from sctnet.data.images import (
+    EncodedImage,
+    frame_count,
+    image_size,
+    read_image,
+    read_mask,
+    read_mask_encoding,
+)
+from sctnet.data.loading import StepSampler, TrainingStream, training_loader
+from sctnet.data.picture_files import JPEG_ENDINGS, left_out_sentence, pictures_below
+from sctnet.data.registry import open_dataset
+from sctnet.data.streams import read_pairs
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
+from sctnet.inference.batch_prediction import PicturePredictor
+from sctnet.inference.files import find_pictures
+from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
 
 GREY = RGB[..., 0]
@@ -223,3 +249,298 @@ class TestDeepColourMasks:
         cv2.imwrite(str(tmp_path / "mask.png"), values)
         with pytest.raises(SctnetError, match=r"mask\.png: .*16 bits a channel.*\[1000, 2, 3\]"):
             read_mask(tmp_path / "mask.png")
+
+
+class Unreadable(SyntheticStreets):
+    """Streets of which one does to its reader what ``kind`` says."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(0, 8, (48, 64))
+        self.kind = kind
+
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index == 5:
+            if self.kind == "ends":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"error": KeyError("not ours"), "memory": MemoryError()}[self.kind]
+        return super().pair(index)
+
+
+class TestReaders:
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [("error", "KeyError: 'not ours'"), ("memory", "MemoryError"), ("ends", "/dev/shm")],
+    )
+    def test_whatever_happens_to_a_worker_ends_training_in_one_sentence(
+        self, kind: str, told: str
+    ) -> None:
+        stream = TrainingStream(Unreadable(kind), AugmentationConfig(crop=(32, 32)), 0)
+        batches = iter(training_loader(stream, StepSampler(4, 4), workers=2))
+        with pytest.raises(SctnetError, match=told) as caught:
+            list(batches)
+        assert "\n" not in str(caught.value)
+        assert multiprocessing.active_children() == []
+
+    def test_what_a_worker_cannot_send_ends_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = TrainingStream(Unreadable(""), AugmentationConfig(crop=(32, 32)), 0)
+        monkeypatch.setattr(
+            "sctnet.data.loading.default_collate", lambda _: lambda: "is not picklable"
+        )
+        with pytest.raises(SctnetError, match="ended before its time"):
+            list(training_loader(stream, StepSampler(4, 2), workers=1))
+        assert multiprocessing.active_children() == []
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_evaluation_names_the_picture(self, workers: int) -> None:
+        with pytest.raises(SctnetError, match=r"00005\.png: cannot be read \(KeyError"):
+            list(read_pairs(Unreadable("error"), range(8), workers))
+
+    def test_prediction_goes_on_with_the_next(self) -> None:
+        def read(number: int) -> np.ndarray:
+            if number == 1:
+                raise RuntimeError("of a library")
+            return np.zeros((32, 32, 3), np.uint8)
+
+        model = decided_network()
+        config = ModelConfig(network=model.config, classes=CLASSES)
+        predictor = PicturePredictor[int](Segmenter.from_model(model, config), read, str)
+        results = dict(predictor(range(3)))
+        assert [number for number in results if isinstance(results[number], SctnetError)] == [1]
+        assert "1: cannot be read (RuntimeError: of a library)" in str(results[1])
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+
+
+def write_set(folder: Path, names: Iterable[str], split: str = "train") -> Path:
+    """Write pictures with masks of two classes, and the YAML that describes them."""
+    mask = np.zeros(GREY.shape, np.uint8)
+    mask[:9] = 1
+    for number, name in enumerate(names):
+        picture = folder / "images" / split / name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        content = np.roll(RGB, number, axis=1)
+        kind = "JPEG" if picture.suffix.lower() in JPEG_ENDINGS else None
+        Image.fromarray(content).save(picture, kind)
+        stored = folder / "masks" / split / Path(name).with_suffix(".png")
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(stored), mask)
+    splits = sorted(path.name for path in (folder / "images").iterdir())
+    (folder / "data.yaml").write_text(
+        f"images: {{{', '.join(f'{each}: images/{each}' for each in splits)}}}\n"
+        f"masks: {{{', '.join(f'{each}: masks/{each}' for each in splits)}}}\n"
+        "classes: [road, car]\n"
+    )
+    return folder / "data.yaml"
+
+
+def checked(source: Path) -> Report:
+    return check_dataset(source, open_splits(source))
+
+
+class TestFoldersAreWalkedInOneWay:
+    def test_linked_folders_are_followed_and_loops_are_not(self, tmp_path: Path) -> None:
+        touch(tmp_path / "far" / "a.png", tmp_path / "near" / "b.png", tmp_path / "far/sub/c.png")
+        (tmp_path / "near" / "linked").symlink_to("../far")
+        (tmp_path / "far" / "itself").symlink_to(".")
+        (tmp_path / "far" / "sub" / "up").symlink_to("../..")
+        (tmp_path / "far" / "sub" / "back").symlink_to("../../near")
+        found = pictures_below(tmp_path / "near").taken
+        below = [path.relative_to(tmp_path / "near").as_posix() for path in found]
+        assert below == ["b.png", "linked/a.png", "linked/sub/c.png"]
+
+    def test_names_with_a_dot_in_front_are_not_looked_at(self, tmp_path: Path) -> None:
+        touch(
+            tmp_path / "a.png", tmp_path / "._a.png", tmp_path / ".cache" / "b.png",
+            tmp_path / "c" / ".ipynb_checkpoints" / "d.png", tmp_path / ".DS_Store",
+        )  # fmt: skip
+        assert pictures_below(tmp_path) == ([tmp_path / "a.png"], {})
+
+    def test_what_is_left_out_is_counted_by_ending(self, tmp_path: Path) -> None:
+        touch(*(tmp_path / name for name in ("a.JPG", "b.tga", "c.tga", "d.txt", "e", "f.jfif")))
+        below = pictures_below(tmp_path)
+        assert [path.name for path in below.taken] == ["a.JPG", "f.jfif"]
+        sentence = "4 files of other endings left out: .tga 2, .txt 1, no ending 1"
+        assert left_out_sentence(below.left_out) == sentence
+        assert left_out_sentence({}) == ""
+
+    def test_a_folder_that_cannot_be_listed_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(SctnetError, match=r"cannot be listed \(Permission denied\)"):
+            pictures_below(tmp_path)
+
+    def test_prediction_takes_every_ending_and_counts_the_rest(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(*(tmp_path / name for name in ("a.jfif", "b.jpe", "c.mp4", "d.tga", "._e.jpg")))
+        with caplog.at_level("WARNING"):
+            found, failures = find_pictures([str(tmp_path)], tmp_path / "out")
+        assert [item.path.name for item in found] == ["a.jfif", "b.jpe"]
+        assert failures == []
+        assert caplog.messages == [f"{tmp_path}: 1 file of another ending left out: .tga 1"]
+
+    def test_a_glob_through_a_loop_takes_each_picture_once(self, tmp_path: Path) -> None:
+        touch(tmp_path / "a.png", tmp_path / "sub" / "b.png")
+        (tmp_path / "sub" / "loop").symlink_to("..")
+        found, _ = find_pictures([f"{tmp_path}/**/*.png"], tmp_path / "out")
+        assert [item.path for item in found] == [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
+
+    def test_training_reads_linked_folders_and_all_endings(self, tmp_path: Path) -> None:
+        write_set(tmp_path / "far", ["a.jpg", "b.jfif", "c.jpe", "d.gif", "e.ppm"])
+        source = write_set(tmp_path / "near", ["f.png"])
+        for kind in ("images", "masks"):
+            (tmp_path / "near" / kind / "train" / "far").symlink_to(tmp_path / f"far/{kind}/train")
+        data = open_dataset(source, ["train"])
+        assert len(data) == 6
+        assert {data.labels(index).shape for index in range(6)} == {GREY.shape}
+        assert checked(source).findings == ()
+
+    def test_the_checker_counts_what_is_left_out(self, tmp_path: Path) -> None:
+        source = write_set(tmp_path, ["a.png", "b.png"])
+        touch(tmp_path / "images" / "train" / "c.heic", tmp_path / "images" / "train" / "._a.png")
+        report = checked(source)
+        assert report.findings == ()
+        assert report.splits[0].left_out == {".heic": 1}
+        assert json.loads(report.to_json())["splits"]["train"]["left_out"] == {".heic": 1}
+        lines = [str(line) for line in check_summary(report)]
+        assert "  train: 1 file of another ending left out: .heic 1" in lines
+
+    def test_masks_without_a_picture_are_a_finding(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        source = write_set(tmp_path, ["a.png", "b.png"])
+        (tmp_path / "images" / "train" / "a.png").unlink()
+        (finding,) = checked(source).findings
+        assert (finding.cause, finding.is_error, finding.count) == ("missing-picture", False, 1)
+        assert "masks/train/a.png has no picture" in finding.details[0]
+        with caplog.at_level("WARNING"):
+            assert len(open_dataset(source, ["train"])) == 1
+        assert "1 mask without a picture" in caplog.text
+
+    def test_splits_may_share_a_folder_of_masks(self, tmp_path: Path) -> None:
+        write_set(tmp_path, ["a.png"])
+        write_set(tmp_path, ["b.png"], "val")
+        source = tmp_path / "data.yaml"
+        for mask in (tmp_path / "masks" / "val").iterdir():
+            mask.rename(tmp_path / "masks" / "train" / mask.name)
+        source.write_text(source.read_text().replace("masks/val", "masks/train"))
+        causes = {finding.cause for finding in checked(source).findings}
+        assert "missing-picture" not in causes
+
+    def test_further_frames_are_told(self, tmp_path: Path) -> None:
+        source = write_set(tmp_path, ["a.gif", "b.gif"])
+        path = tmp_path / "images" / "train" / "a.gif"
+        path.write_bytes(SAMPLES["animated GIF"])
+        (finding,) = checked(source).findings
+        assert (finding.cause, finding.is_error, finding.count) == ("several-frames", False, 1)
+        counts = {name: frames(SAMPLES[name], tmp_path) for name in SAMPLES}
+        assert {name for name in counts if counts[name] == 2} == {
+            f"animated {kind}" for kind in ("GIF", "PNG", "WEBP", "TIFF")
+        }
+        assert set(counts.values()) == {1, 2}
+
+    def test_smaller_copies_and_masks_within_a_tiff_are_no_frames(self, tmp_path: Path) -> None:
+        small = Image.fromarray(RGB[::2, ::2].copy())
+        small.encoderinfo = {"tiffinfo": {254: 1}}
+        path = tmp_path / "overviews.tif"
+        Image.fromarray(RGB).save(path, save_all=True, append_images=[small])
+        assert frame_count(path) == 1
+
+
+def frames(data: bytes, folder: Path) -> int:
+    (folder / "frames").write_bytes(data)
+    return frame_count(folder / "frames")
+
+
+HEIGHT, WIDTH = GREY.shape
+OUTLINE = [[4, 4, 12, 4, 12, 10, 4, 10]]
+"""Of the same rectangle as ``BOX``: 9 x 7 pixels."""
+BOX = [4, 4, 8, 6]
+
+
+def write_coco(
+    folder: Path, file_names: Sequence[str], annotations: Iterable[dict[str, object]]
+) -> Path:
+    images = [
+        {"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH}
+        for number, name in enumerate(file_names)
+    ]
+    content = {
+        "images": images,
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [{"category_id": 1, **each} for each in annotations],
+    }
+    (folder / "labels.json").write_text(json.dumps(content))
+    (folder / "data.yaml").write_text(
+        "images: {train: images}\npolygons: {train: labels.json}\nclasses: [background, car]\n"
+    )
+    return folder / "data.yaml"
+
+
+class TestCoco:
+    @pytest.mark.parametrize(
+        "nothing", [{}, {"segmentation": None}, {"segmentation": []}, {"segmentation": [[]]}]
+    )
+    def test_a_box_without_an_area_is_filled_and_told(
+        self, nothing: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png")
+        source = write_coco(
+            tmp_path,
+            ["a.png", "b.png"],
+            [
+                {"id": 7, "image_id": 0, "segmentation": OUTLINE},
+                {"id": 8, "image_id": 1, "bbox": BOX, **nothing},
+            ],
+        )
+        with caplog.at_level("WARNING"):
+            data = open_dataset(source, ["train"])
+        assert data.labels(0).sum() == 63
+        assert (data.labels(1) == data.labels(0)).all()
+        assert "1 annotations have a box and no area" in caplog.text
+
+    @pytest.mark.parametrize("box", [None, [], [4, 4, 0, 6], [4, 4, 8]])
+    def test_an_annotation_without_both_is_named(self, box: object, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        source = write_coco(tmp_path, ["a.png"], [{"id": 31, "image_id": 0, "bbox": box}])
+        with pytest.raises(SctnetError, match="annotation 31 has neither an area nor a box"):
+            open_dataset(source, ["train"])
+
+    @pytest.mark.parametrize(
+        "file_name",
+        [
+            r"..\..\label-studio\media\upload\4\my photo.png",
+            "/label-studio/data/media/upload/4/my photo.png",
+            "../../../data/local/my photo.png",
+            "images/sub/my photo.png",
+            r"images\sub\my photo.png",
+            "/data/local-files/?d=my%20photo.png",
+            "http://localhost:8080/data/upload/4/my%20photo.png",
+            "sub/my photo.png",
+        ],
+    )
+    def test_paths_of_other_programs_lead_to_the_picture(
+        self, file_name: str, tmp_path: Path
+    ) -> None:
+        picture = tmp_path / "images" / "sub" / "my photo.png"
+        touch(picture, tmp_path / "images" / "other.png")
+        data = open_dataset(
+            write_coco(tmp_path, [file_name], [{"image_id": 0, "bbox": BOX}]), ["train"]
+        )
+        assert isinstance(data, FileDataset)
+        assert [item.image for item in data.files] == [picture]
+        assert data.labels(0).sum() == 63
+
+    def test_a_name_that_two_files_have_is_told(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a" / "p.png", tmp_path / "images" / "b" / "p.png")
+        source = write_coco(tmp_path, ["../p.png"], [])
+        with pytest.raises(SctnetError, match=r"could be a/p\.png or b/p\.png"):
+            open_dataset(source, ["train"])

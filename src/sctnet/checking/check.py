@@ -117,6 +117,7 @@ class Report:
     def to_json(self) -> str:
         """Return findings, counts and suggestions for programs."""
         number = len(self.classes)
+        left_out = {split.name: dict(split.left_out) for split in self.splits}
         splits = {
             name: {
                 "pictures": tally.pictures,
@@ -124,6 +125,7 @@ class Report:
                 "pixels": tally.pixels[:number].tolist(),
                 "pictures_by_class": tally.occurrences[:number].tolist(),
                 "ignored_share": self.ignored_share(name),
+                "left_out": left_out[name],
             }
             for name, tally in self.tallies.items()
         }
@@ -192,8 +194,8 @@ def _open_split(source: str | Path, name: str) -> OpenedSplit:
     if name not in config.images:
         open_dataset(source, [name])  # says so
     mismatches: list[Mismatch] = []
-    files = find_files(path.parent, config, name, mismatches.append)
-    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches)
+    files, left_out = find_files(path.parent, config, name, mismatches.append)
+    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches, left_out)
 
 
 def _never(path: Path) -> Labels:

@@ -22,7 +22,10 @@ _PROBLEMS = {
     "unreadable-image": "pictures that cannot be read",
     "unreadable-mask": "masks that cannot be used",
     "sizes-differ": "pictures whose masks are of another size",
+    "missing-picture": "masks without a picture, which are not used",
+    "several-frames": "pictures of several frames or pages, of which the first is used",
 }
+_WARNINGS = {"missing-picture", "several-frames"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def _files(split: OpenedSplit, tally: Tally) -> Iterator[Finding]:
     for mismatch in split.mismatches:
         unpaired[mismatch.cause].add(None, mismatch.sentence)
     for cause, examples in (*unpaired.items(), *tally.problems.items()):
-        yield _finding(cause, True, split.name, _PROBLEMS[cause], examples)
+        is_error = cause not in _WARNINGS
+        yield _finding(cause, is_error, split.name, _PROBLEMS[cause], examples)
 
 
 def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The survey of a split: reads every picture and mask once, and keeps counts and a few names."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from os import cpu_count
@@ -12,9 +12,10 @@ from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.images import read_mask, read_mask_encoding
+from sctnet.data.images import frame_count, read_mask, read_mask_encoding
 from sctnet.data.mask_to_labels import colour_code, value_table
-from sctnet.data.pairing import MASK_SUFFIXES, Mismatch
+from sctnet.data.pairing import Mismatch
+from sctnet.data.picture_files import MASK_ENDINGS
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
@@ -34,6 +35,8 @@ class OpenedSplit:
     config: FolderConfig | None = None
     """The YAML, if there is one; masks are then also read as stored."""
     mismatches: Sequence[Mismatch] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """The number of files among the pictures that are not taken for some, by their endings."""
 
 
 @dataclass
@@ -177,7 +180,11 @@ def _of_picture(data: SegmentationDataset, index: int) -> Survey:
         return Survey(index, problems=(Mismatch("unreadable-image", str(error)),))
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return Survey(index, (image.shape[0], image.shape[1]), digest.digest())
+    survey = Survey(index, (image.shape[0], image.shape[1]), digest.digest())
+    frames = frame_count(data.files[index].image) if isinstance(data, FileDataset) else 1
+    if frames == 1:
+        return survey
+    return _and(survey, "several-frames", f"{data.item_name(index)} holds {frames}")
 
 
 def _with_mask(
@@ -201,7 +208,7 @@ def _with_mask(
 def _is_drawn(data: SegmentationDataset, index: int) -> bool:
     """Say whether labels are named shapes, which have no raw values."""
     return isinstance(data, FileDataset) and (
-        data.files[index].mask.suffix.lower() not in MASK_SUFFIXES
+        data.files[index].mask.suffix.lower() not in MASK_ENDINGS
     )
 
 

@@ -86,6 +86,8 @@ def check_summary(report: Report) -> list[RenderableType]:
 
 
 def _contents(report: Report) -> Iterator[str]:
+    from sctnet.data.picture_files import left_out_sentence
+
     yield f"{report.source}: {len(report.classes)} classes" if report.classes else report.source
     for split in report.splits:
         name, tally = split.name, report.tallies[split.name]
@@ -103,6 +105,8 @@ def _contents(report: Report) -> Iterator[str]:
             labels = f"{100 * report.ignored_share(name):.3g} % of the pixels ignored"
         pictures = "1 picture" if tally.pictures == 1 else f"{tally.pictures} pictures"
         yield f"  {name}: {pictures}{size}, {labels}"
+        if split.left_out:
+            yield f"  {name}: {left_out_sentence(split.left_out)}"
 
 
 def _class_table(report: Report) -> Table:

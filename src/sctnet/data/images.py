@@ -48,6 +48,9 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+_ANIMATED = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
+_SUBFILE_TYPE = 254
+_MOST_PAGES = 1000  # that are looked at
 _MOST_BANDS = 6  # of 8 bits; of 16 bits Pillow takes four
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _KNOWN = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"\0\0\0\x0cjP", *_TIFF)
@@ -186,6 +189,30 @@ def read_mask_encoding(path: str | Path) -> MaskEncoding:
         colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
     rows = zip(colours[::3], colours[1::3], colours[2::3], strict=True)
     return MaskEncoding(image.format in {"JPEG", "MPO"}, tuple(rows))
+
+
+def frame_count(path: str | Path) -> int:
+    """Return how many pictures a file holds, such as frames of an animation or pages; 1 if unclear.
+
+    Smaller copies, masks and a camera's previews do not count.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            image = _open(file, str(path))
+            if image.format not in _ANIMATED:
+                return 1
+            with _decoding(str(path)):
+                frames: int = getattr(image, "n_frames", 1)
+                if not isinstance(image, _BandedTiff):
+                    return frames
+                return sum(_is_page(image, number) for number in range(min(frames, _MOST_PAGES)))
+    except (OSError, SctnetError):
+        return 1
+
+
+def _is_page(image: "_BandedTiff", number: int) -> bool:
+    image.seek(number)
+    return not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 0b101  # a smaller copy, or a mask
 
 
 def read_bytes(path: str | Path) -> bytes:

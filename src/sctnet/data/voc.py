@@ -57,7 +57,7 @@ def open_voc(root: str | Path, splits: Sequence[str]) -> FileDataset:
     are missing, and for a class_names.txt that cannot be.
     """
     base = _find_root(Path(root)) or Path(root)
-    known = sorted(path.stem for path in (base / _LISTS).glob("*.txt"))
+    known = sorted(path.stem for path in (base / _LISTS).glob("[!.]*.txt"))
     if not known:
         raise SctnetError(
             f"{base / _LISTS}: no list is there: write train.txt and val.txt, a picture's name "

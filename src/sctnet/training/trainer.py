@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from sctnet.data.loading import StepSampler, TrainingLoader, training_loader
+from sctnet.data.loading import StepSampler, TrainingLoader, lost_workers_told, training_loader
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
@@ -118,7 +118,11 @@ class _Run:
     def loop(self) -> None:
         """Do the iterations that are left."""
         run = self.recipe.run
-        with closing(iter(self._batches())) as batches, deferred_interrupt() as interrupted:
+        with (
+            lost_workers_told(),
+            closing(iter(self._batches())) as batches,
+            deferred_interrupt() as interrupted,
+        ):
             self.show()
             self.validate_if_due()
             while self.iteration < self.iterations:

@@ -33,9 +33,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
 
 from sctnet.data.classification.dataset import ClassificationDataset
-from sctnet.data.classification.image_folder import SUFFIXES
 from sctnet.data.dataset import check_splits
 from sctnet.data.images import EncodedImage
+from sctnet.data.picture_files import is_picture
 from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.yaml_files import load_yaml
@@ -227,7 +227,7 @@ def _pairs(tar: tarfile.TarFile, file: Path) -> Iterator[tuple[str, tarfile.TarI
         for member in group:
             if member.name.endswith(".cls"):
                 label = _label(tar, member, file)
-            elif Path(member.name).suffix.lower() in SUFFIXES:
+            elif is_picture(member.name):
                 picture = member
         if picture is not None and label is None:
             raise SctnetError(f"{file}: {picture.name} has no {Path(key).name}.cls beside it")
