@@ -31,6 +31,7 @@ from sctnet.data.images import (
     read_mask,
     read_mask_encoding,
 )
+from sctnet.data.labelme import LabelNames, read_labelme
 from sctnet.data.loading import StepSampler, TrainingStream, training_loader
 from sctnet.data.picture_files import JPEG_ENDINGS, left_out_sentence, pictures_below
 from sctnet.data.registry import open_dataset
@@ -544,3 +545,119 @@ class TestCoco:
         source = write_coco(tmp_path, ["../p.png"], [])
         with pytest.raises(SctnetError, match=r"could be a/p\.png or b/p\.png"):
             open_dataset(source, ["train"])
+
+
+LABELS = np.zeros(GREY.shape, np.uint8)
+LABELS[8:16], LABELS[16:] = 1, 2
+
+
+def write_layout(
+    folder: Path, lines: Sequence[str], pictures: Sequence[str], mask: Image.Image, **files: str
+) -> Path:
+    """Write a data set in VOC's layout with one mask for all pictures; ``files`` are texts."""
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
+    for name in pictures:
+        Image.fromarray(RGB).save(folder / "JPEGImages" / name)
+        mask.save(folder / "SegmentationClass" / Path(name).with_suffix(".png"))
+    (folder / "ImageSets" / "Segmentation" / "train.txt").write_text(
+        "\n".join(lines), encoding="utf-8"
+    )
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def paletted(labels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    image = Image.fromarray(labels)
+    image.putpalette([value for colour in colours for value in colour])
+    return image
+
+
+class TestLayoutsOfOtherPrograms:
+    def test_a_byte_order_mark_is_no_part_of_a_text(self, tmp_path: Path) -> None:
+        folder = write_layout(
+            tmp_path, ["\ufeffa", "b"], ["a.jpg", "b.jpg"], Image.fromarray(LABELS),
+            class_names="\ufeff__ignore__\n_background_\ncar\ntree\n",
+        )  # fmt: skip
+        data = open_dataset(folder, ["train"])
+        assert (len(data), data.classes) == (2, ("background", "car", "tree"))
+        source = write_set(tmp_path / "own", ["a.png"])
+        source.write_text("\ufeff" + source.read_text(), encoding="utf-8")
+        assert len(open_dataset(source, ["train"])) == 1
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_shapes_and_instances_may_begin_with_one(self, mark: str, tmp_path: Path) -> None:
+        shape = {"label": "车", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"}
+        content = {"shapes": [shape], "imageHeight": HEIGHT, "imageWidth": WIDTH}
+        path = tmp_path / "a.json"
+        path.write_text(mark + json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        names = LabelNames(("background", "车"), ())
+        assert read_labelme(names, path).sum() == 100
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="gb18030")
+        with pytest.raises(SctnetError, match=r"a\.json: not UTF-8 text: save it as UTF-8"):
+            read_labelme(names, path)
+
+    @pytest.mark.parametrize(
+        ("line", "picture"),
+        [
+            ("my photo 1", "my photo 1.jpg"),
+            ("a", "a.png"),
+            ("a", "a.JPEG"),
+            ("a.jpg", "a.jpg"),
+            ("a  1", "a.jpg"),
+            ("2024.05.01", "2024.05.01.jpg"),
+        ],
+    )
+    def test_names_and_endings_of_ones_own(self, line: str, picture: str, tmp_path: Path) -> None:
+        folder = write_layout(
+            tmp_path, [line], [picture], Image.fromarray(LABELS), class_names="sky\nroad\ncar\n"
+        )
+        data = open_dataset(folder, ["train"])
+        assert data.item_name(0) == picture
+        assert (data.labels(0) == LABELS).all()
+
+    COLOURS = ((250, 50, 83), (0, 0, 0), (61, 61, 245))
+    LABELMAP = "# label:color_rgb:parts:actions\nsky:250,50,83::\nbackground:0,0,0::\ncar:61,61,245"
+
+    @pytest.mark.parametrize("kind", ["colours", "palette", "shuffled palette", "numbers"])
+    def test_labelmap_names_classes_and_colours(self, kind: str, tmp_path: Path) -> None:
+        mask = {
+            "colours": Image.fromarray(np.array(self.COLOURS, np.uint8)[LABELS]),
+            "palette": paletted(LABELS, self.COLOURS),
+            "shuffled palette": paletted(2 - LABELS, self.COLOURS[::-1]),
+            "numbers": Image.fromarray(LABELS),
+        }[kind]
+        folder = write_layout(tmp_path, ["a"], ["a.jpg"], mask, labelmap=self.LABELMAP)
+        data = open_dataset(folder, ["train"])
+        assert (data.classes, data.colours) == (("sky", "background", "car"), self.COLOURS)
+        assert (data.labels(0) == LABELS).all()
+
+    def test_colours_without_a_labelmap_are_voc_s(self, tmp_path: Path) -> None:
+        colours = np.array([(0, 0, 0), (128, 0, 0), (224, 224, 192), (1, 2, 3)], np.uint8)
+        folder = write_layout(tmp_path, ["a"], ["a.jpg"], Image.fromarray(colours[LABELS]))
+        data = open_dataset(folder, ["train"])
+        assert (data.labels(0) == np.array([0, 1, 255])[LABELS]).all()
+        Image.fromarray(colours[LABELS + 1]).save(tmp_path / "SegmentationClass" / "a.png")
+        with pytest.raises(SctnetError, match=r"a\.png: the mask's colour \[1, 2, 3\] is none"):
+            data.labels(0)
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("a:1,2,3\nb:1,2,3", "two classes have one colour"),
+            ("a:1,2\nb:1,2,3", "'a:1,2' is not name:red,green,blue"),
+            ("a:1,2,300\nb:1,2,3", "numbers to 255"),
+            ("a:1,2,3", "1 different names"),
+        ],
+    )
+    def test_mistakes_in_a_labelmap_are_told(self, text: str, told: str, tmp_path: Path) -> None:
+        folder = write_layout(tmp_path, ["a"], ["a.jpg"], Image.fromarray(LABELS), labelmap=text)
+        with pytest.raises(SctnetError, match=rf"labelmap\.txt: .*{told}"):
+            open_dataset(folder, ["train"])
+
+    def test_a_labelmap_without_colours_has_voc_s(self, tmp_path: Path) -> None:
+        folder = write_layout(
+            tmp_path, ["a"], ["a.jpg"], Image.fromarray(LABELS), labelmap="a:::\nb:::\nc:::\n"
+        )
+        assert open_dataset(folder, ["train"]).colours == ((0, 0, 0), (128, 0, 0), (0, 128, 0))

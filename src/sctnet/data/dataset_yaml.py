@@ -88,7 +88,7 @@ class FolderConfig(BaseModel):
 def read_config(yaml_path: Path) -> FolderConfig:
     """Read and validate the YAML file; raises :class:`SctnetError` for a mistake in it."""
     try:
-        text = yaml_path.read_text(encoding="utf-8")
+        text = yaml_path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SctnetError(f"{yaml_path}: cannot be read: give the data set's YAML file") from error
     except UnicodeDecodeError as error:

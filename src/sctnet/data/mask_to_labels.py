@@ -1,6 +1,6 @@
 """From a mask's class numbers, other values or RGB colours to the labels of a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from sctnet.data.dataset import IGNORE, Labels
+from sctnet.data.dataset import IGNORE, Colour, Labels
 from sctnet.data.dataset_yaml import RAW_VALUE_LIMIT, FolderConfig
 from sctnet.data.images import read_mask
 from sctnet.data.published_layouts import UNKNOWN
@@ -24,11 +24,7 @@ def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
     """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
     if config.rgb_masks:
         assert config.colours is not None
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for label, colour in enumerate(config.colours):
-            table[colour_code(np.array(colour))] = label
-        for colour in config.ignored_colours:
-            table[colour_code(np.array(colour))] = IGNORE
+        table = colour_lookup(config.colours, config.ignored_colours)
     elif config.ids is not None:
         table = np.full(RAW_VALUE_LIMIT, IGNORE, np.uint8)
         table[list(config.ids)] = list(config.ids.values())
@@ -74,6 +70,18 @@ def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
             "ignored_colours: correct the mask, or add the colour to one of them"
         )
     return labels
+
+
+def colour_lookup(
+    colours: Sequence[Colour], ignored_colours: Sequence[Colour]
+) -> UInt8[np.ndarray, "16777216"]:
+    """Return the label of every :func:`colour_code`; those of neither argument are UNKNOWN."""
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    for label, colour in enumerate(colours):
+        table[colour_code(np.array(colour))] = label
+    for colour in ignored_colours:
+        table[colour_code(np.array(colour))] = IGNORE
+    return table
 
 
 def colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:

@@ -59,7 +59,7 @@ def read_values(path: Path, label_of_value: LabelOfValue, expected: str) -> Labe
 def read_list(path: Path) -> list[str]:
     """Return the lines of a split's list, empty ones as empty texts."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise SctnetError(
             f"{path}: the list is not UTF-8 text: copy it again from its source"

@@ -330,7 +330,7 @@ def _find(recipe: str | Path, beside: Path = Path()) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        content = load_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{path}: cannot be read as text; give a recipe's YAML file") from error
     if not isinstance(content, dict):

@@ -134,6 +134,6 @@ def _kaggle_wnids(truth: Path, files: Sequence[str]) -> list[str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{file}: cannot be read as text ({error})") from error

@@ -129,7 +129,7 @@ def open_shards(file: Path, splits: Sequence[str]) -> ShardedPictures:
 
 def _described(file: Path) -> ShardsDescription:
     try:
-        content: Any = load_yaml(file.read_text(encoding="utf-8"), str(file))
+        content: Any = load_yaml(file.read_text(encoding="utf-8-sig"), str(file))
         return ShardsDescription.model_validate(content)
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{file}: cannot be read as text; give the shards' YAML file") from error
@@ -145,7 +145,7 @@ def _class_names(classes: str | tuple[str, ...], file: Path) -> tuple[str, ...]:
     if isinstance(classes, str):
         listed = file.parent / classes
         try:
-            classes = tuple(listed.read_text(encoding="utf-8").splitlines())
+            classes = tuple(listed.read_text(encoding="utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise SctnetError(
                 f"{file}: classes: {listed} cannot be read as a list of names, one a line"
