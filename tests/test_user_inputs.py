@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
+from sctnet.writing import cache_folder
 
 GREY = RGB[..., 0]
 SAMPLES = pictures()
@@ -661,3 +664,43 @@ class TestLayoutsOfOtherPrograms:
             tmp_path, ["a"], ["a.jpg"], Image.fromarray(LABELS), labelmap="a:::\nb:::\nc:::\n"
         )
         assert open_dataset(folder, ["train"]).colours == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+
+
+_FORK = """
+import os, sys
+import cv2, numpy, sctnet, torch
+torch.set_num_threads(2); cv2.setNumThreads(2)
+a, b = torch.rand(600, 600), numpy.zeros((2000, 2000, 3), numpy.uint8)
+def compute():
+    return float((a @ a).relu().sum()) + cv2.resize(b, (3000, 3000), interpolation=cv2.INTER_CUBIC).size
+compute()
+child = os.fork()
+if not child:
+    compute()
+    os._exit(7 if (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1) else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(), cv2.getNumThreads())
+"""
+
+
+class TestSurroundings:
+    def test_a_forked_process_computes_and_its_parent_keeps_its_threads(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.split() == ["7", "2", "2"]
+
+    def test_caches_have_a_place_or_a_sentence(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache_folder() == tmp_path
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", lambda: tmp_path)
+        assert cache_folder() == tmp_path / ".cache"
+
+        def unknown() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", unknown)
+        with pytest.raises(SctnetError, match="name a folder in XDG_CACHE_HOME"):
+            cache_folder()

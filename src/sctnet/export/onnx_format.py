@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 OPSET = 18
 """The oldest opset with all operators of the graphs; every runtime in use reads it."""
 
+IR_VERSION = 8
+"""The format's version of that opset's time: the exporter writes its newest, which older ONNX
+Runtimes refuse, and uses nothing of it."""
+
 INPUT = "images"
 LOGITS = "inspected_logits"
 """The name of the network's own logits, in a model that shows them to be compared."""
@@ -112,6 +116,7 @@ def onnx_model(
     _forget_origin(model)
     _name_axes(model, config)
     _describe(model, config)
+    model.ir_version = IR_VERSION
     checker.check_model(model, full_check=True)
     return model
 

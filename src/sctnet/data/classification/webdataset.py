@@ -38,6 +38,7 @@ from sctnet.data.images import EncodedImage
 from sctnet.data.picture_files import is_picture
 from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
+from sctnet.writing import cache_folder
 from sctnet.yaml_files import load_yaml
 
 _THREADS = 8
@@ -175,7 +176,8 @@ def _local(place: str, beside: Path) -> Path:
     """Return the file of a shard, downloaded if it has to be."""
     if not place.startswith(("http://", "https://")):
         return beside / place
-    base = Path(os.environ.get("SCTNET_CACHE", Path.home() / ".cache" / "sctnet"))
+    named = os.environ.get("SCTNET_CACHE")
+    base = Path(named) if named else cache_folder() / "sctnet"
     digest = hashlib.sha256(place.encode()).hexdigest()[:16]
     target = base / "shards" / f"{digest}-{place.rpartition('/')[2].partition('?')[0]}"
     if target.exists():
