@@ -672,13 +672,14 @@ import cv2, numpy, sctnet, torch
 torch.set_num_threads(2); cv2.setNumThreads(2)
 a, b = torch.rand(600, 600), numpy.zeros((2000, 2000, 3), numpy.uint8)
 def compute():
-    return float((a @ a).relu().sum()) + cv2.resize(b, (3000, 3000), interpolation=cv2.INTER_CUBIC).size
+    return (a @ a).relu().sum(), cv2.resize(b, (3000, 3000), interpolation=cv2.INTER_CUBIC)
 compute()
 child = os.fork()
 if not child:
     compute()
     os._exit(7 if (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1) else 8)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(), cv2.getNumThreads())
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(status, torch.get_num_threads(), cv2.getNumThreads())
 """
 
 

@@ -54,6 +54,7 @@ def write(
     inspected = onnx_model(network, config)
     if quantise is not None:
         inspected = quantise(inspected)
+    inspected.ir_version = IR_VERSION
     file.write_bytes(without_logits(inspected).SerializeToString())
     return run_onnx(file, inspected)
 
@@ -116,7 +117,6 @@ def onnx_model(
     _forget_origin(model)
     _name_axes(model, config)
     _describe(model, config)
-    model.ir_version = IR_VERSION
     checker.check_model(model, full_check=True)
     return model
 
