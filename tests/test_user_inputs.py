@@ -21,6 +21,7 @@ from PIL import Image, TiffImagePlugin
 from shared import CLASSES, decided_network
 
 from sctnet.checking.check import Report, check_dataset, open_splits
+from sctnet.checking.fixes import write_fix
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
@@ -47,6 +48,8 @@ from sctnet.inference.sources import read_source
 from sctnet.writing import cache_folder
 
 GREY = RGB[..., 0]
+LABELS = np.zeros(GREY.shape, np.uint8)
+LABELS[8:16], LABELS[16:] = 1, 2
 SAMPLES = pictures()
 
 
@@ -253,6 +256,41 @@ class TestDeepColourMasks:
         cv2.imwrite(str(tmp_path / "mask.png"), values)
         with pytest.raises(SctnetError, match=r"mask\.png: .*16 bits a channel.*\[1000, 2, 3\]"):
             read_mask(tmp_path / "mask.png")
+
+    COLOURS = np.array([(128, 0, 0), (0, 128, 0), (0, 0, 255)], np.uint16)
+
+    def source(self, folder: Path, low: int) -> Path:
+        """Write a set whose masks are the classes' colours in the upper bytes, and ``low``."""
+        source = write_set(folder, ["a.png", "b.png"])
+        for name in ("a", "b"):
+            deep = (self.COLOURS[LABELS] << 8) + np.uint16(low)
+            cv2.imwrite(str(folder / f"masks/train/{name}.png"), deep[..., ::-1])
+        source.write_text(
+            "images: {train: images/train}\nmasks: {train: masks/train}\nrgb_masks: true\n"
+            f"classes: [wall, plant, sky]\ncolours: {self.COLOURS.tolist()}\n"
+        )
+        return source
+
+    def test_the_checker_writes_label_maps_where_nothing_is_lost(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path / "set", 3)
+        report = checked(source)
+        assert [(each.cause, each.count) for each in report.findings] == [("deep-mask", 2)]
+        assert "[32771, 3, 3]" in report.findings[0].details[0]
+        assert "give a folder" in write_fix(report, tmp_path / "fixed.yaml")[0]
+        write_fix(report, tmp_path / "fixed")
+        fixed = open_dataset(tmp_path / "fixed" / "data.yaml", ["train"])
+        assert (fixed.labels(1) == LABELS).all()
+        assert checked(tmp_path / "fixed" / "data.yaml").findings == ()
+
+    def test_it_leaves_out_masks_whose_colours_would_become_one(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path / "set", 3)
+        path = tmp_path / "set" / "masks" / "train" / "a.png"
+        deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        deep[0, 0] += 1
+        cv2.imwrite(str(path), deep)
+        lines = write_fix(checked(source), tmp_path / "fixed")
+        assert "1 masks" in lines[0]
+        assert "a.png: the mask's colours have 16 bits" in lines[-1]
 
 
 class Unreadable(SyntheticStreets):
@@ -548,10 +586,6 @@ class TestCoco:
         source = write_coco(tmp_path, ["../p.png"], [])
         with pytest.raises(SctnetError, match=r"could be a/p\.png or b/p\.png"):
             open_dataset(source, ["train"])
-
-
-LABELS = np.zeros(GREY.shape, np.uint8)
-LABELS[8:16], LABELS[16:] = 1, 2
 
 
 def write_layout(

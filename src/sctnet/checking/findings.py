@@ -21,6 +21,7 @@ _PROBLEMS = {
     "shared-stem": "files that share one stem, and so one mask",
     "unreadable-image": "pictures that cannot be read",
     "unreadable-mask": "masks that cannot be used",
+    "deep-mask": "masks of colours of 16 bits that are not 8-bit ones; --fix writes label maps",
     "sizes-differ": "pictures whose masks are of another size",
     "missing-picture": "masks without a picture, which are not used",
     "several-frames": "pictures of several frames or pages, of which the first is used",

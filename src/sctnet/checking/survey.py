@@ -12,7 +12,7 @@ from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.images import frame_count, read_mask, read_mask_encoding
+from sctnet.data.images import DeepColoursError, frame_count, read_mask, read_mask_encoding
 from sctnet.data.mask_to_labels import colour_code, value_table
 from sctnet.data.pairing import Mismatch
 from sctnet.data.picture_files import MASK_ENDINGS
@@ -226,7 +226,12 @@ def _with_raw_mask(
     assert isinstance(split.data, FileDataset)
     assert split.config is not None
     path = split.data.files[survey.index].mask
-    raw = raw_values(read_mask(path))
+    try:
+        mask = read_mask(path)
+    except DeepColoursError as error:
+        mask = read_mask(path, reduce=True)
+        survey = _and(survey, "deep-mask", str(error))
+    raw = raw_values(mask)
     encoding = read_mask_encoding(path)
     if encoding.is_jpeg:
         sentence = f"{path} is a JPEG, whatever its name says, and a JPEG changes what it stores"

@@ -50,13 +50,16 @@ def folder_dataset(
     config: FolderConfig,
     files: Sequence[Files],
     drawn: Mapping[Path, DrawnPicture] | None = None,
+    *,
+    reduce: bool = False,
 ) -> FileDataset:
     """Return the data set of these files, whose masks are read as the description says.
 
-    ``drawn`` are the pictures of instances by what stands for their masks.
+    ``drawn`` are the pictures of instances by what stands for their masks. ``reduce`` is that of
+    :func:`~sctnet.data.images.read_mask`.
     """
     names = LabelNames(config.classes, config.ignored_labels)
-    reader = partial(_read_labels, names, drawn or {}, label_reader(config))
+    reader = partial(_read_labels, names, drawn or {}, label_reader(config, reduce))
     return FileDataset(name, config.classes, config.colours, files, reader)
 
 

@@ -150,11 +150,14 @@ class EncodedImage:
         return pixels
 
 
-def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+def read_mask(
+    path: str | Path, *, reduce: bool = False
+) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
 
     A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Colours of
-    16 bits that are 8-bit ones, stretched (multiples of 257) or not, become those. Raises
+    16 bits that are 8-bit ones, stretched (multiples of 257) or not, become those; with ``reduce``
+    others become their upper 8 bits, where no two of them become one. Raises
     :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
     had changed: other colours of 16 bits (:class:`DeepColoursError`), and a PGM or PPM of another
     range than 0-255 or 0-65535.
@@ -164,7 +167,7 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
         if ";16" in _stored_mode(image) and image.mode in {"RGB", "RGBA"}:
-            return _eight_bit_colours(_deep_colours(data, str(path)), str(path))
+            return _eight_bit_colours(_deep_colours(data, str(path)), str(path), reduce)
         raise SctnetError(
             f"{path}: this file does not give a mask's values unchanged: "
             "save it as a PNG with 8 bits a channel, or as grey with 16"
@@ -359,25 +362,30 @@ def _deep_colours(data: bytes, name: str) -> UInt16[np.ndarray, "h w 3"]:
 
 
 class DeepColoursError(SctnetError):
-    """A mask of colours of 16 bits that are not 8-bit ones; ``values`` are they, H x W x 3."""
-
-    def __init__(self, name: str, values: UInt16[np.ndarray, "h w 3"]) -> None:
-        self.values = values
-        outside = values[(values % 257 != 0).any(axis=-1)][0]
-        super().__init__(
-            f"{name}: the mask's colours have 16 bits a channel and are not stretched 8-bit ones, "
-            f"such as {outside.tolist()}: save it as a PNG with 8 bits a channel"
-        )
+    """A mask of colours of 16 bits that are not 8-bit ones."""
 
 
 def _eight_bit_colours(
-    values: UInt16[np.ndarray, "h w 3"], name: str
+    values: UInt16[np.ndarray, "h w 3"], name: str, reduce: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
     if not (values % 257).any():
         return (values // 257).astype(np.uint8)
     if values.max() <= 255:
         return values.astype(np.uint8)
-    raise DeepColoursError(name, values)
+    upper = (values >> 8).astype(np.uint8)
+    if reduce and _number_of_colours(upper) == _number_of_colours(values):
+        return upper
+    outside = values[(values % 257 != 0).any(axis=-1)][0]
+    raise DeepColoursError(
+        f"{name}: the mask's colours have 16 bits a channel and are not stretched 8-bit ones, such "
+        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel, or let sctnet data check "
+        "--fix FOLDER write label maps"
+    )
+
+
+def _number_of_colours(colours: Integer[np.ndarray, "h w 3"]) -> int:
+    red, green, blue = (colours[..., channel].astype(np.int64) for channel in range(3))
+    return len(np.unique(red << 32 | green << 16 | blue))
 
 
 def _read_large(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:

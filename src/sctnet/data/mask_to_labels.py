@@ -15,9 +15,14 @@ from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
 
-def label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
-    """Return the function from a mask file to labels that the description asks for."""
-    return partial(_read_colours if config.rgb_masks else _read_values, value_table(config))
+def label_reader(config: FolderConfig, reduce: bool) -> Callable[[Path], Labels]:
+    """Return the function from a mask file to labels that the description asks for.
+
+    ``reduce`` is that of :func:`~sctnet.data.images.read_mask`.
+    """
+    if config.rgb_masks:
+        return partial(_read_colours, value_table(config), reduce)
+    return partial(_read_values, value_table(config))
 
 
 def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
@@ -55,8 +60,8 @@ def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
     return labels
 
 
-def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
-    values = read_mask(path)
+def _read_colours(table: UInt8[np.ndarray, "codes"], reduce: bool, path: Path) -> Labels:
+    values = read_mask(path, reduce=reduce)
     if values.ndim != 3:
         raise SctnetError(
             f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
