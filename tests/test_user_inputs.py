@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -291,6 +292,60 @@ class TestDeepColourMasks:
         lines = write_fix(checked(source), tmp_path / "fixed")
         assert "1 masks" in lines[0]
         assert "a.png: the mask's colours have 16 bits" in lines[-1]
+
+
+class TestWrongColours:
+    def source(self, folder: Path, held: Sequence[tuple[int, ...]], **fields: object) -> Path:
+        """Write a set whose masks hold three colours, and its description."""
+        source = write_set(folder, ["a.png", "b.png"])
+        for name in ("a", "b"):
+            mask = np.array(held, np.uint8)[LABELS]
+            Image.fromarray(mask).save(folder / "masks" / "train" / f"{name}.png")
+        described = {"images": {"train": "images/train"}, "masks": {"train": "masks/train"}}
+        source.write_text(json.dumps({**described, **fields}))  # which is YAML
+        return source
+
+    NAMES: ClassVar = {"classes": ["road", "car", "tree"], "rgb_masks": True}
+
+    def test_red_and_blue_swapped_are_known_and_mended(self, tmp_path: Path) -> None:
+        held = [(128, 64, 128), (0, 0, 142), (107, 142, 35)]
+        swapped = [colour[::-1] for colour in held]
+        source = self.source(tmp_path, held, colours=swapped, **self.NAMES)
+        report = checked(source)
+        (finding,) = report.findings
+        assert finding.cause == "swapped-channels"
+        write_fix(report, tmp_path / "fixed.yaml")
+        assert checked(tmp_path / "fixed.yaml").findings == ()
+
+    def test_a_colour_that_is_a_level_off_names_its_nearest(self, tmp_path: Path) -> None:
+        held = [(128, 64, 128), (0, 0, 141), (107, 142, 35)]
+        meant = [(128, 64, 128), (0, 0, 142), (107, 142, 35)]
+        (finding,) = checked(self.source(tmp_path, held, colours=meant, **self.NAMES)).findings
+        assert "[0, 0, 141] is 1 level off car's [0, 0, 142]" in finding.sentence
+
+    def test_a_colour_that_never_occurs_is_said_with_what_occurs_instead(
+        self, tmp_path: Path
+    ) -> None:
+        held = [(128, 64, 128), (9, 9, 9), (107, 142, 35)]
+        meant = [(128, 64, 128), (0, 0, 142), (107, 142, 35)]
+        source = self.source(
+            tmp_path, held, colours=meant, ignored_colours=[(9, 9, 9)], **self.NAMES
+        )
+        (finding,) = checked(source).findings
+        assert finding.sentence == (
+            "classes that never occur: car; what the masks hold instead is ignored: "
+            "[9, 9, 9] (33.3 %)"
+        )
+
+    def test_so_is_a_number(self, tmp_path: Path) -> None:
+        source = write_set(tmp_path, ["a.png", "b.png"])
+        for name in ("a", "b"):
+            mask = np.array([7, 8, 26], np.uint8)[LABELS]
+            cv2.imwrite(str(tmp_path / "masks" / "train" / f"{name}.png"), mask)
+        text = source.read_text().replace("[road, car]", "[road, car, tree]")
+        source.write_text(f"{text}ids: {{7: 0, 11: 1, 26: 2}}\n")
+        (finding,) = checked(source).findings
+        assert "never occur: car; what the masks hold instead is ignored: 8 (33" in finding.sentence
 
 
 class Unreadable(SyntheticStreets):
