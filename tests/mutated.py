@@ -1,14 +1,36 @@
-"""Files of every kind that is read, and damaged copies of them."""
+"""Files of every kind that is read, damaged copies of them, and their readers."""
 
+import base64
 import io
 import json
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from PIL import Image
+
+from sctnet.data.classification.webdataset import open_shards
+from sctnet.data.coco_instances import find_instances
+from sctnet.data.dataset_yaml import read_config
+from sctnet.data.images import (
+    EncodedImage,
+    frame_count,
+    image_size,
+    read_image,
+    read_mask,
+    read_mask_encoding,
+)
+from sctnet.data.labelme import LabelNames, read_labelme
+from sctnet.data.rle import encode_counts
+from sctnet.data.voc import open_voc
+from sctnet.errors import SctnetError
+from sctnet.inference.video.source import open_video
+from sctnet.training.recipe import load_recipe
 
 RGB = np.kron(
     np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((8, 8, 1), np.int64)
@@ -72,8 +94,6 @@ def labelme() -> bytes:
     mask[1:4, 1:4] = 255
     file = io.BytesIO()
     Image.fromarray(mask).save(file, "PNG")
-    import base64
-
     shapes = [
         {"label": "car", "points": [[1, 1], [9, 2], [5, 9]], "shape_type": "polygon"},
         {"label": "car", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"},
@@ -91,7 +111,7 @@ def coco() -> bytes:
     areas: list[object] = [
         [[1, 1, 9, 1, 9, 9]],
         {"size": [24, 32], "counts": [100, 30, 638]},
-        {"size": [24, 32], "counts": "T3N2h0"},
+        {"size": [24, 32], "counts": encode_counts(np.array([100, 30, 638]))},
         [],
     ]
     return json.dumps(
@@ -159,4 +179,102 @@ def copies(samples: dict[str, bytes], seeds: range) -> Iterator[tuple[str, bytes
         yield f"{name}, seed {seed}", mutated(samples[name], seed)
 
 
-Reader = Callable[[bytes], object]
+def description() -> bytes:
+    """Return the YAML of a data set with most of its keys."""
+    return (
+        b"images: {train: a, val: b}\nmasks: {train: c}\npolygons: {val: d.json}\n"
+        b"classes: [road, car]\nids: {7: 0, 26: 1}\nmask_suffix: _m\nignored_labels: [x]\n"
+    )
+
+
+def recipe() -> bytes:
+    """Return a recipe of its own."""
+    return (
+        b"name: own\ndescription: short\ndata: {source: synthetic}\nmodel: {variant: sctnet-s}\n"
+        b"augmentation: {crop: [64, 96], scale: [0.5, 2.0]}\nschedule: {iterations: 10}\n"
+        b"optimizer: {rate: 1.0e-3}\nrun: {batch_size: 8, log_every: 5}\n"
+    )
+
+
+def shard() -> bytes:
+    """Return a WebDataset shard of two pictures with their classes."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in ("a", "b"):
+            for ending, content in (("jpg", _saved("RGB", "JPEG")), ("cls", b"1")):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def video(ending: str) -> bytes:
+    """Return ten frames."""
+    file = io.BytesIO()
+    with av.open(file, "w", ending) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(10):
+            frame = np.roll(cv2.resize(RGB, (64, 48)), number, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+NAMES = LabelNames(("background", "car", "road"), ())
+
+
+def _read_instances(path: Path) -> None:
+    (path.parent / "a.png").write_bytes(b"")
+    for picture in find_instances(path, path.parent, "train", NAMES).values():
+        if picture.height * picture.width < 1_000_000:
+            picture.labels()
+
+
+def _read_layout(path: Path) -> None:
+    for place in ("JPEGImages/p.jpg", "SegmentationClass/p.png", "ImageSets/Segmentation/t.txt"):
+        (path.parent / place).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / place).write_bytes(b"p\n")
+    (path.parent / "labelmap.txt").write_bytes(path.read_bytes())
+    open_voc(path.parent, ["t"])
+
+
+def _read_shard(path: Path) -> None:
+    described = path.with_name("shards.yaml")
+    described.write_text(f"shards: {{train: {path.name}}}\nclasses: [cat, dog]\n")
+    data = open_shards(described, ["train"])
+    for index in range(len(data)):
+        data.encoded(index).decode()
+
+
+def _read_video(path: Path) -> None:
+    with open_video(path) as source:
+        for _ in zip(range(20), source.frames(), strict=False):
+            pass
+
+
+READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], object]]] = {
+    "picture": (pictures, read_image),
+    "mask": (pictures, read_mask),
+    "mask's palette": (pictures, read_mask_encoding),
+    "frames": (pictures, frame_count),
+    "reduced": (pictures, lambda path: EncodedImage(path.read_bytes(), str(path)).decode(4)),
+    "header": (pictures, lambda path: image_size(path.read_bytes(), str(path))),
+    "shapes": (lambda: {"LabelMe": labelme()}, lambda path: read_labelme(NAMES, path)),
+    "instances": (lambda: {"COCO": coco()}, _read_instances),
+    "description": (lambda: {"YAML": description()}, read_config),
+    "recipe": (lambda: {"YAML": recipe()}, lambda path: load_recipe(str(path))),
+    "layout": (lambda: {"labelmap.txt": b"a:1,2,3::\np:3,4,5::\n"}, _read_layout),
+    "shard": (lambda: {"tar": shard()}, _read_shard),
+    "video": (lambda: {each: video(each) for each in ("mp4", "matroska")}, _read_video),
+}
+"""What is read, by a word: undamaged samples, and the function that reads a file."""
+
+
+def told(read: Callable[[Path], object], path: Path) -> str | None:
+    """Return the sentence of a reader, or None where it read the file."""
+    try:
+        read(path)
+    except SctnetError as error:
+        return str(error)
+    return None

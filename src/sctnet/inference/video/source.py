@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 from sctnet.inference.video.files import is_camera, is_stream
 from sctnet.pictures.yuv_overlay import Standard
 
@@ -146,7 +146,8 @@ class _Decoded(VideoSource):
         self.name = _without_password(source) if self.is_live else source
         self._container = open_container(source, self.name, self.is_live)
         try:
-            self._examine(source)
+            with as_one_sentence(self.name):
+                self._examine(source)
         except SctnetError:
             self.close()
             raise
@@ -265,17 +266,19 @@ def open_container(source: str, name: str, live: bool) -> av.container.InputCont
     """Open a file or a stream; raises :class:`SctnetError` if that fails."""
     # A local file can be a playlist; it must not make this machine fetch anything.
     options = {"rtsp_transport": "tcp"} if live else {"protocol_whitelist": "file"}
-    try:
-        return av.open(
-            source if live else str(Path(source).absolute()),
-            options=options,
-            timeout=_SECONDS if live else None,
-        )
-    except FileNotFoundError as error:
-        raise SctnetError(f"{name}: there is no such file: check the path") from error
-    except FFmpegError as error:
-        advice = "check the address" if live else "give a video file that plays"
-        raise SctnetError(f"{name}: cannot be opened ({error.strerror}): {advice}") from error
+    with as_one_sentence(name):
+        try:
+            return av.open(
+                source if live else str(Path(source).absolute()),
+                options=options,
+                metadata_errors="replace",  # a title or a camera's name in another encoding
+                timeout=_SECONDS if live else None,
+            )
+        except FileNotFoundError as error:
+            raise SctnetError(f"{name}: there is no such file: check the path") from error
+        except FFmpegError as error:
+            advice = "check the address" if live else "give a video file that plays"
+            raise SctnetError(f"{name}: cannot be opened ({error.strerror}): {advice}") from error
 
 
 def _turns(frame: av.VideoFrame) -> int:
