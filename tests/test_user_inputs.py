@@ -43,6 +43,9 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
+from sctnet.training.auto_recipe import choose_recipe
+from sctnet.training.recipe import load_recipe
+from sctnet.training.segmentation_task import open_segmentation
 from sctnet.writing import cache_folder
 
 GREY = RGB[..., 0]
@@ -784,3 +787,49 @@ class TestSurroundings:
         monkeypatch.setattr(Path, "home", unknown)
         with pytest.raises(SctnetError, match="name a folder in XDG_CACHE_HOME"):
             cache_folder()
+
+
+class TestBeforeARun:
+    def test_pictures_to_validate_on_are_read_before_the_run(self, tmp_path: Path) -> None:
+        write_set(tmp_path, ["a.png", "b.png"])
+        source = write_set(tmp_path, ["c.png", "d.png", "e.png"], "val")
+        recipe = choose_recipe(str(source), ["model.variant=sctnet-tiny"])[0]
+        open_segmentation(recipe)
+        for name in ("d", "e"):
+            broken = tmp_path / "images" / "val" / f"{name}.png"
+            broken.write_bytes(broken.read_bytes()[:60])
+        with pytest.raises(SctnetError, match=r"^2 of 3 pictures to validate on .*d\.png: "):
+            open_segmentation(recipe)
+
+    @pytest.mark.parametrize(
+        ("setting", "meant"),
+        [
+            ("iterations=5", "schedule.iterations"),
+            ("schedule.iteration=5", "schedule.iterations"),
+            ("run.batchsize=4", "run.batch_size"),
+            ("augmentation.crops=[32,32]", "augmentation.crop"),
+        ],
+    )
+    def test_an_unknown_field_names_what_was_meant(self, setting: str, meant: str) -> None:
+        key = setting.partition("=")[0]
+        told = rf"{key}: there is no such field; did you mean {meant}\?$"
+        with pytest.raises(SctnetError, match=told):
+            load_recipe("synthetic/sctnet-tiny", [setting])
+
+    def test_nothing_alike_is_not_guessed(self) -> None:
+        with pytest.raises(SctnetError, match=r"lr: there is no such field$"):
+            load_recipe("synthetic/sctnet-tiny", ["lr=1"])
+
+    def test_so_do_recipes_and_the_keys_of_data(self, tmp_path: Path) -> None:
+        with pytest.raises(SctnetError, match=r"did you mean camvid/sctnet-s_360x480\?$"):
+            load_recipe("camvid/sctnet-s_360x48")
+        source = write_set(tmp_path, ["a.png"])
+        source.write_text(source.read_text().replace("classes:", "class:"))
+        with pytest.raises(SctnetError, match=r"did you mean classes\?$"):
+            open_dataset(source, ["train"])
+
+    def test_data_in_the_place_of_a_recipe_are_told(self, tmp_path: Path) -> None:
+        source = write_set(tmp_path, ["a.png"])
+        for given in (source, tmp_path):
+            with pytest.raises(SctnetError, match=f"--data {given}$"):
+                load_recipe(str(given))

@@ -1,7 +1,8 @@
 """The one exception that is meant for users: a single sentence they can act on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class SctnetError(ValueError):
@@ -27,3 +28,9 @@ def as_one_sentence(name: str) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise SctnetError(f"{name}: cannot be read ({reason}): check the file") from error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question with the name that was probably meant, to follow a sentence, or nothing."""
+    found = get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""

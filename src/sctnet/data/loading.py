@@ -46,6 +46,9 @@ class Pictures(Protocol):
     def __len__(self) -> int:
         """Return the number of pictures."""
 
+    def item_name(self, index: int) -> str:
+        """Return a picture's name."""
+
 
 class EpochStream(Dataset[Any], Generic[Result]):
     """Training samples, numbered 0, 1, 2, ... without end, epoch after epoch.
@@ -85,7 +88,8 @@ class EpochStream(Dataset[Any], Generic[Result]):
         for further in range(len(self.dataset)):
             number = self.picture_number(sample_number, further)
             try:
-                return self.draw(sample_number, number), skipped
+                with as_one_sentence(f"{self.dataset.name}, {self.dataset.item_name(number)}"):
+                    return self.draw(sample_number, number), skipped
             except SctnetError as error:
                 if not self.skip_broken:
                     raise
@@ -206,8 +210,7 @@ class _Items(Dataset[_Item]):
 
     def __getitem__(self, sample_number: int) -> _Item:
         try:
-            with as_one_sentence(f"{self._stream.dataset.name}, sample {sample_number}"):
-                return self._stream.load(sample_number)
+            return self._stream.load(sample_number)
         except SctnetError as error:
             return error
 

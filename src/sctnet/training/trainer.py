@@ -104,6 +104,11 @@ class _Run:
         self.skipped: dict[int, str] = {}  # by the number of the picture
         self.learner = Learner(self.task, fabric, teacher, from_start=not continues)
         self.start = None if self.learner.start is None else asdict(self.learner.start)
+        if not self.task.validates and self.processes.is_first:
+            _LOG.warning(
+                "no validation: nothing will tell when the model was best; name pictures that "
+                "training does not see, such as data.validation=[val]"
+            )
         if self.learner.start is not None and self.processes.is_first:
             _LOG.info("%s", self.learner.start)
         self.meter = Meter(recipe.run.batch_size)
