@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from shared import CLASSES, decided_network
 
 from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.checking.fixes import write_fix
+from sctnet.checking.page import save_check_page
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
@@ -397,6 +399,31 @@ class TestReaders:
         results = dict(predictor(range(3)))
         assert [number for number in results if isinstance(results[number], SctnetError)] == [1]
         assert "1: cannot be read (RuntimeError: of a library)" in str(results[1])
+
+
+class TestCheckPage:
+    def test_healthy_data_are_shown_too(self, tmp_path: Path) -> None:
+        write_set(tmp_path, [f"{number}.png" for number in range(9)])
+        report = checked(write_set(tmp_path, ["v.png"], "val"))
+        assert {finding.cause for finding in report.findings} <= {"shared-picture"}
+        save_check_page(report, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        train = page[page.index("Samples of train") : page.index("Samples of val")]
+        assert re.findall(r"<figcaption>(.*)</figcaption>", train) == [
+            text for number in (0, 2, 5, 8) for text in (f"train/{number}.png", "labels")
+        ]
+        assert train.count("data:image/jpeg;base64,") == 8
+
+    def test_samples_show_masks_as_they_are_where_they_are_wrong(self, tmp_path: Path) -> None:
+        source = write_set(tmp_path, ["a.png", "b.png"])
+        source.write_text(source.read_text().replace("classes: [road, car]", "classes: [road, x]"))
+        for name in ("a", "b"):
+            cv2.imwrite(str(tmp_path / "masks" / "train" / f"{name}.png"), LABELS + 1)
+        report = checked(source)
+        assert report.diagnoses
+        save_check_page(report, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert "in colours: 1, 2, 3" in page[page.index("Samples of train") :]
 
 
 def touch(*files: Path) -> None:

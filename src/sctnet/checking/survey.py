@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from os import cpu_count
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from sctnet.data.pairing import Mismatch
 from sctnet.data.picture_files import MASK_ENDINGS
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.data.streams import in_threads
+from sctnet.data.training_size import surveyed_numbers
 from sctnet.errors import SctnetError
 
 EXAMPLES = 6
@@ -86,6 +88,8 @@ class Tally:
     pixels: Int[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     occurrences: Int[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    looked_at: list[tuple[int, int]] = field(default_factory=list)
+    """The sizes of the pictures by which training chooses its own."""
     values: Counter[int] = field(default_factory=Counter)
     colours: Counter[int] = field(default_factory=Counter)
     palette: set[tuple[int, tuple[int, int, int]]] = field(default_factory=set)
@@ -107,6 +111,8 @@ class Tally:
             self.problems[problem.cause].add(survey.index, problem.sentence)
         if survey.size is not None:
             self.sizes[survey.size] += 1
+            if survey.index in _surveyed(len(split.data)):
+                self.looked_at.append(survey.size)
             self._add_digest(survey, split)
         if survey.raw is not None:
             self._add_raw(survey.raw, survey.palette)
@@ -135,6 +141,11 @@ class Tally:
                 kept[code] += pixels
             if code < len(palette):
                 self.palette.add((code, palette[code]))
+
+
+@lru_cache(maxsize=16)
+def _surveyed(pictures: int) -> frozenset[int]:
+    return frozenset(surveyed_numbers(pictures))
 
 
 def joined_values(tallies: Iterable[Tally]) -> Tally:
