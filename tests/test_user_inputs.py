@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -62,13 +63,15 @@ def jpeg(exif: bytes = b"") -> bytes:
     return file.getvalue()
 
 
-def tiff(samples: np.ndarray, extra: tuple[int, ...] | None, order: str = "<") -> bytes:
+def tiff(
+    samples: np.ndarray, extra: tuple[int, ...] | None, order: str = "<", planar: int = 1
+) -> bytes:
     """Write bands to a TIFF whose tag says grey; ``extra`` are its ExtraSamples."""
     height, width, bands = samples.shape
     pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
     tags = {
         256: [width], 257: [height], 258: [8 * samples.itemsize] * bands, 259: [1], 262: [1],
-        277: [bands], 278: [height], 284: [1], 338: extra or [],
+        277: [bands], 278: [height], 284: [planar], 338: extra or [],
         339: [3 if samples.dtype.kind == "f" else 1] * bands,
     }  # fmt: skip
     tags = {tag: values for tag, values in sorted(tags.items()) if values}
@@ -183,6 +186,12 @@ class TestTiffs:
         path.write_bytes(tiff(np.ones((4, 4, 3), np.float32), (0,) * 2))
         with pytest.raises(SctnetError, match="3 bands of floating-point numbers of 32 bits"):
             read_image(path)
+        path.write_bytes(tiff(np.ones((4, 4, 1), np.float16), None))
+        with pytest.raises(SctnetError, match="1 band of floating-point numbers of 16 bits"):
+            read_image(path)
+        path.write_bytes(tiff(RGB.astype(np.uint16), (0, 0), planar=2))
+        with pytest.raises(SctnetError, match="3 bands of 16 bits that lie one after the other"):
+            read_image(path)
 
     @pytest.mark.parametrize("largest", [1, 255])
     @pytest.mark.parametrize(
@@ -246,6 +255,19 @@ class TestDeepColourMasks:
         alpha = np.full(GREY.shape, 40000, np.uint16)
         cv2.imwrite(str(path), np.dstack([RGB[..., ::-1].astype(np.uint16) * factor, alpha]))
         assert (read_mask(path) == RGB).all()
+
+    def test_deep_numbers_beside_alpha_are_read(self, tmp_path: Path) -> None:
+        """Pillow reads 16-bit grey with alpha as 8 bits, and writes none."""
+        rows = b"".join(
+            b"\0" + b"".join(struct.pack(">HH", 300 + column, 65535) for column in range(6))
+            for _ in range(2)
+        )
+        header = struct.pack(">IIBBBBB", 6, 2, 16, 4, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n"
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            data += struct.pack(">I", len(body)) + kind + body + bytes(4)
+        (tmp_path / "mask.png").write_bytes(with_checksums(data))
+        assert read_mask(tmp_path / "mask.png").tolist() == [list(range(300, 306))] * 2
 
     def test_others_are_told_with_their_depth_and_a_value(self, tmp_path: Path) -> None:
         values = np.full((4, 4, 3), [3, 2, 1000], np.uint16)
@@ -541,6 +563,17 @@ class TestFoldersAreWalkedInOneWay:
         with caplog.at_level("WARNING"):
             assert len(open_dataset(source, ["train"])) == 1
         assert "1 mask without a picture" in caplog.text
+
+    def test_so_are_shapes_without_a_picture(self, tmp_path: Path) -> None:
+        shapes = {"shapes": [], "imageHeight": HEIGHT, "imageWidth": WIDTH}
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.json").write_text(json.dumps(shapes))
+        (tmp_path / "classes.json").write_text("{}")
+        Image.fromarray(RGB).save(tmp_path / "a.png")
+        source = tmp_path / "data.yaml"
+        source.write_text("images: {train: .}\nmasks: {train: .}\nclasses: [background, car]\n")
+        found = {finding.cause: finding.count for finding in checked(source).findings}
+        assert found["missing-picture"] == 1
 
     def test_splits_may_share_a_folder_of_masks(self, tmp_path: Path) -> None:
         write_set(tmp_path, ["a.png"])

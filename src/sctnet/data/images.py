@@ -166,6 +166,8 @@ def read_mask(
     image = _open_bytes(data, str(path))
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
+        if _stored_mode(image).startswith("LA;16"):
+            return _deep_colours(data, str(path))[..., 0]
         if ";16" in _stored_mode(image) and image.mode in {"RGB", "RGBA"}:
             return _eight_bit_colours(_deep_colours(data, str(path)), str(path), reduce)
         raise SctnetError(
@@ -293,16 +295,26 @@ class _BandedTiff(TiffImagePlugin.TiffImageFile):
             tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2
             # Grey's first extra band is green. What is left of them is not looked at.
             tags[TiffImagePlugin.EXTRASAMPLES] = (0,) * (bands - 3)
+        if self._are_apart_and_deep():
+            raise _BandsError(f"{bands} bands of 16 bits that lie one after the other")
         try:
             super()._setup()
         except SyntaxError as error:
             bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
-            if bits not in {8, 16, 32, 64} or (bands == 1 and bits <= 32):  # a damaged tag
-                raise
+            number = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
             kinds = {1: "whole numbers", 2: "signed numbers", 3: "floating-point numbers"}
-            kind = kinds.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "numbers")
+            usual = bands == 1 and number == 1 and bits <= 32
+            if bits not in {8, 16, 24, 32, 64} or usual:  # another tag is damaged
+                raise
+            kind = kinds.get(number, "numbers")
             one = "1 band" if bands == 1 else f"{bands} bands"
             raise _BandsError(f"{one} of {kind} of {bits} bits") from error
+
+    def _are_apart_and_deep(self) -> bool:
+        """Say whether Pillow would read each byte of 16 bits as a pixel, without a word."""
+        bits = self.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        apart = self.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+        return apart and len(bits) > 1 and max(bits) > 8
 
 
 def _unidentified(name: str, beginning: bytes) -> SctnetError:

@@ -131,10 +131,19 @@ def _without_picture(
         mask
         for stem, mask in masks.items()
         if folder / stem not in used
-        and mask.suffix.lower() in MASK_ENDINGS
+        and (mask.suffix.lower() in MASK_ENDINGS or _holds_shapes(mask))
         and stem.name.endswith(config.mask_suffix)
         and not _is_image(mask, config, base / config.images[split], folder)
     ]
+
+
+def _holds_shapes(path: Path) -> bool:
+    """Say whether a JSON file is one of LabelMe, as far as its beginning tells."""
+    try:
+        with path.open("rb") as file:
+            return b'"shapes"' in file.read(4096)
+    except OSError:
+        return False
 
 
 def _overlap(one: Path, other: Path) -> bool:
