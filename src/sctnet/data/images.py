@@ -53,8 +53,11 @@ _SUBFILE_TYPE = 254
 _MOST_PAGES = 1000  # that are looked at
 _MOST_BANDS = 6  # of 8 bits; of 16 bits Pillow takes four
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_KNOWN = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"\0\0\0\x0cjP", *_TIFF)
-"""How the files of formats that are read begin."""
+_KNOWN = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WEBP",
+    b"\0\0\0\x0cjP": "JPEG2000", **dict.fromkeys(_TIFF, "TIFF"),
+}  # fmt: skip
+"""How files begin, and Pillow's names of their formats."""
 _OTHERS = {
     b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF",
     b"8BPS": "Photoshop's PSD", b"JXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"<svg": "SVG",
@@ -264,7 +267,7 @@ def _open(
         except Image.DecompressionBombError as error:
             raise SctnetError(too_large) from error
         except UnidentifiedImageError as error:
-            raise _unidentified(name, beginning) from error
+            raise _unidentified(name, beginning, formats) from error
         except _BandsError as error:
             raise SctnetError(
                 f"{name}: a TIFF with {error}, which cannot be read: save its red, green and blue "
@@ -317,9 +320,11 @@ class _BandedTiff(TiffImagePlugin.TiffImageFile):
         return apart and len(bits) > 1 and max(bits) > 8
 
 
-def _unidentified(name: str, beginning: bytes) -> SctnetError:
+def _unidentified(name: str, beginning: bytes, formats: Collection[str] | None) -> SctnetError:
     """Return the error for a file that no decoder knows, by what its beginning says it is."""
-    if beginning.startswith(_KNOWN) or b"ftypavif" in beginning:
+    known = [kind for sign, kind in _KNOWN.items() if beginning.startswith(sign)]
+    known += ["AVIF"] if b"ftypavif" in beginning else []
+    if any(formats is None or kind in formats for kind in known):
         return _damaged(name)
     kind = next((kind for sign, kind in _OTHERS.items() if sign in beginning), None)
     if kind is not None:
