@@ -41,13 +41,17 @@ class Running:
 
 @contextmanager
 def running(
-    *texts: str, limits: Limits | None = None, api_key: str | None = None, **defaults: object
+    *texts: str,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    origins: tuple[str, ...] = (),
+    **defaults: object,
 ) -> Iterator[Running]:
     """Serve models on a free port, and stop."""
     limits, metrics = limits or Limits(), Metrics()
     choices = read_choices(texts, {"workers": 1, "device": "cpu", **defaults})
     models = [ServedModel(choice, limits, metrics) for choice in choices]
-    app = create_application(models, limits, metrics, api_key)
+    app = create_application(models, limits, metrics, api_key, origins)
     config = uvicorn.Config(app, port=0, http="h11", log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from sctnet.data.class_frequencies import count_class_pixels, refuse_unlearnable
 from sctnet.data.dataset import IGNORE
 from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
+from sctnet.training.auto_recipe import choose_recipe
 
 CLASSES = ["sky", "road", "car"]
 COLOURS = np.array([[70, 130, 180], [128, 64, 128], [0, 0, 142]], np.uint8)
@@ -477,10 +479,14 @@ def test_counts_weights_and_crop_are_those_of_training(tmp_path: Path) -> None:
     shares = counted / counted.sum()
     by_hand = shares**-0.5 / (shares**0.5).sum()
     assert report.class_weights() == pytest.approx(by_hand, abs=6e-4)
-    assert report.crop() == (32, 32)
-    report.tallies["train"].sizes.clear()
-    report.tallies["train"].sizes.update({(100, 70): 1, (333, 2000): 99})
-    assert report.crop() == (320, 1024)
+    chosen, _ = choose_recipe(str(tmp_path / "own.yaml"))
+    size = chosen.preparation.working_size.pixels, chosen.augmentation.crop
+    assert report.training_size() == size == (20, (32, 32))
+    report.tallies["train"].looked_at[:] = [(100, 70), *[(333, 2000)] * 99]
+    assert report.training_size() == (
+        333,
+        (333, 512) if not torch.cuda.is_available() else (333, 1024),
+    )
 
 
 # Healthy data
@@ -618,7 +624,8 @@ def test_the_page_shows_findings_and_escapes_names(run, tmp_path: Path) -> None:
     assert "<img onerror" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert not re.search(r'(src|href)="(?!data:image/jpeg;base64,)', page)
-    assert page.count("data:image/jpeg;base64,") == 2, "picture and mask of the one unlabelled"
+    findings = page[: page.index("Samples of")]
+    assert findings.count("data:image/jpeg;base64,") == 2, "picture and mask of the one unlabelled"
     assert "val/0.png: cannot be read" in page
     assert run(source, "--html", tmp_path / "gone" / "page.html").status == 2
 

@@ -210,8 +210,6 @@ def test_a_damaged_bitmap_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("ending", "data"),
     [
-        pytest.param("png", DEEP_RGB, id="png"),
-        pytest.param("tif", cv2.imencode(".tif", RGB.astype(np.uint16))[1].tobytes(), id="tiff"),
         pytest.param("ppm", cv2.imencode(".ppm", RGB.astype(np.uint16))[1].tobytes(), id="ppm"),
         pytest.param("pgm", b"P5 2 1 11 \x07\x0b", id="grey-of-0-to-11"),
         pytest.param("pgm", b"P2 2 1 11 7 11", id="grey-of-0-to-11-in-text"),

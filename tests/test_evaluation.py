@@ -77,8 +77,11 @@ def test_scores_equal_a_count_by_sets(pairs):
             assert scores.iou[name] == pytest.approx(ious[-1])
         else:
             assert scores.iou[name] is None
+        both = len(true & predicted)
+        assert scores.recall[name] == (both / len(true) if true else None)
+        assert scores.precision[name] == (both / len(predicted) if predicted else None)
         if true:
-            accuracies.append(len(true & predicted) / len(true))
+            accuracies.append(both / len(true))
     assert scores.miou == pytest.approx(sum(ious) / len(ious))
     assert scores.mean_accuracy == pytest.approx(sum(accuracies) / len(accuracies))
     right = sum(truth[place] == prediction[place] for place in counted)
@@ -128,6 +131,8 @@ def test_scores_go_through_json():
     scores = scores_of(np.array([0, 0, 1]), np.array([0, 1, 1]))
     read = json.loads(json.dumps(scores.to_json()))
     assert read["iou"] == {"road": 0.5, "car": 0.5, "tree": None, "pole": None, "sky": None}
+    assert read["precision"] == {"road": 1, "car": 0.5, "tree": None, "pole": None, "sky": None}
+    assert read["recall"] == {"road": 0.5, "car": 1, "tree": None, "pole": None, "sky": None}
     assert read["miou"] == 0.5
     assert read["counts"][0] == [1, 1, 0, 0, 0]
 

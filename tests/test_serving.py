@@ -34,6 +34,7 @@ from sctnet.errors import SctnetError
 from sctnet.serving.http.answers import chosen_answer
 from sctnet.serving.http.limits import Limits, Refusal
 from sctnet.serving.http.served_model import read_choices
+from sctnet.serving.http.server import serve
 
 ROOT = Path(__file__).parents[1]
 
@@ -288,6 +289,30 @@ def test_a_body_that_goes_on_is_cut_off(folder):
                 yield bytes(10_000)
 
         assert_error(httpx.post(f"{server.url}/predict", content=endless()), 413, "100,000")
+
+
+def test_pages_of_allowed_origins_alone_may_ask(folder):
+    page = "https://example.org"
+    asking = {"Access-Control-Request-Method": "POST"}
+    asking["Access-Control-Request-Headers"] = "authorization,content-type"
+    with running(str(folder), api_key="open sesame", origins=(page,)) as server:
+        for origin, status in ((page, 200), ("https://evil.example", 400)):
+            answer = httpx.options(f"{server.url}/predict", headers={"Origin": origin, **asking})
+            assert answer.status_code == status
+            assert answer.headers.get("access-control-allow-origin") == (
+                page if status == 200 else None
+            )
+        answer = post(server, encoded(street(20, 20)), Origin=page, Authorization="Bearer no")
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, page)
+    with running(str(folder)) as server:
+        answer = httpx.get(server.url + "/v2", headers={"Origin": page})
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", ""])
+def test_what_is_no_origin_is_told(folder, origin):
+    with pytest.raises(SctnetError, match="--allow-origin"):
+        serve([], "127.0.0.1", 0, Limits(), origins=(origin,))
 
 
 def test_a_key_is_asked_for_everywhere_but_at_health(folder):

@@ -172,8 +172,9 @@ def test_a_run_is_not_overwritten_and_not_changed(whole_run: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in weights(whole_run).items())
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(recipe("schedule.iterations=1"), tmp_path)
+    assert "no validation: nothing will tell when the model was best" in caplog.text
     (tmp_path / "last.ckpt").write_bytes(b"half")
     with pytest.raises(SctnetError, match=r"last\.ckpt: not a whole checkpoint"):
         train(recipe("schedule.iterations=1"), tmp_path, resume=True)

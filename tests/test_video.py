@@ -524,6 +524,25 @@ def test_a_truncated_video_is_labelled_as_far_as_it_goes(tmp_path):
     assert len(shown(tmp_path / "overlay" / "clip.mp4")[0]) == report.frames
 
 
+@pytest.mark.parametrize("ending", ["mkv", "webm", "mp4"])
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([40 * number for number in range(90) if number % 3], id="a phone's"),
+        pytest.param([*range(0, 400, 40), 2000, 4000, 4040], id="a screen's"),
+    ],
+)
+def test_a_whole_video_with_fewer_frames_than_its_rate_says_is_whole(tmp_path, moments, ending):
+    clip = make_video(tmp_path / f"clip.{ending}", moments)
+    report = predict(clip, tmp_path)
+    assert (report.frames, report.damage) == (len(moments), None)
+
+
+def test_sound_may_be_longer_than_the_pictures(tmp_path):
+    clip = make_video(tmp_path / "clip.mkv", [0, 40, 80], sound="aac")  # a second of it
+    assert predict(clip, tmp_path).damage is None
+
+
 def test_impossible_options_are_told_before_anything_is_written(tmp_path):
     clip = make_video(tmp_path / "clip.mp4", STEADY[:2])
     with pytest.raises(SctnetError, match=r"alpha 1\.5: give 0"):

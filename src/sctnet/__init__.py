@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from sctnet.forking import make_forks_safe
+
 if TYPE_CHECKING:
     from sctnet.checkpoints.model_folder import load_model as load_model
     from sctnet.checkpoints.model_folder import save_model as save_model
@@ -24,6 +26,8 @@ _HOMES = {
     "load_model": "sctnet.checkpoints.model_folder",
     "save_model": "sctnet.checkpoints.model_folder",
 }
+
+make_forks_safe()
 
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -1,5 +1,9 @@
 """The one exception that is meant for users: a single sentence they can act on."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
 
 class SctnetError(ValueError):
     """A mistake in what the user gave: a file, a key, a value.
@@ -7,3 +11,26 @@ class SctnetError(ValueError):
     The message is one sentence that names the file or key, says what is wrong and what to do.
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+@contextmanager
+def as_one_sentence(name: str) -> Iterator[None]:
+    """Raise :class:`SctnetError`, beginning with ``name``, for whatever else is raised.
+
+    For the reading of files, one of which shall not end the work on all the others, or leave a
+    process waiting: libraries raise kinds of errors that they do not document.
+    """
+    try:
+        yield
+    except SctnetError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise SctnetError(f"{name}: cannot be read ({reason}): check the file") from error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question with the name that was probably meant, to follow a sentence, or nothing."""
+    found = get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""

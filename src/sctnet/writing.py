@@ -1,9 +1,23 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; and where those are kept that can be made again."""
 
 import os
 from pathlib import Path
 
 from sctnet.errors import SctnetError
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for caches: ``XDG_CACHE_HOME``, by default ``~/.cache``.
+
+    Raises :class:`SctnetError` where neither is set, as for a user that the system does not know.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise SctnetError(
+            "there is no home folder to keep files in: name a folder in XDG_CACHE_HOME"
+        ) from error
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sctnet.checking.colour_diagnosis import diagnose_splits
@@ -25,10 +24,10 @@ from sctnet.data.dataset_yaml import read_config
 from sctnet.data.folder import folder_dataset
 from sctnet.data.pairing import Mismatch, find_files
 from sctnet.data.registry import known_splits, open_dataset
+from sctnet.data.training_size import CPU, GPU, median_size, training_size
 from sctnet.errors import SctnetError
 
 _UNEVEN = 4  # between class weights: the commonest class has 16 times the pixels of the rarest
-_LARGEST_CROP = 1024  # pixels; the largest crop of the paper's recipes
 
 
 @dataclass(frozen=True)
@@ -85,24 +84,27 @@ class Report:
         columns.append([f"{weight:.2f}" for weight in self.class_weights()])
         return [list(row) for row in zip(*columns, strict=True)]
 
-    def crop(self) -> tuple[int, int] | None:
-        """Return a height and width that 90 % of the training pictures reach.
+    def training_size(self) -> tuple[int, tuple[int, int]] | None:
+        """Return the shorter side and the crop that training chooses on this machine.
 
-        Multiples of 32, at most 1024. None where no picture could be read.
+        None where no picture could be read.
         """
-        sizes = self.tallies[self.training].sizes
+        sizes = self.tallies[self.training].looked_at
         if not sizes:
             return None
-        pictures = np.repeat(np.array(list(sizes)), list(sizes.values()), axis=0)
-        tenth = np.quantile(pictures, 0.1, axis=0, method="lower")
-        height, width = (np.clip(tenth // 32 * 32, 32, _LARGEST_CROP)).tolist()
-        return int(height), int(width)
+        return training_size(median_size(sizes), GPU if torch.cuda.is_available() else CPU)
 
     def suggestions(self) -> list[str]:
-        """Return settings for ``sctnet train``, each as key=value."""
+        """Return settings for ``sctnet train``, each as key=value, quoted for a shell.
+
+        Those of sizes are what it chooses itself without a recipe.
+        """
         settings = []
-        crop = self.crop()
-        if crop is not None:
+        size = self.training_size()
+        if size is not None:
+            side, crop = size
+            rule = f"{{rule: shorter-side, pixels: {side}}}"
+            settings.append(f"'preparation.working_size={rule}'")
             settings.append(f"augmentation.crop=[{crop[0]},{crop[1]}]")
         weights = self.class_weights()
         if weights and not self.diagnoses and max(weights) > _UNEVEN * min(weights):
@@ -117,6 +119,8 @@ class Report:
     def to_json(self) -> str:
         """Return findings, counts and suggestions for programs."""
         number = len(self.classes)
+        size = self.training_size()
+        left_out = {split.name: dict(split.left_out) for split in self.splits}
         splits = {
             name: {
                 "pictures": tally.pictures,
@@ -124,6 +128,7 @@ class Report:
                 "pixels": tally.pixels[:number].tolist(),
                 "pictures_by_class": tally.occurrences[:number].tolist(),
                 "ignored_share": self.ignored_share(name),
+                "left_out": left_out[name],
             }
             for name, tally in self.tallies.items()
         }
@@ -132,7 +137,11 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
             "classes": self.classes,
             "splits": splits,
-            "suggested": {"class_weights": self.class_weights(), "crop": self.crop()},
+            "suggested": {
+                "class_weights": self.class_weights(),
+                "shorter_side": None if size is None else size[0],
+                "crop": None if size is None else size[1],
+            },
         }
         return json.dumps(fields, indent=2) + "\n"
 
@@ -192,8 +201,8 @@ def _open_split(source: str | Path, name: str) -> OpenedSplit:
     if name not in config.images:
         open_dataset(source, [name])  # says so
     mismatches: list[Mismatch] = []
-    files = find_files(path.parent, config, name, mismatches.append)
-    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches)
+    files, left_out = find_files(path.parent, config, name, mismatches.append)
+    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches, left_out)
 
 
 def _never(path: Path) -> Labels:

@@ -19,6 +19,9 @@ from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.mask_to_labels import value_table
 from sctnet.data.published_layouts import UNKNOWN
 
+_NEAR = 8  # levels of a channel: what rounding and colour profiles change
+_TOLD = 3
+
 
 def diagnose_splits(config: FolderConfig, tallies: Mapping[str, Tally]) -> dict[str, Diagnosis]:
     """Diagnose all masks together; if no correction fits all, diagnose each split."""
@@ -180,6 +183,16 @@ def _unknown_colours(config: FolderConfig, seen: Tally) -> Diagnosis | None:
         f"{100 * share:.3g} % of the pixels have one of {len(unknown)} colours in neither colours "
         f"nor ignored_colours, of which {histogram(unknown, colours=True)}"
     )
+    swapped = _swapped(config)
+    if all(code in swapped for code in unknown):
+        return Diagnosis(
+            "swapped-channels",
+            f"{found}: they are the colours of the YAML with red and blue in each other's place",
+            {
+                "colours": tuple(colour[::-1] for colour in config.colours),
+                "ignored_colours": tuple(colour[::-1] for colour in config.ignored_colours) or None,
+            },
+        )
     if len(unknown) > FEW:
         sentence = f"{found}: the masks were resized smoothly or saved as JPEG; export them again"
         return Diagnosis("blended-colours", sentence)
@@ -187,7 +200,33 @@ def _unknown_colours(config: FolderConfig, seen: Tally) -> Diagnosis | None:
         changes = {"ignored_colours": (*config.ignored_colours, (0, 0, 0))}
         sentence = f"{found}: black is probably what has no class"
         return Diagnosis("unknown-colours", sentence, changes, "that black means ignored")
+    near = _nearest(config, unknown)
+    if near:
+        return Diagnosis(
+            "unknown-colours", f"{found}: {near}; correct the YAML, or export the masks again"
+        )
     return Diagnosis("unknown-colours", f"{found}: add each to one of them")
+
+
+def _swapped(config: FolderConfig) -> set[int]:
+    """Return the codes of all colours with red and blue swapped."""
+    return {_code(colour[::-1]) for colour in (*(config.colours or ()), *config.ignored_colours)}
+
+
+def _nearest(config: FolderConfig, unknown: Mapping[int, int]) -> str:
+    """Name the class's colour beside each of the commonest unknown ones; nothing without one."""
+    named = [*zip(config.colours or (), config.classes, strict=False)]
+    named += [(colour, "ignored") for colour in config.ignored_colours]
+    parts = []
+    for code in sorted(unknown, key=lambda code: -unknown[code])[:_TOLD]:
+        levels, colour, name = min(
+            (max(abs(a - b) for a, b in zip(rgb(code), colour, strict=True)), colour, name)
+            for colour, name in named
+        )
+        if levels <= _NEAR:
+            off = "1 level" if levels == 1 else f"{levels} levels"
+            parts.append(f"{list(rgb(code))} is {off} off {name}'s {list(colour)}")
+    return ", ".join(parts)
 
 
 def _rgb_changes(colours: Iterable[Colour], ignored: Iterable[int]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 from sctnet.checking.survey import EXAMPLES, Examples, OpenedSplit, Tally
 from sctnet.checking.value_diagnosis import Diagnosis, histogram
 from sctnet.data.dataset import IGNORE
+from sctnet.data.dataset_yaml import FolderConfig
+from sctnet.data.mask_to_labels import colour_code
 
 _MOSTLY = 0.9  # a larger fraction of ignored pixels gives a finding
 
@@ -21,8 +23,12 @@ _PROBLEMS = {
     "shared-stem": "files that share one stem, and so one mask",
     "unreadable-image": "pictures that cannot be read",
     "unreadable-mask": "masks that cannot be used",
+    "deep-mask": "masks of colours of 16 bits that are not 8-bit ones; --fix writes label maps",
     "sizes-differ": "pictures whose masks are of another size",
+    "missing-picture": "masks without a picture, which are not used",
+    "several-frames": "pictures of several frames or pages, of which the first is used",
 }
+_WARNINGS = {"missing-picture", "several-frames"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ def _files(split: OpenedSplit, tally: Tally) -> Iterator[Finding]:
     for mismatch in split.mismatches:
         unpaired[mismatch.cause].add(None, mismatch.sentence)
     for cause, examples in (*unpaired.items(), *tally.problems.items()):
-        yield _finding(cause, True, split.name, _PROBLEMS[cause], examples)
+        is_error = cause not in _WARNINGS
+        yield _finding(cause, is_error, split.name, _PROBLEMS[cause], examples)
 
 
 def _values(tallies: Mapping[str, Tally], diagnoses: Mapping[str, Diagnosis]) -> Iterator[Finding]:
@@ -153,8 +160,28 @@ def _absent_classes(
             yield Finding("absent-class", True, split.name, sentence, len(missed))
         if unused:
             hint = " (are the ids counted from 1?)" if unused == [split.data.classes[0]] else ""
-            sentence = f"classes that never occur: {_listed(unused)}{hint}"
+            instead = _ignored_values(split.config, tallies[split.name])
+            sentence = f"classes that never occur: {_listed(unused)}{hint}{instead}"
             yield Finding("absent-class", False, split.name, sentence, len(unused))
+
+
+def _ignored_values(config: FolderConfig | None, tally: Tally) -> str:
+    """Tell which values or colours masks hold that the description has ignored by name or by ids.
+
+    One of them may be what an absent class really looks like.
+    """
+    if config is None or (config.ids is None and not config.rgb_masks):
+        return ""
+    taken = set(config.ids or ())
+    if config.rgb_masks:
+        taken = {int(colour_code(np.array(colour))) for colour in config.colours or ()}
+    stored = tally.colours if config.rgb_masks else tally.values
+    total = max(1, sum(stored.values()))
+    others = {code: pixels for code, pixels in stored.items() if code not in taken}
+    if not others:
+        return ""
+    shown = histogram(others, colours=config.rgb_masks, total=total)
+    return f"; what the masks hold instead is ignored: {shown}"
 
 
 def _listed(names: Sequence[str]) -> str:

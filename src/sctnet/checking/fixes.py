@@ -48,8 +48,11 @@ def write_fix(report: Report, target: str | Path) -> list[str]:
     """
     check_target(target, report.source)
     target = Path(target)
-    if not report.diagnoses:
+    deep = any(tally.problems["deep-mask"].count for tally in report.tallies.values())
+    if not report.diagnoses and not deep:
         return ["Nothing written: no wrong values that a fix would mend."]
+    if deep and target.suffix.lower() in _YAML:
+        return ["Nothing written: colours of 16 bits need new masks: give a folder, not a .yaml."]
     for split, diagnosis in report.diagnoses.items():
         if diagnosis.changes is None:
             return [f"Nothing written: {diagnosis.cause} in {split} needs a decision of yours."]
@@ -112,7 +115,7 @@ def _remap(report: Report, split: OpenedSplit, target: Path) -> list[str]:
     assert isinstance(data, FileDataset)
     diagnosis = report.diagnoses.get(split.name)
     mended = config if diagnosis is None else corrected(config, diagnosis.changes or {})
-    reader = folder_dataset(split.name, mended, data.files)
+    reader = folder_dataset(split.name, mended, data.files, reduce=True)
     colours = _colours(config, [diagnosis] if diagnosis else []) or default_palette(
         len(config.classes)
     )
@@ -155,7 +158,7 @@ def _colours(
 
 
 def _dump(fields: dict[str, Any], path: Path, diagnoses: Sequence[Diagnosis]) -> None:
-    causes = ", ".join(dict.fromkeys(diagnosis.cause for diagnosis in diagnoses))
+    causes = ", ".join(dict.fromkeys(d.cause for d in diagnoses)) or "deep-mask"
     comments = [f"Mended by sctnet data check: {causes}", *_guesses(diagnoses)]
     header = "".join(f"# {' '.join(comment.splitlines())}\n" for comment in comments)
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None)

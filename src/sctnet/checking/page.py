@@ -20,6 +20,7 @@ from sctnet.writing import write_whole
 
 _WIDEST = 480  # pixels of a thumbnail's longer side: letters of a legend are readable
 _SHOWN_VALUES = 8
+_SAMPLES = 4  # of each split
 
 _TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -64,6 +65,13 @@ in {{ finding.split }}{% if finding.count %} ({{ finding.count }}){% endif %}</h
 {% endfor %}
 </section>
 {% endfor %}
+{% for name, figures in samples %}
+<h2>Samples of {{ name }}</h2>
+{% for caption, picture in figures %}
+<figure>{% if picture %}<img src="{{ picture }}" alt="">{% endif %}
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% endfor %}
 <h2>Classes</h2>
 {% if report.diagnoses %}<p>As the masks are read now, with the errors above.</p>{% endif %}
 <table>
@@ -80,7 +88,9 @@ in {{ finding.split }}{% if finding.count %} ({{ finding.count }}){% endif %}</h
 
 
 def save_check_page(report: Report, path: str | Path) -> None:
-    """Write the page: findings with pictures and masks, splits, classes. Nothing is linked.
+    """Write the page: splits, findings with pictures, samples, classes. Nothing is linked.
+
+    Samples show what no rule finds: labels that lie beside their things, and names swapped.
 
     Raises :class:`SctnetError` where the file cannot be written.
     """
@@ -92,6 +102,7 @@ def save_check_page(report: Report, path: str | Path) -> None:
         errors=sum(finding.is_error for finding in report.findings),
         splits=_split_rows(report),
         findings=[(finding, _figures(report, finding)) for finding in report.findings],
+        samples=[(split.name, _samples(report, split.name)) for split in report.splits],
         classes=list(
             zip(_colours(report.classes, report.colours), report.class_rows(), strict=True)
         ),
@@ -112,19 +123,34 @@ def _figures(report: Report, finding: Finding) -> list[tuple[str, str]]:
     """Return captions and pictures as data URIs; an empty one where a file cannot be read."""
     data = {split.name: split.data for split in report.splits}
     diagnosed = {diagnosis.cause for diagnosis in report.diagnoses.values()}
-    figures = []
-    for name, index in finding.pictures:
-        try:
-            image = _shrunk(data[name].image(index))
-        except SctnetError:
-            figures.append((f"{data[name].item_name(index)}: cannot be read", ""))
-            continue
-        figures.append((data[name].item_name(index), _uri(image)))
-        if finding.cause in diagnosed:  # then the labels are not what the mask was meant to hold
-            figures.append(_raw_figure(data[name], index))
-        else:
-            figures.append(_mask_figure(data[name], index, image))
-    return figures
+    return [
+        figure
+        for name, index in finding.pictures
+        for figure in _pair(data[name], index, raw=finding.cause in diagnosed)
+    ]
+
+
+def _samples(report: Report, name: str) -> list[tuple[str, str]]:
+    """Return some pictures of a split, spread evenly, with their labels over them."""
+    data = next(split.data for split in report.splits if split.name == name)
+    if not data.labelled or not len(data):
+        return []
+    numbers = np.unique(np.linspace(0, len(data) - 1, min(len(data), _SAMPLES)).astype(int))
+    return [
+        figure
+        for index in numbers.tolist()
+        for figure in _pair(data, index, raw=name in report.diagnoses)
+    ]
+
+
+def _pair(data: SegmentationDataset, index: int, raw: bool) -> list[tuple[str, str]]:
+    """Show a picture and its labels, or its mask as it is where it was meant to hold others."""
+    try:
+        image = _shrunk(data.image(index))
+    except SctnetError:
+        return [(f"{data.item_name(index)}: cannot be read", "")]
+    mask = _raw_figure(data, index) if raw else _mask_figure(data, index, image)
+    return [(data.item_name(index), _uri(image)), mask]
 
 
 def _mask_figure(

@@ -1,8 +1,9 @@
 """The survey of a split: reads every picture and mask once, and keeps counts and a few names."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from os import cpu_count
 from typing import NamedTuple
@@ -12,11 +13,13 @@ from jaxtyping import Int, Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
-from sctnet.data.images import read_mask, read_mask_encoding
+from sctnet.data.images import DeepColoursError, frame_count, read_mask, read_mask_encoding
 from sctnet.data.mask_to_labels import colour_code, value_table
-from sctnet.data.pairing import MASK_SUFFIXES, Mismatch
+from sctnet.data.pairing import Mismatch
+from sctnet.data.picture_files import MASK_ENDINGS
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.data.streams import in_threads
+from sctnet.data.training_size import surveyed_numbers
 from sctnet.errors import SctnetError
 
 EXAMPLES = 6
@@ -34,6 +37,8 @@ class OpenedSplit:
     config: FolderConfig | None = None
     """The YAML, if there is one; masks are then also read as stored."""
     mismatches: Sequence[Mismatch] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """The number of files among the pictures that are not taken for some, by their endings."""
 
 
 @dataclass
@@ -83,6 +88,8 @@ class Tally:
     pixels: Int[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     occurrences: Int[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    looked_at: list[tuple[int, int]] = field(default_factory=list)
+    """The sizes of the pictures by which training chooses its own."""
     values: Counter[int] = field(default_factory=Counter)
     colours: Counter[int] = field(default_factory=Counter)
     palette: set[tuple[int, tuple[int, int, int]]] = field(default_factory=set)
@@ -104,6 +111,8 @@ class Tally:
             self.problems[problem.cause].add(survey.index, problem.sentence)
         if survey.size is not None:
             self.sizes[survey.size] += 1
+            if survey.index in _surveyed(len(split.data)):
+                self.looked_at.append(survey.size)
             self._add_digest(survey, split)
         if survey.raw is not None:
             self._add_raw(survey.raw, survey.palette)
@@ -132,6 +141,11 @@ class Tally:
                 kept[code] += pixels
             if code < len(palette):
                 self.palette.add((code, palette[code]))
+
+
+@lru_cache(maxsize=16)
+def _surveyed(pictures: int) -> frozenset[int]:
+    return frozenset(surveyed_numbers(pictures))
 
 
 def joined_values(tallies: Iterable[Tally]) -> Tally:
@@ -177,7 +191,11 @@ def _of_picture(data: SegmentationDataset, index: int) -> Survey:
         return Survey(index, problems=(Mismatch("unreadable-image", str(error)),))
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return Survey(index, (image.shape[0], image.shape[1]), digest.digest())
+    survey = Survey(index, (image.shape[0], image.shape[1]), digest.digest())
+    frames = frame_count(data.files[index].image) if isinstance(data, FileDataset) else 1
+    if frames == 1:
+        return survey
+    return _and(survey, "several-frames", f"{data.item_name(index)} holds {frames}")
 
 
 def _with_mask(
@@ -201,7 +219,7 @@ def _with_mask(
 def _is_drawn(data: SegmentationDataset, index: int) -> bool:
     """Say whether labels are named shapes, which have no raw values."""
     return isinstance(data, FileDataset) and (
-        data.files[index].mask.suffix.lower() not in MASK_SUFFIXES
+        data.files[index].mask.suffix.lower() not in MASK_ENDINGS
     )
 
 
@@ -219,7 +237,12 @@ def _with_raw_mask(
     assert isinstance(split.data, FileDataset)
     assert split.config is not None
     path = split.data.files[survey.index].mask
-    raw = raw_values(read_mask(path))
+    try:
+        mask = read_mask(path)
+    except DeepColoursError as error:
+        mask = read_mask(path, reduce=True)
+        survey = _and(survey, "deep-mask", str(error))
+    raw = raw_values(mask)
     encoding = read_mask_encoding(path)
     if encoding.is_jpeg:
         sentence = f"{path} is a JPEG, whatever its name says, and a JPEG changes what it stores"

@@ -72,9 +72,9 @@ def diagnose_values(config: FolderConfig, values: Mapping[int, int]) -> Diagnosi
     return Diagnosis("unknown-values", f"{found}, {outside}: {advice}")
 
 
-def histogram(values: Mapping[int, int], colours: bool = False) -> str:
-    """Return the commonest values with their share of the pixels, in a line."""
-    total = sum(values.values())
+def histogram(values: Mapping[int, int], colours: bool = False, total: int | None = None) -> str:
+    """Return the commonest values with their share of ``total`` pixels, or theirs, in a line."""
+    total = sum(values.values()) if total is None else total
     commonest = sorted(values.items(), key=lambda item: -item[1])[:_SHOWN]
     parts = [
         f"{list(rgb(code)) if colours else code} ({100 * pixels / total:.3g} %)"

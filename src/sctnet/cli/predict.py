@@ -210,6 +210,10 @@ def _label_pictures(
         raise
     if summary.labelled:
         Console().print(prediction_table(summary))
+    if summary.animated:
+        others = f" and {len(summary.animated) - 3} more" if len(summary.animated) > 3 else ""
+        named = ", ".join(str(path) for path in summary.animated[:3])
+        print(f"Of several frames or pages, the first alone is labelled: {named}{others}")  # noqa: T201
     failures = [*missing, *summary.failures]
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""
     print(  # noqa: T201

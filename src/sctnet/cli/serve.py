@@ -39,6 +39,10 @@ def serve(
     max_megapixels: Annotated[
         float, typer.Option(help="Of all pictures of a request, checked before they are decoded.")
     ] = 20.0,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A page's origin that may use it from a browser (CORS), or *; repeat."),
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -66,4 +70,4 @@ def serve(
         "batch": batch, "delay": delay,
     }  # fmt: skip
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), timeout, queue)
-    run(read_choices(models, defaults), host, port, limits, api_key)
+    run(read_choices(models, defaults), host, port, limits, api_key, allow_origin or ())

@@ -43,12 +43,15 @@ def table_of(
 
 
 def scores_table(evaluation: Evaluation) -> Table:
-    """Return the IoU of every class and, below, the totals."""
+    """Return the IoU, precision and recall of every class and, below, the totals."""
     scores = evaluation.scores
-    table = table_of("class", figures=["IoU %"], title=f"{evaluation.images} pictures")
+    figures = ["IoU %", "precision %", "recall %"]
+    table = table_of("class", figures=figures, title=f"{evaluation.images} pictures")
     for name, value in scores.iou.items():
         # As Text: in a plain str, rich would take [/x] or [bold] for markup.
-        table.add_row(Text(name), "absent" if value is None else f"{100 * value:.2f}")
+        iou = "absent" if value is None else f"{100 * value:.2f}"
+        others = (scores.precision[name], scores.recall[name])
+        table.add_row(Text(name), iou, *("" if x is None else f"{100 * x:.2f}" for x in others))
     table.add_section()
     table.add_row("mean IoU", f"{100 * scores.miou:.2f}")
     table.add_row("pixel accuracy", f"{100 * scores.pixel_accuracy:.2f}")
@@ -86,6 +89,8 @@ def check_summary(report: Report) -> list[RenderableType]:
 
 
 def _contents(report: Report) -> Iterator[str]:
+    from sctnet.data.picture_files import left_out_sentence
+
     yield f"{report.source}: {len(report.classes)} classes" if report.classes else report.source
     for split in report.splits:
         name, tally = split.name, report.tallies[split.name]
@@ -103,6 +108,8 @@ def _contents(report: Report) -> Iterator[str]:
             labels = f"{100 * report.ignored_share(name):.3g} % of the pixels ignored"
         pictures = "1 picture" if tally.pictures == 1 else f"{tally.pictures} pictures"
         yield f"  {name}: {pictures}{size}, {labels}"
+        if split.left_out:
+            yield f"  {name}: {left_out_sentence(split.left_out)}"
 
 
 def _class_table(report: Report) -> Table:

@@ -1,23 +1,42 @@
 """Reads COCO's file of instances: one file for all pictures of a split, as CVAT exports it.
 
 https://cocodataset.org/#format-data. A segmentation is a list of polygons or a run-length code,
-as numbers or compressed. Instances are drawn in the file's order, whatever their category.
+as numbers or compressed. An instance with a box and no area, which is how programs write a
+rectangle, fills its box. Instances are drawn in the file's order, whatever their category.
+
+A picture is looked for by its ``file_name`` below the folder of images, and where it is not there,
+or the name leads elsewhere, by its last part, if one file below the folder has that name: Label
+Studio writes paths of its own server, and programs on Windows backslashes.
 """
 
+from collections import defaultdict
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, Field, TypeAdapter
 
 from sctnet.data.dataset import Files, Labels
-from sctnet.data.labelme import Canvas, Coordinate, LabelNames, read_json, require_size
+from sctnet.data.labelme import Canvas, Coordinate, LabelNames, Point, read_json, require_size
+from sctnet.data.picture_files import pictures_below, tell_once
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.errors import SctnetError
 
 Outline = Annotated[list[Coordinate], Field(min_length=6)]
 """x, y, x, y and so on."""
+
+
+class Box(NamedTuple):
+    """A rectangle by two opposite corners, both inside, in pixels: columns and rows."""
+
+    corner: Point
+    opposite: Point
+
+
+Area = list[Outline] | Runs | Box
 
 
 class _Picture(BaseModel):
@@ -28,9 +47,14 @@ class _Picture(BaseModel):
 
 
 class _Instance(BaseModel):
+    id: int | str | None = None
     image_id: int
     category_id: int
-    segmentation: list[Outline] | Runs
+    segmentation: list[Outline | Annotated[list[Coordinate], Field(max_length=0)]] | Runs | None = (
+        None
+    )
+    bbox: list[Coordinate] | None = None
+    """Left, top, width and height."""
 
 
 class _Category(BaseModel):
@@ -55,7 +79,7 @@ class DrawnPicture(NamedTuple):
     height: int
     width: int
     uncovered: int
-    instances: list[tuple[int, list[Outline] | Runs]]
+    instances: list[tuple[int, Area]]
     """Label and area, from back to front."""
 
     def labels(self) -> Labels:
@@ -64,6 +88,9 @@ class DrawnPicture(NamedTuple):
         for label, area in self.instances:
             if isinstance(area, Runs):
                 canvas.pixels(label, self._covered(area))
+                continue
+            if isinstance(area, Box):
+                canvas.rectangle(label, *area)
                 continue
             for outline in area:
                 canvas.polygon(label, list(zip(outline[::2], outline[1::2], strict=True)))
@@ -91,12 +118,13 @@ def find_instances(
     that is missing, or shares its number or stem with another.
     """
     file = read_json(path, _INSTANCES, "a COCO file of instances")
+    below = _PicturesByName(image_folder)
     areas = _areas_by_picture(file, names, path)
     found: dict[Files, DrawnPicture] = {}
     seen: set[int | PurePosixPath] = set()
     for picture in file.images:
         require_size(path, picture.height, picture.width)
-        name = _safe_name(picture.file_name, path)
+        name = below.find(picture.file_name, path)
         files = Files(f"{split}/{name}", image_folder / name, path / name)
         for key, what in ((picture.id, "number"), (name.with_suffix(""), "stem")):
             if key in seen:
@@ -104,8 +132,6 @@ def find_instances(
                     f"{path}: two pictures have the {what} {key}: keep one, or export it again"
                 )
             seen.add(key)
-        if not files.image.is_file():
-            raise SctnetError(f"{path}: the picture {files.image} is missing: put it there")
         instances = areas.pop(picture.id, [])
         found[files] = DrawnPicture(
             files.mask, picture.height, picture.width, names.uncovered, instances
@@ -115,32 +141,76 @@ def find_instances(
             f"{path}: there is no picture of number {next(iter(areas))}, which an annotation has: "
             "export it again"
         )
+    boxes = sum(isinstance(area, Box) for each in found.values() for _, area in each.instances)
+    if boxes:
+        tell_once(f"{path}: {boxes} annotations have a box and no area, and fill their boxes")
     return found
 
 
 def _areas_by_picture(
     file: _InstancesFile, names: LabelNames, path: Path
-) -> dict[int, list[tuple[int, list[Outline] | Runs]]]:
+) -> dict[int, list[tuple[int, Area]]]:
     name_of_category = {category.id: category.name for category in file.categories}
-    areas: dict[int, list[tuple[int, list[Outline] | Runs]]] = {}
+    areas: dict[int, list[tuple[int, Area]]] = {}
     for item in file.annotations:
         if item.category_id not in name_of_category:
             raise SctnetError(
                 f"{path}: there is no category {item.category_id}, which an annotation has: "
                 "export it again"
             )
-        area = item.segmentation
-        if not isinstance(area, Runs) and any(len(outline) % 2 for outline in area):
-            raise SctnetError(f"{path}: a polygon has an x without a y: export it again")
         label = names.label(name_of_category[item.category_id], path)
-        areas.setdefault(item.image_id, []).append((label, area))
+        areas.setdefault(item.image_id, []).append((label, _area(item, path)))
     return areas
 
 
-def _safe_name(file_name: str, path: Path) -> PurePosixPath:
-    name = PurePosixPath(file_name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.parts:
+def _area(item: _Instance, path: Path) -> Area:
+    if isinstance(item.segmentation, Runs):
+        return item.segmentation
+    outlines = [outline for outline in item.segmentation or [] if outline]
+    if any(len(outline) % 2 for outline in outlines):
+        raise SctnetError(f"{path}: a polygon has an x without a y: export it again")
+    if outlines:
+        return outlines
+    left, top, width, height = item.bbox if item.bbox and len(item.bbox) == 4 else (0, 0, 0, 0)
+    if width <= 0 or height <= 0:
         raise SctnetError(
-            f"{path}: {file_name!r} is not below the folder of images: write a relative path"
+            f"{path}: the annotation {item.id} has neither an area nor a box: "
+            "draw its outline, or remove it"
         )
-    return name
+    return Box((left, top), (left + width, top + height))
+
+
+class _PicturesByName:
+    """The pictures below a folder, by the last part of their paths."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, file_name: str, source: Path) -> PurePosixPath:
+        """Return a picture's path below the folder; :class:`SctnetError` where it is not clear."""
+        named = PurePosixPath(file_name.replace("\\", "/"))
+        is_below = not named.is_absolute() and ".." not in named.parts and bool(named.parts)
+        if is_below and (self._folder / named).is_file():
+            return named
+        last = named.name.rpartition("?d=")[2]
+        for name in dict.fromkeys((last, unquote(last))):
+            found = self._by_name[name]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise SctnetError(
+                    f"{source}: {file_name!r} could be {found[0]} or {found[1]} below "
+                    f"{self._folder}: write its path below that folder as file_name"
+                )
+        raise SctnetError(
+            f"{source}: the picture {file_name!r} is not below {self._folder}: put it there, or "
+            "correct the folder under images, or the file_name"
+        )
+
+    @cached_property
+    def _by_name(self) -> defaultdict[str, list[PurePosixPath]]:
+        found: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
+        for path in pictures_below(self._folder).taken:
+            place = PurePosixPath(path.relative_to(self._folder).as_posix())
+            found[place.name].append(place)
+        return found

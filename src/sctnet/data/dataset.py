@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from typing_extensions import override
 
 from sctnet.data.images import read_image
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 
 IGNORE = 255
 """The label of pixels that no loss and no score counts; the same everywhere."""
@@ -113,7 +113,9 @@ class FileDataset(SegmentationDataset):
     @override
     def labels(self, index: int) -> Labels:
         self.require_labels()
-        return self._read_labels(self.files[index].mask)
+        mask = self.files[index].mask
+        with as_one_sentence(str(mask)):
+            return self._read_labels(mask)
 
     @override
     def pair(self, index: int) -> tuple[Picture, Labels]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sctnet.data.dataset import IGNORE
 from sctnet.data.published_layouts import UNKNOWN
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, did_you_mean
 from sctnet.yaml_files import load_yaml
 
 RAW_VALUE_LIMIT = 1 << 16
@@ -88,7 +88,7 @@ class FolderConfig(BaseModel):
 def read_config(yaml_path: Path) -> FolderConfig:
     """Read and validate the YAML file; raises :class:`SctnetError` for a mistake in it."""
     try:
-        text = yaml_path.read_text(encoding="utf-8")
+        text = yaml_path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SctnetError(f"{yaml_path}: cannot be read: give the data set's YAML file") from error
     except UnicodeDecodeError as error:
@@ -103,11 +103,13 @@ def read_config(yaml_path: Path) -> FolderConfig:
 
 
 def _first_mistake(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A key that is misspelt is missing too, and the misspelling says more.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     message = first["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "string_type":
         return f"{key}: {first['input']!r} is not text: put names such as yes, no or 1 in quotes"
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}: the keys are {', '.join(FolderConfig.model_fields)}"
+        fields = FolderConfig.model_fields
+        return f"unknown key {key!r}: the keys are {', '.join(fields)}{did_you_mean(key, fields)}"
     return f"{key}: {message}" if key else message

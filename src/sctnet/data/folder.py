@@ -10,6 +10,7 @@ from sctnet.data.dataset_yaml import FolderConfig, read_config
 from sctnet.data.labelme import LabelNames, read_labelme
 from sctnet.data.mask_to_labels import label_reader
 from sctnet.data.pairing import SHAPES_SUFFIX, Mismatch, find_files
+from sctnet.data.picture_files import tell_left_out, tell_once
 from sctnet.errors import SctnetError
 
 
@@ -34,7 +35,13 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
             files += found
             drawn |= {item.mask: picture for item, picture in found.items()}
         else:
-            files += find_files(base, config, split, _refuse)
+            unused: list[Mismatch] = []
+            paired = find_files(base, config, split, partial(_refuse, unused))
+            files += paired.files
+            tell_left_out(base / config.images[split], paired.left_out)
+            if unused:
+                count = "1 mask" if len(unused) == 1 else f"{len(unused)} masks"
+                tell_once(f"{yaml_path}: {count} without a picture: {unused[0].sentence}")
     return folder_dataset(f"{yaml_path.stem} {'+'.join(splits)}", config, files, drawn)
 
 
@@ -43,18 +50,23 @@ def folder_dataset(
     config: FolderConfig,
     files: Sequence[Files],
     drawn: Mapping[Path, DrawnPicture] | None = None,
+    *,
+    reduce: bool = False,
 ) -> FileDataset:
     """Return the data set of these files, whose masks are read as the description says.
 
-    ``drawn`` are the pictures of instances by what stands for their masks.
+    ``drawn`` are the pictures of instances by what stands for their masks. ``reduce`` is that of
+    :func:`~sctnet.data.images.read_mask`.
     """
     names = LabelNames(config.classes, config.ignored_labels)
-    reader = partial(_read_labels, names, drawn or {}, label_reader(config))
+    reader = partial(_read_labels, names, drawn or {}, label_reader(config, reduce))
     return FileDataset(name, config.classes, config.colours, files, reader)
 
 
-def _refuse(mismatch: Mismatch) -> None:
-    raise SctnetError(mismatch.sentence)
+def _refuse(unused: list[Mismatch], mismatch: Mismatch) -> None:
+    if mismatch.cause != "missing-picture":
+        raise SctnetError(mismatch.sentence)
+    unused.append(mismatch)
 
 
 def _read_labels(

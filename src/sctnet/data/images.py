@@ -1,4 +1,8 @@
-"""Reads image files: all pictures and masks are decoded here."""
+"""Reads image files: all pictures and masks are decoded here.
+
+Whatever the bytes are, they give pixels or one sentence that names the file: decoders raise many
+kinds of errors for damaged ones, none of which is documented.
+"""
 
 import io
 import os
@@ -10,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from jaxtyping import Float64, Integer, UInt8, UInt16
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from sctnet.errors import SctnetError
 
@@ -23,14 +27,44 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 _LARGE = 50_000_000  # pixels
 _LARGE_FILE = 50_000_000  # bytes
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its orientation in EXIF."""
+_GDAL_NODATA = 42113
+_NEAR, _FAR = 1.5, 512
+"""Of floating-point values: what those of 0 to 1, and of 0 to 255, do not overshoot."""
 _LYING = (5, 6, 7, 8)
-"""The orientations in EXIF of pictures that are stored on their side."""
+"""The orientations of pictures that are stored on their side."""
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+_ANIMATED = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
+_SUBFILE_TYPE = 254
+_MOST_PAGES = 1000  # that are looked at
+_MOST_BANDS = 6  # of 8 bits; of 16 bits Pillow takes four
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_KNOWN = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WEBP",
+    b"\0\0\0\x0cjP": "JPEG2000", **dict.fromkeys(_TIFF, "TIFF"),
+}  # fmt: skip
+"""How files begin, and Pillow's names of their formats."""
+_OTHERS = {
+    b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF",
+    b"8BPS": "Photoshop's PSD", b"JXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"<svg": "SVG",
+    b"%PDF": "PDF", b"v/1\x01": "OpenEXR", b"#?RADIANCE": "Radiance's HDR", b"FUJIFILMCCD": "RAF",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}  # fmt: skip
+"""Signs in the beginning of other pictures, and their formats' names."""
 _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
 _PLAIN_MODES = {"L", "RGB"}
 # Pillow stretches 2- and 4-bit grey to 0-255, which is right for pictures and wrong for masks.
@@ -98,7 +132,9 @@ class EncodedImage:
         self._header = _open_bytes(data, name, most_pixels, formats)
         self._is_plain = _is_plain(self._header, data)
         self.width, self.height = self._header.size
-        if not self._is_plain and self._header.getexif().get(_ORIENTATION, 1) in _LYING:
+        # Of a TIFF, Pillow tells the upright size.
+        is_tiff = isinstance(self._header, _BandedTiff)
+        if not (self._is_plain or is_tiff) and _orientation(self._header) in _LYING:
             self.width, self.height = self.height, self.width
 
     def decode(self, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
@@ -112,28 +148,36 @@ class EncodedImage:
             pixels = _decode_quickly(self._data, reduced)
             if pixels is not None:
                 return pixels
-        try:
-            upright = ImageOps.exif_transpose(self._header)
-            return np.array(_to_eight_bits(upright).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _damaged(self._name) from error
+        with _decoding(self._name):
+            pixels = np.array(_to_eight_bits(upright(self._header), self._name).convert("RGB"))
+        return pixels
 
 
-def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+def read_mask(
+    path: str | Path, *, reduce: bool = False
+) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
 
-    A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Raises
+    A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Colours of
+    16 bits that are 8-bit ones, stretched (multiples of 257) or not, become those; with ``reduce``
+    others become their upper 8 bits, where no two of them become one. Raises
     :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
-    had changed: colours of 16 bits, and a PGM or PPM of another range than 0-255 or 0-65535.
+    had changed: other colours of 16 bits (:class:`DeepColoursError`), and a PGM or PPM of another
+    range than 0-255 or 0-65535.
     """
-    image = _open_bytes(read_bytes(path), str(path))
+    data = read_bytes(path)
+    image = _open_bytes(data, str(path))
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
+        if _stored_mode(image).startswith("LA;16"):
+            return _deep_colours(data, str(path))[..., 0]
+        if ";16" in _stored_mode(image) and image.mode in {"RGB", "RGBA"}:
+            return _eight_bit_colours(_deep_colours(data, str(path)), str(path), reduce)
         raise SctnetError(
             f"{path}: this file does not give a mask's values unchanged: "
             "save it as a PNG with 8 bits a channel, or as grey with 16"
         )
-    try:
+    with _decoding(str(path)):
         if image.mode in {"1", "L", "P"} or image.mode.startswith("I"):
             values = np.array(image)
             return values.astype(np.uint8) if image.mode == "1" else values // divisor
@@ -141,8 +185,6 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
             return np.array(image)[..., 0]
         if image.mode in {"RGB", "RGBA"}:
             return np.array(image)[..., :3]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(str(path)) from error
     raise SctnetError(
         f"{path}: a mask cannot be of kind {image.mode!r}: save it as a grey, palette or RGB PNG"
     )
@@ -151,9 +193,34 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
 def read_mask_encoding(path: str | Path) -> MaskEncoding:
     """Return how a mask's file holds its values; raises as :func:`decode_image` does."""
     image = _open_bytes(read_bytes(path), str(path))
-    colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    with _decoding(str(path)):
+        colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
     rows = zip(colours[::3], colours[1::3], colours[2::3], strict=True)
     return MaskEncoding(image.format in {"JPEG", "MPO"}, tuple(rows))
+
+
+def frame_count(path: str | Path) -> int:
+    """Return how many pictures a file holds, such as frames of an animation or pages; 1 if unclear.
+
+    Smaller copies, masks and a camera's previews do not count.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            image = _open(file, str(path))
+            if image.format not in _ANIMATED:
+                return 1
+            with _decoding(str(path)):
+                frames: int = getattr(image, "n_frames", 1)
+                if not isinstance(image, _BandedTiff):
+                    return frames
+                return sum(_is_page(image, number) for number in range(min(frames, _MOST_PAGES)))
+    except (OSError, SctnetError):
+        return 1
+
+
+def _is_page(image: "_BandedTiff", number: int) -> bool:
+    image.seek(number)
+    return not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 0b101  # a smaller copy, or a mask
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -189,19 +256,153 @@ def _open(
     too_large = (
         f"{name}: more than {most_pixels // 1_000_000} million pixels: cut the image into tiles"
     )
-    try:
-        with warnings.catch_warnings():  # between half our limit and the whole, Pillow warns
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=None if formats is None else [*formats])
-    except UnidentifiedImageError as error:
-        raise SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file") from error
-    except Image.DecompressionBombError as error:
-        raise SctnetError(too_large) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(name) from error
+    beginning = file.read(32)
+    file.seek(0)
+    with _decoding(name):
+        try:
+            if beginning.startswith(_TIFF) and (formats is None or "TIFF" in formats):
+                image: ImageFile.ImageFile = _BandedTiff(file)
+            else:
+                image = Image.open(file, formats=None if formats is None else [*formats])
+        except Image.DecompressionBombError as error:
+            raise SctnetError(too_large) from error
+        except UnidentifiedImageError as error:
+            raise _unidentified(name, beginning, formats) from error
+        except _BandsError as error:
+            raise SctnetError(
+                f"{name}: a TIFF with {error}, which cannot be read: save its red, green and blue "
+                "as an RGB TIFF or PNG of 8 or 16 bits a channel"
+            ) from error
     if image.width * image.height > most_pixels:
         raise SctnetError(too_large)
     return image
+
+
+class _BandsError(SyntaxError):
+    """A TIFF whose bands no decoder here takes; says which they are."""
+
+
+class _BandedTiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF whose first three bands are red, green and blue, also where its tag says grey.
+
+    Satellites', drones' and microscopes' software writes so.
+    """
+
+    is_relabelled = False
+
+    def _setup(self) -> None:
+        tags, bands = self.tag_v2, self.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        grey = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in (0, 1)
+        if grey and isinstance(bands, int) and 3 <= bands <= _MOST_BANDS:
+            self.is_relabelled = True
+            tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2
+            # Grey's first extra band is green. What is left of them is not looked at.
+            tags[TiffImagePlugin.EXTRASAMPLES] = (0,) * (bands - 3)
+        if self._are_apart_and_deep():
+            raise _BandsError(f"{bands} bands of 16 bits that lie one after the other")
+        try:
+            super()._setup()
+        except SyntaxError as error:
+            bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
+            number = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
+            kinds = {1: "whole numbers", 2: "signed numbers", 3: "floating-point numbers"}
+            usual = bands == 1 and number == 1 and bits <= 32
+            if bits not in {8, 16, 24, 32, 64} or usual:  # another tag is damaged
+                raise
+            kind = kinds.get(number, "numbers")
+            one = "1 band" if bands == 1 else f"{bands} bands"
+            raise _BandsError(f"{one} of {kind} of {bits} bits") from error
+
+    def _are_apart_and_deep(self) -> bool:
+        """Say whether Pillow would read each byte of 16 bits as a pixel, without a word."""
+        bits = self.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        apart = self.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+        return apart and len(bits) > 1 and max(bits) > 8
+
+
+def _unidentified(name: str, beginning: bytes, formats: Collection[str] | None) -> SctnetError:
+    """Return the error for a file that no decoder knows, by what its beginning says it is."""
+    known = [kind for sign, kind in _KNOWN.items() if beginning.startswith(sign)]
+    known += ["AVIF"] if b"ftypavif" in beginning else []
+    if any(formats is None or kind in formats for kind in known):
+        return _damaged(name)
+    kind = next((kind for sign, kind in _OTHERS.items() if sign in beginning), None)
+    if kind is not None:
+        return SctnetError(f"{name}: {kind} cannot be read here: save it as PNG or JPEG")
+    return SctnetError(f"{name}: not an image: give a PNG, JPEG, TIFF or WebP file")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one sentence."""
+    try:
+        with _quiet_pillow():
+            yield
+    except (SctnetError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(name) from error
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Keep Pillow from warning of what an error tells, or what does not matter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a Pillow image turned as its EXIF notes; EXIF that cannot be read counts as none."""
+    image.load()  # which turns TIFFs
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        with _quiet_pillow():
+            value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _deep_colours(data: bytes, name: str) -> UInt16[np.ndarray, "h w 3"]:
+    """Decode an image of 16 bits a channel as it is stored, which Pillow does not."""
+    with _decoding(name), _quiet_opencv():
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise _damaged(name)
+    return np.ascontiguousarray(values[..., 2::-1])
+
+
+class DeepColoursError(SctnetError):
+    """A mask of colours of 16 bits that are not 8-bit ones."""
+
+
+def _eight_bit_colours(
+    values: UInt16[np.ndarray, "h w 3"], name: str, reduce: bool
+) -> UInt8[np.ndarray, "h w 3"]:
+    if not (values % 257).any():
+        return (values // 257).astype(np.uint8)
+    if values.max() <= 255:
+        return values.astype(np.uint8)
+    upper = (values >> 8).astype(np.uint8)
+    if reduce and _number_of_colours(upper) == _number_of_colours(values):
+        return upper
+    outside = values[(values % 257 != 0).any(axis=-1)][0]
+    raise DeepColoursError(
+        f"{name}: the mask's colours have 16 bits a channel and are not stretched 8-bit ones, such "
+        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel, or let sctnet data check "
+        "--fix FOLDER write label maps"
+    )
+
+
+def _number_of_colours(colours: Integer[np.ndarray, "h w 3"]) -> int:
+    red, green, blue = (colours[..., channel].astype(np.int64) for channel in range(3))
+    return len(np.unique(red << 32 | green << 16 | blue))
 
 
 def _read_large(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -263,15 +464,15 @@ def _quiet_opencv() -> Iterator[None]:
 
 def _is_plain(header: ImageFile.ImageFile, end: bytes) -> bool:
     """Say whether OpenCV, which is faster, reads this image exactly as Pillow does."""
-    if header.format == "TIFF" and header.width * header.height >= _LARGE:
+    if isinstance(header, _BandedTiff) and header.width * header.height >= _LARGE:
         # Pillow would hold it three times over, with four bytes a pixel.
-        upright = header.getexif().get(_ORIENTATION, 1) == 1
-        return upright and header.mode in _PLAIN_MODES and _stored_mode(header) == header.mode
+        is_usual = _orientation(header) == 1 and not header.is_relabelled
+        return is_usual and header.mode in _PLAIN_MODES and _stored_mode(header) == header.mode
     if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
         return False
     if header.format == "JPEG" and not end.endswith(b"\xff\xd9"):
         return False  # possibly truncated: some versions of OpenCV fill the rest with grey
-    return "exif" not in header.info or header.getexif().get(_ORIENTATION, 1) == 1
+    return "exif" not in header.info or _orientation(header) == 1
 
 
 def _stored_mode(image: ImageFile.ImageFile) -> str:
@@ -291,15 +492,44 @@ def _is_rescaled(image: ImageFile.ImageFile) -> bool:
     return ";16" in _stored_mode(image) and not image.mode.startswith("I")
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":  # no range is declared: 0-1 and 0-255 are the customs
-        values = values * 255 if values.max(initial=0) <= 1 else values
+    if image.mode == "F":
+        values = _float_to_eight_bits(values, _nodata(image), name)
     else:
         values = values / 257  # 65535 becomes 255
-    return Image.fromarray(np.nan_to_num(values).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _float_to_eight_bits(
+    values: Float64[np.ndarray, "h w"], nodata: float | None, name: str
+) -> Float64[np.ndarray, "h w"]:
+    """Scale to 0-255, with black where there is no value.
+
+    No range is declared: 0-1 and 0-255 are the customs, which filters overshoot a little. What is
+    declared to be no value, NaN, infinities, and one number far beyond stand for none.
+    """
+    is_value = np.isfinite(values)
+    if nodata is not None:
+        is_value &= values != nodata
+    beyond = values[is_value & (values > _FAR)]
+    if beyond.size and beyond.min() < beyond.max():
+        raise SctnetError(
+            f"{name}: its floating-point values reach {beyond.max():.6g}, and 0 to 1 or 0 to 255 "
+            "can be read: scale them, or save it with 8 or 16 bits"
+        )
+    values = np.where(is_value & (values <= _FAR), values, 0)
+    return values * 255 if values.max(initial=0) <= _NEAR else values
+
+
+def _nodata(image: Image.Image) -> float | None:
+    """Return the value that a TIFF of GDAL declares to mean none."""
+    try:
+        return float(np.float32(getattr(image, "tag_v2", {}).get(_GDAL_NODATA, "nan").strip("\0 ")))
+    except (AttributeError, ValueError):
+        return None
 
 
 def _damaged(name: str) -> SctnetError:

@@ -7,6 +7,7 @@ Of shapes that overlap the later one counts. What no shape covers is ``backgroun
 a class, and ignored elsewhere.
 """
 
+import codecs
 import math
 from base64 import b64decode
 from collections.abc import Collection, Sequence
@@ -156,7 +157,11 @@ def read_json(path: Path, adapter: TypeAdapter[T], what: str) -> T:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise SctnetError(f"{path}: larger than {_MAX_BYTES >> 20} MB: split it")
-        return adapter.validate_json(path.read_bytes())
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content.decode()
+        return adapter.validate_json(content)
+    except UnicodeDecodeError as error:
+        raise SctnetError(f"{path}: not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
         raise SctnetError(f"{path}: cannot be read ({error.strerror}): give {what}") from error
     except ValidationError as error:

@@ -4,9 +4,12 @@ Randomness is a function of the seed and of a sample's number in the whole run, 
 worker, the process or how often a run was resumed.
 """
 
+import os
 import signal
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.queues import Queue
 from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
@@ -24,7 +27,7 @@ from sctnet.data.augmentation import (
 )
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import SegmentationDataset
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 from sctnet.pipeline.preprocessing import WorkingSize
 
 Result = TypeVar("Result")
@@ -42,6 +45,9 @@ class Pictures(Protocol):
 
     def __len__(self) -> int:
         """Return the number of pictures."""
+
+    def item_name(self, index: int) -> str:
+        """Return a picture's name."""
 
 
 class EpochStream(Dataset[Any], Generic[Result]):
@@ -82,7 +88,8 @@ class EpochStream(Dataset[Any], Generic[Result]):
         for further in range(len(self.dataset)):
             number = self.picture_number(sample_number, further)
             try:
-                return self.draw(sample_number, number), skipped
+                with as_one_sentence(f"{self.dataset.name}, {self.dataset.item_name(number)}"):
+                    return self.draw(sample_number, number), skipped
             except SctnetError as error:
                 if not self.skip_broken:
                     raise
@@ -171,9 +178,8 @@ def training_loader(
     ``on_skip`` is told the number of each skipped picture, and why, before the batch that it was
     meant for. A :class:`SctnetError` in a worker is raised here as it was, with its one sentence.
 
-    Close the iterator of a pass that may stop early. Its workers ignore SIGTERM and leave with it,
-    and where something still holds it when the process ends, as an exception that a library keeps
-    holds its frames, the process waits for them for ever.
+    Close the iterator of a pass that may stop early: its workers ignore SIGTERM and leave with it.
+    Whatever a worker raises is a :class:`SctnetError` here, and a worker that is lost another.
     """
     return TrainingLoader(
         _Items(stream),
@@ -221,13 +227,44 @@ class TrainingLoader(DataLoader[Any]):
             # A fork copies OpenCV's pool without its threads, and the worker then waits for them
             # for ever: end the pool before.
             cv2.setNumThreads(1)
-        for item in super().__iter__():
-            if isinstance(item, SctnetError):
-                raise item
-            batch, skipped = item
-            for number, reason in skipped:
-                self._on_skip(number, reason)
-            yield batch
+        items = super().__iter__()
+        try:
+            with lost_workers_told():
+                for item in items:
+                    if isinstance(item, SctnetError):
+                        raise item
+                    batch, skipped = item
+                    for number, reason in skipped:
+                        self._on_skip(number, reason)
+                    yield batch
+        finally:
+            _end_workers(items)
+
+
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Raise :class:`SctnetError` where PyTorch tells, anywhere at all, that a worker has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SctnetError(
+            "a process that loads pictures ended before its time, mostly because memory or shared "
+            "memory (/dev/shm; in Docker --shm-size) is full: give more, or set data.workers=0"
+        ) from error
+
+
+def _end_workers(items: object) -> None:
+    """End the workers of a pass, whatever holds it: they ignore the signal that would do so."""
+    workers = getattr(items, "_workers", ())
+    if workers:
+        with suppress(RuntimeError):  # of a worker that is gone already
+            items._shutdown_workers()  # type: ignore[attr-defined]
+    for worker in workers:
+        if worker.is_alive():  # waits for something
+            worker.kill()
+            worker.join()
 
 
 def _collate(items: list[_Item]) -> Any:
@@ -239,7 +276,14 @@ def _collate(items: list[_Item]) -> Any:
             return item
         samples.append(item[0])
         skipped += item[1].items()
-    return default_collate(samples), skipped
+    try:
+        return default_collate(samples), skipped
+    except RuntimeError as error:  # in a worker, of a full /dev/shm
+        reason = str(error).strip().partition("\n")[0]
+        return SctnetError(
+            f"a batch cannot be handed on ({reason}): if shared memory (/dev/shm; in Docker "
+            "--shm-size) is full, give more, or set data.workers=0"
+        )
 
 
 def _begin_worker(_: int) -> None:
@@ -248,3 +292,10 @@ def _begin_worker(_: int) -> None:
     # decides when to stop, and its workers leave with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # What a queue's thread cannot send is dropped, and would be waited for for ever.
+    Queue._on_queue_feeder_error = _give_up  # type: ignore[attr-defined]
+
+
+def _give_up(*_: object) -> None:
+    """End this worker, which the main process notices within seconds."""
+    os._exit(1)

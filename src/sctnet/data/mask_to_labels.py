@@ -1,6 +1,6 @@
 """From a mask's class numbers, other values or RGB colours to the labels of a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,27 +8,28 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from sctnet.data.dataset import IGNORE, Labels
+from sctnet.data.dataset import IGNORE, Colour, Labels
 from sctnet.data.dataset_yaml import RAW_VALUE_LIMIT, FolderConfig
 from sctnet.data.images import read_mask
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
 
-def label_reader(config: FolderConfig) -> Callable[[Path], Labels]:
-    """Return the function from a mask file to labels that the description asks for."""
-    return partial(_read_colours if config.rgb_masks else _read_values, value_table(config))
+def label_reader(config: FolderConfig, reduce: bool) -> Callable[[Path], Labels]:
+    """Return the function from a mask file to labels that the description asks for.
+
+    ``reduce`` is that of :func:`~sctnet.data.images.read_mask`.
+    """
+    if config.rgb_masks:
+        return partial(_read_colours, value_table(config), reduce)
+    return partial(_read_values, value_table(config))
 
 
 def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
     """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
     if config.rgb_masks:
         assert config.colours is not None
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for label, colour in enumerate(config.colours):
-            table[colour_code(np.array(colour))] = label
-        for colour in config.ignored_colours:
-            table[colour_code(np.array(colour))] = IGNORE
+        table = colour_lookup(config.colours, config.ignored_colours)
     elif config.ids is not None:
         table = np.full(RAW_VALUE_LIMIT, IGNORE, np.uint8)
         table[list(config.ids)] = list(config.ids.values())
@@ -59,8 +60,8 @@ def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
     return labels
 
 
-def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
-    values = read_mask(path)
+def _read_colours(table: UInt8[np.ndarray, "codes"], reduce: bool, path: Path) -> Labels:
+    values = read_mask(path, reduce=reduce)
     if values.ndim != 3:
         raise SctnetError(
             f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
@@ -74,6 +75,18 @@ def _read_colours(table: UInt8[np.ndarray, "codes"], path: Path) -> Labels:
             "ignored_colours: correct the mask, or add the colour to one of them"
         )
     return labels
+
+
+def colour_lookup(
+    colours: Sequence[Colour], ignored_colours: Sequence[Colour]
+) -> UInt8[np.ndarray, "16777216"]:
+    """Return the label of every :func:`colour_code`; those of neither argument are UNKNOWN."""
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    for label, colour in enumerate(colours):
+        table[colour_code(np.array(colour))] = label
+    for colour in ignored_colours:
+        table[colour_code(np.array(colour))] = IGNORE
+    return table
 
 
 def colour_code(rgb: Integer[np.ndarray, "*size 3"]) -> Integer[np.ndarray, "*size"]:

@@ -1,15 +1,20 @@
 """Which mask belongs to which picture, by their names in the folders of a YAML file."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sctnet.data.dataset import Files
 from sctnet.data.dataset_yaml import FolderConfig
+from sctnet.data.picture_files import (
+    JPEG_ENDINGS,
+    MASK_ENDINGS,
+    PICTURE_ENDINGS,
+    files_below,
+    is_picture,
+)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-# A JPEG changes the values it stores, and so cannot be a mask.
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 SHAPES_SUFFIX = ".json"  # of LabelMe
 
 
@@ -17,13 +22,22 @@ class Mismatch(NamedTuple):
     """Something that keeps a picture and its mask from being paired."""
 
     cause: str
-    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem."""
+    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, and
+    missing-picture, which alone spoils nothing."""
     sentence: str
+
+
+class Paired(NamedTuple):
+    """The pictures of a split with their masks, and what lies among them."""
+
+    files: list[Files]
+    left_out: Mapping[str, int]
+    """The number of files that are not taken for pictures, by their endings."""
 
 
 def find_files(
     base: Path, config: FolderConfig, split: str, complain: Callable[[Mismatch], None]
-) -> list[Files]:
+) -> Paired:
     """Pair every image of a split with its mask, in the order of their names.
 
     ``complain`` is told of everything that does not pair; where it returns, the rest is paired.
@@ -33,25 +47,30 @@ def find_files(
         if not folder.is_dir():
             sentence = f"{folder}: no such folder: correct {key}.{split} in the YAML file"
             complain(Mismatch("missing-folder", sentence))
-            return []
+            return Paired([], {})
     beside = mask_folder == image_folder and config.mask_suffix == config.image_suffix
-    suffixes = (SHAPES_SUFFIX,) if beside else (*MASK_SUFFIXES, SHAPES_SUFFIX)
+    suffixes = (SHAPES_SUFFIX,) if beside else (*MASK_ENDINGS, SHAPES_SUFFIX)
     masks = _find_masks(mask_folder, suffixes, complain)
-    image_of_mask = _images_by_stem(image_folder, mask_folder, config, complain)
+    image_of_mask, left_out = _images_by_stem(image_folder, mask_folder, config, complain)
     if not image_of_mask:
         sentence = (
             f"{image_folder}: no image named *{config.image_suffix}"
-            f" with one of {', '.join(IMAGE_SUFFIXES)}: correct images.{split} in the YAML file"
+            f" with one of {', '.join(sorted(PICTURE_ENDINGS))}: correct images.{split} in the "
+            "YAML file"
         )
         complain(Mismatch("no-pictures", sentence))
     for stem, image in image_of_mask.items():
         if stem not in masks:
             complain(_without_mask(image, mask_folder / stem, suffixes))
-    return [
+    unused = _without_picture(base, config, split, masks, image_of_mask) if image_of_mask else []
+    for mask in unused:
+        complain(Mismatch("missing-picture", f"{mask} has no picture below {image_folder}"))
+    files = [
         Files(f"{split}/{image.relative_to(image_folder).as_posix()}", image, masks[stem])
         for stem, image in image_of_mask.items()
         if stem in masks
     ]
+    return Paired(files, left_out)
 
 
 def _images_by_stem(
@@ -59,9 +78,14 @@ def _images_by_stem(
     mask_folder: Path,
     config: FolderConfig,
     complain: Callable[[Mismatch], None],
-) -> dict[Path, Path]:
+) -> tuple[dict[Path, Path], Counter[str]]:
+    """Return the pictures by the stems of their masks, and the number of other files."""
     images: dict[Path, Path] = {}
-    for image in sorted(image_folder.rglob("*")):
+    below = files_below(image_folder, is_picture)
+    left_out = below.left_out
+    if mask_folder == image_folder:
+        left_out.pop(SHAPES_SUFFIX, None)
+    for image in below.taken:
         if not _is_image(image, config, image_folder, mask_folder):
             continue
         stem = mask_stem(image.relative_to(image_folder), config)
@@ -70,7 +94,7 @@ def _images_by_stem(
             complain(Mismatch("shared-stem", sentence))
         else:
             images[stem] = image
-    return images
+    return images, left_out
 
 
 def _find_masks(
@@ -78,19 +102,56 @@ def _find_masks(
 ) -> dict[Path, Path]:
     """Return the masks below a folder by their relative path without its ending."""
     masks: dict[Path, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file():
-            stem = path.relative_to(folder).with_suffix("")
-            if stem in masks:
-                sentence = f"{masks[stem]} and {path} share one stem: keep one of them"
-                complain(Mismatch("shared-stem", sentence))
-            else:
-                masks[stem] = path
+    for path in files_below(folder, lambda name: Path(name).suffix.lower() in suffixes).taken:
+        stem = path.relative_to(folder).with_suffix("")
+        if stem in masks:
+            sentence = f"{masks[stem]} and {path} share one stem: keep one of them"
+            complain(Mismatch("shared-stem", sentence))
+        else:
+            masks[stem] = path
     return masks
 
 
+def _without_picture(
+    base: Path,
+    config: FolderConfig,
+    split: str,
+    masks: Mapping[Path, Path],
+    images: Mapping[Path, Path],
+) -> list[Path]:
+    """Return the masks that no split has a picture for; splits may share a folder of masks."""
+    folder = base / config.masks[split]
+    used = {folder / stem for stem in images}
+    for other, place in config.masks.items():
+        others, pictures = base / place, base / config.images[other]
+        if other != split and pictures.is_dir() and _overlap(folder, others):
+            found, _ = _images_by_stem(pictures, others, config, lambda _: None)
+            used |= {others / stem for stem in found}
+    return [
+        mask
+        for stem, mask in masks.items()
+        if folder / stem not in used
+        and (mask.suffix.lower() in MASK_ENDINGS or _holds_shapes(mask))
+        and stem.name.endswith(config.mask_suffix)
+        and not _is_image(mask, config, base / config.images[split], folder)
+    ]
+
+
+def _holds_shapes(path: Path) -> bool:
+    """Say whether a JSON file is one of LabelMe, as far as its beginning tells."""
+    try:
+        with path.open("rb") as file:
+            return b'"shapes"' in file.read(4096)
+    except OSError:
+        return False
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Mismatch:
-    for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
+    for suffix in (each for ending in sorted(JPEG_ENDINGS) for each in (ending, ending.upper())):
         lossy = expected.with_name(expected.name + suffix)
         if lossy != image and lossy.is_file():
             sentence = (
@@ -103,9 +164,7 @@ def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Misma
 
 
 def _is_image(path: Path, config: FolderConfig, image_folder: Path, mask_folder: Path) -> bool:
-    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(config.image_suffix):
-        return False
-    if not path.is_file():
+    if not is_picture(path.name) or not path.stem.endswith(config.image_suffix):
         return False
     if mask_folder == image_folder:  # told apart by the suffix alone
         return not config.mask_suffix or not path.stem.endswith(config.mask_suffix)

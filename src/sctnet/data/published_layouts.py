@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, NoSuchSplitError, check_splits
 from sctnet.data.images import read_mask
+from sctnet.data.picture_files import is_hidden
 from sctnet.errors import SctnetError
 
 UNKNOWN = 254
@@ -58,7 +59,7 @@ def read_values(path: Path, label_of_value: LabelOfValue, expected: str) -> Labe
 def read_list(path: Path) -> list[str]:
     """Return the lines of a split's list, empty ones as empty texts."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise SctnetError(
             f"{path}: the list is not UTF-8 text: copy it again from its source"
@@ -73,7 +74,7 @@ def read_list(path: Path) -> list[str]:
 
 def find_images(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a split's folder by a glob, in the order of their names."""
-    pictures = sorted(folder.glob(pattern))
+    pictures = sorted(path for path in folder.glob(pattern) if not is_hidden(path, folder))
     if not pictures:
         sentence = f"{folder}: no picture {pattern} is there: unpack the data set again"
         raise NoSuchSplitError(sentence)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from sctnet.data.dataset import Labels, Picture, SegmentationDataset
+from sctnet.errors import as_one_sentence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -112,7 +113,12 @@ def read_pairs(
     dataset: SegmentationDataset, indices: Iterable[int], workers: int
 ) -> Iterator[tuple[int, Picture, Labels]]:
     """Yield (index, picture, labels) in order, reading up to 2 x ``workers`` ahead in threads."""
-    return in_threads(lambda index: (index, *dataset.pair(index)), indices, workers)
+
+    def read(index: int) -> tuple[int, Picture, Labels]:
+        with as_one_sentence(f"{dataset.name}, {dataset.item_name(index)}"):
+            return (index, *dataset.pair(index))
+
+    return in_threads(read, indices, workers)
 
 
 def batches(

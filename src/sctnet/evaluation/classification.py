@@ -13,7 +13,7 @@ from torch import Tensor
 from sctnet.data.classification.dataset import ClassificationDataset
 from sctnet.data.classification.random_crops import centre_crop, to_tensor
 from sctnet.data.streams import in_threads
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 from sctnet.processes import ALONE, Processes
 
 _THREADS = 4
@@ -53,7 +53,8 @@ def evaluate_classifier(
 
     def read(index: int) -> tuple[Tensor, int] | str:
         try:
-            crop_ = centre_crop(dataset.encoded(index), crop)
+            with as_one_sentence(dataset.item_name(index)):
+                crop_ = centre_crop(dataset.encoded(index), crop)
         except SctnetError as error:
             return str(error)
         return to_tensor(crop_), dataset.label(index)

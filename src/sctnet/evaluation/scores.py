@@ -15,17 +15,22 @@ class Scores:
     """Scores over a whole data set; all are fractions from 0 to 1.
 
     They are computed from summed counts, not averaged over pictures. With TP, FP and FN counted
-    over all labelled pixels, a class's IoU is TP / (TP + FP + FN).
+    over all labelled pixels, a class's IoU is TP / (TP + FP + FN), its precision TP / (TP + FP),
+    its recall TP / (TP + FN).
     """
 
     iou: dict[str, float | None]
     """IoU by class; None for a class that occurs in neither truth nor prediction and is in no
     mean."""
+    precision: dict[str, float | None]
+    """By class; None for a class that is never predicted."""
+    recall: dict[str, float | None]
+    """By class; None for a class that the truth lacks."""
     miou: float
     pixel_accuracy: float
     """The fraction of labelled pixels that are right."""
     mean_accuracy: float
-    """The mean of TP / (TP + FN) over the classes that occur in the truth."""
+    """The mean recall of the classes that occur in the truth."""
     counts: Int64[np.ndarray, "k k"]
     """Pixels, K x K: rows truth, columns prediction."""
 
@@ -43,12 +48,17 @@ class Scores:
         union = truth + predicted - right
         iou = right[union > 0] / union[union > 0]
         accuracy = right[truth > 0] / truth[truth > 0]
-        by_class = {
-            name: int(right[k]) / int(union[k]) if union[k] else None
-            for k, name in enumerate(classes)
-        }
+
+        def by_class(of: Int64[np.ndarray, " k"]) -> dict[str, float | None]:
+            return {
+                name: int(right[k]) / int(of[k]) if of[k] else None
+                for k, name in enumerate(classes)
+            }
+
         return cls(
-            iou=by_class,
+            iou=by_class(union),
+            precision=by_class(predicted),
+            recall=by_class(truth),
             miou=float(iou.mean()),
             pixel_accuracy=int(right.sum()) / total,
             mean_accuracy=float(accuracy.mean()),
@@ -60,6 +70,8 @@ class Scores:
         return {
             "miou": self.miou,
             "iou": dict(self.iou),
+            "precision": dict(self.precision),
+            "recall": dict(self.recall),
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "counts": self.counts.tolist(),

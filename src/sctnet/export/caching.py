@@ -9,6 +9,7 @@ from sctnet.checkpoints.exported_file import Output, Precision
 from sctnet.checkpoints.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model
 from sctnet.errors import SctnetError
 from sctnet.export.exporting import FORMATS, Format, export_model
+from sctnet.writing import cache_folder
 
 
 def cached_export(
@@ -28,8 +29,7 @@ def cached_export(
     digest = hashlib.sha256()
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         digest.update((folder / name).read_bytes())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = home / "sctnet" / f"{digest.hexdigest()[:24]}-{version('sctnet')}"
+    place = cache_folder() / "sctnet" / f"{digest.hexdigest()[:24]}-{version('sctnet')}"
     file = place / f"{output}-{precision}{FORMATS[format].suffixes[0]}"
     if not file.is_file():
         try:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 OPSET = 18
 """The oldest opset with all operators of the graphs; every runtime in use reads it."""
 
+IR_VERSION = 8
+"""The format's version of that opset's time: the exporter writes its newest, which older ONNX
+Runtimes refuse, and uses nothing of it."""
+
 INPUT = "images"
 LOGITS = "inspected_logits"
 """The name of the network's own logits, in a model that shows them to be compared."""
@@ -50,6 +54,7 @@ def write(
     inspected = onnx_model(network, config)
     if quantise is not None:
         inspected = quantise(inspected)
+    inspected.ir_version = IR_VERSION
     file.write_bytes(without_logits(inspected).SerializeToString())
     return run_onnx(file, inspected)
 

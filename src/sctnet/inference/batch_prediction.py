@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 from sctnet.inference.picture_plan import PlannedPicture
 from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
@@ -90,7 +90,8 @@ class PicturePredictor(Generic[Item]):
     def _next(self, items: Iterator[Item]) -> tuple[Item, Picture | SctnetError] | None:
         for item in items:
             try:
-                return item, self._read(item)
+                with as_one_sentence(self._name(item)):
+                    return item, self._read(item)
             except SctnetError as error:
                 return item, error
         return None

@@ -25,6 +25,7 @@ from sctnet.machine import (
 from sctnet.pipeline.label_map import label_map_method
 from sctnet.pipeline.precision import choose_precision
 from sctnet.provenance import environment
+from sctnet.writing import cache_folder
 
 _TOLD_PACKAGES = (
     "torch", "numpy", "opencv-python-headless", "pillow", "lightning",
@@ -45,7 +46,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "gpu": _gpu(),
         "bundled models": {name: _attempt(_opened, name) for name in bundled_models()},
         "training": {"precision": _in_words(choose_precision("auto", _training_device()))},
-        "caches": _caches(),
+        "caches": _attempt(_caches),
         "extras": _extras(),
     }
 
@@ -119,8 +120,7 @@ def _training_device() -> torch.device:
 
 
 def _caches() -> dict[str, Any]:
-    home = Path.home()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    cache, home = cache_folder(), Path(os.path.expanduser("~"))  # noqa: PTH111 - never raises
     hub = os.environ.get("HF_HOME") or str(cache / "huggingface")
     places = {"exported models": str(cache / "sctnet"), "hub": hub}
     return {name: _without_home(place, home) for name, place in places.items()}

@@ -2,24 +2,29 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from sctnet.data.images import read_image
+from sctnet.data.images import frame_count, read_image
+from sctnet.data.picture_files import (
+    PICTURE_ENDINGS,
+    VIDEO_ENDINGS,
+    left_out_sentence,
+    pictures_below,
+    tell_left_out,
+)
 from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.results import KINDS, Results, check_output
 from sctnet.inference.segmentation_result import class_indices
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.sources import refuse_address
+from sctnet.inference.sources import Picture, refuse_address
 
 __all__ = ["check_output", "find_pictures", "predict_files"]
-
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of pictures in a folder; a file that the user names may have any suffix."""
 
 Given = TypeVar("Given", bound=Hashable)
 
@@ -39,12 +44,13 @@ def find_pictures(
     Earlier results below ``out`` are not taken from folders and globs. Results keep the path of
     their picture below a named folder. If two results would have the same name, the later one gets
     its suffix into the name, then a number. An input without a picture gives a sentence among the
-    failures. Raises :class:`SctnetError` if there is no picture at all, unless ``may_be_none``.
+    failures; files of other endings, but videos, are counted in the log. Raises
+    :class:`SctnetError` if there is no picture at all, unless ``may_be_none``.
     """
     found, failures = find_places(inputs, out)
     if not found and not may_be_none:
         raise SctnetError(
-            f"{failures[0]}; give pictures ({', '.join(sorted(SUFFIXES))}) or folders"
+            f"{failures[0]}; give pictures ({', '.join(sorted(PICTURE_ENDINGS))}) or folders"
         )
     return [PictureFile(*pair) for pair in distinct_names(found)], failures
 
@@ -57,11 +63,14 @@ def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path
     found: list[tuple[Path, Path]] = []
     failures: list[str] = []
     for item in inputs:
+        left_out: Counter[str] = Counter()
         try:
             paths = _paths(item)
             refuse_address(item if not paths else "")
             pictures = [
-                picture for path in paths for picture in _pictures_at(path, out, str(path) == item)
+                picture
+                for path in paths
+                for picture in _pictures_at(path, out, str(path) == item, left_out)
             ]
         except SctnetError as error:
             failures.append(str(error))
@@ -72,7 +81,10 @@ def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path
         if not pictures:
             missing = not paths and not has_magic(item)
             reason = "there is no such file or folder" if missing else "no pictures there"
-            failures.append(f"{item}: {reason}")
+            others = left_out_sentence(left_out)
+            failures.append(f"{item}: {reason}" + (f" ({others})" if others else ""))
+        else:
+            tell_left_out(item, left_out)
         found += pictures
     return found, failures
 
@@ -90,6 +102,8 @@ class PredictionSummary:
     seconds: float = 0.0
     areas: dict[str, int] = field(default_factory=dict)
     """Pixels of each class, over all pictures labelled."""
+    animated: list[Path] = field(default_factory=list)
+    """Pictures of several frames, of which the first is labelled."""
 
     @property
     def done(self) -> int:
@@ -124,9 +138,14 @@ def predict_files(
     summary.areas = dict.fromkeys(segmenter.classes, 0)
     began = time.perf_counter()
     likely = "probabilities" in kinds
-    predictor = PicturePredictor[PictureFile](
-        segmenter, lambda item: read_image(item.path), lambda item: str(item.path), likely
-    )
+
+    def read(item: PictureFile) -> Picture:
+        picture = read_image(item.path)
+        if frame_count(item.path) > 1:
+            summary.animated.append(item.path)
+        return picture
+
+    predictor = PicturePredictor[PictureFile](segmenter, read, lambda item: str(item.path), likely)
     for item, result in predictor(waiting):
         if isinstance(result, SctnetError):
             summary.failures.append(str(result))
@@ -147,22 +166,30 @@ def _paths(item: str) -> list[Path]:
     if path.exists():
         return [path]
     if has_magic(item):
-        return [Path(match) for match in sorted(glob(item, recursive=True))]  # noqa: PTH207 - absolute too
+        matches = [Path(match) for match in sorted(glob(item, recursive=True))]  # noqa: PTH207 - absolute too
+        return [match for match in matches if "**" not in item or not _is_in_loop(match)]
     return []
 
 
-def _pictures_at(path: Path, out: Path, named: bool) -> list[tuple[Path, Path]]:
+def _is_in_loop(path: Path) -> bool:
+    """Say whether a path leads through one folder twice, by a link."""
+    places = [os.path.realpath(folder) for folder in path.parents]
+    return len(set(places)) < len(places)
+
+
+def _pictures_at(
+    path: Path, out: Path, named: bool, left_out: Counter[str]
+) -> list[tuple[Path, Path]]:
     """Return a file itself, or the pictures below a folder with their paths there.
 
-    Earlier results are left out, unless the user ``named`` the file.
+    Earlier results are left out, unless the user ``named`` the file. Other files of a folder are
+    counted in ``left_out``.
     """
     if not path.is_dir():
         return [(path, Path(path.name))] if named or not is_result(path, out) else []
-    return [
-        (file, file.relative_to(path))
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.is_dir() and not is_result(file, out)
-    ]
+    below = pictures_below(path)
+    left_out.update({e: n for e, n in below.left_out.items() if e not in VIDEO_ENDINGS})
+    return [(file, file.relative_to(path)) for file in below.taken if not is_result(file, out)]
 
 
 def is_result(file: Path, out: Path) -> bool:

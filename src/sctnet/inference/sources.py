@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sctnet.data.images import decode_image, read_image
+from sctnet.data.images import decode_image, read_image, upright
 from sctnet.errors import SctnetError
 
 # Heights and widths: the pictures of one list may differ in size.
@@ -50,8 +50,8 @@ def _from_pillow(image: Image.Image) -> Picture:
     if image.mode.startswith(("I", "F")):
         raise SctnetError(f"a PIL image of mode {image.mode}: convert it to 8 bits a channel")
     try:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # it was opened, but not yet decoded
+        pixels = np.array(upright(image).convert("RGB"))
+    except Exception as error:  # it was opened, but not yet decoded, which fails in many ways
         raise SctnetError(
             f"the PIL image cannot be read as RGB ({error}): give a whole picture"
         ) from error

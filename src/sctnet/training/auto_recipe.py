@@ -9,11 +9,16 @@ import torch
 from sctnet.data.class_frequencies import refuse_unlearnable
 from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
 from sctnet.data.registry import open_dataset
+from sctnet.data.training_size import (
+    CPU,
+    GPU,
+    Means,
+    median_size,
+    surveyed_numbers,
+    training_size,
+)
 from sctnet.errors import SctnetError
 from sctnet.training.recipe import SegmentationRecipe, merged, settings_fields, validated
-
-SURVEYED = 300
-"""Pictures that are looked at, spread evenly over the training split."""
 
 UNEVEN = 10
 """A class this many times as frequent as another calls for class weights."""
@@ -25,21 +30,6 @@ class Choice(NamedTuple):
     field: str
     value: Any
     reason: str
-
-
-class _Means(NamedTuple):
-    """Settings for a machine that trains for an hour or two."""
-
-    name: str
-    shorter_side: int
-    crop: tuple[int, int]
-    batch_size: int
-    passes: int
-    iterations: tuple[int, int]
-
-
-_CPU = _Means("a CPU", 512, (384, 512), 8, 60, (500, 4000))
-_GPU = _Means("a GPU", 1024, (512, 1024), 16, 200, (4000, 80000))
 
 
 class _Survey(NamedTuple):
@@ -67,7 +57,7 @@ def choose_recipe(
     of_data = {"train": ["train"], "skip_broken": False, **given.get("data", {})}
     data = open_dataset(source, of_data["train"])
     survey = _look_at(data, bool(of_data["skip_broken"]))
-    choices = _choices(survey, len(data), _GPU if on_gpu else _CPU)
+    choices = _choices(survey, len(data), GPU if on_gpu else CPU)
     if "validation" not in of_data and _has_validation(source):
         choices.append(Choice("data.validation", ["val"], "the data have a split val"))
     elif "validation" not in of_data:
@@ -98,13 +88,8 @@ def _is_given(field: str, given: Mapping[str, Any]) -> bool:
     return name in given.get(part, {})
 
 
-def _choices(survey: _Survey, pictures: int, means: _Means) -> list[Choice]:
-    side = min(min(survey.height, survey.width), means.shorter_side)
-    factor = side / min(survey.height, survey.width)
-    working = round(survey.height * factor), round(survey.width * factor)
-    upright = working[0] > working[1]
-    limits = means.crop[::-1] if upright else means.crop
-    crop = [max(32, min(working[0], limits[0])), max(32, min(working[1], limits[1]))]
+def _choices(survey: _Survey, pictures: int, means: Means) -> list[Choice]:
+    side, crop = training_size((survey.height, survey.width), means)
     lowest, highest = means.iterations
     wanted = round(pictures * means.passes / means.batch_size, -2)
     iterations = int(min(max(wanted, lowest), highest))
@@ -116,7 +101,7 @@ def _choices(survey: _Survey, pictures: int, means: _Means) -> list[Choice]:
             {"rule": "shorter-side", "pixels": side},
             f"{of_median}, {means.name} works at {means.shorter_side} at most",
         ),
-        Choice("augmentation.crop", crop, f"what fits of that, on {means.name}"),
+        Choice("augmentation.crop", list(crop), f"what fits of that, on {means.name}"),
         Choice("run.batch_size", means.batch_size, f"usual on {means.name}"),
         Choice(
             "schedule.iterations",
@@ -148,20 +133,17 @@ def _look_at(data: SegmentationDataset, skip_broken: bool) -> _Survey:
     if len(data) == 0:
         raise SctnetError(f"{data.name}: no picture to learn from: add some, with their masks")
     refuse_unlearnable(data, skip_broken)
-    numbers = np.unique(np.linspace(0, len(data) - 1, min(len(data), SURVEYED)).astype(int))
     sizes, counts = [], np.zeros(256, np.int64)
-    for number in numbers:
+    for number in surveyed_numbers(len(data)):
         try:
-            labels = data.labels(int(number))
+            labels = data.labels(number)
         except SctnetError:
             if not skip_broken:
                 raise
             continue
-        sizes.append(labels.shape)
+        sizes.append((labels.shape[0], labels.shape[1]))
         counts += np.bincount(labels.ravel(), minlength=256)
-    # The picture of median area, not two medians: height and width belong together.
-    middle = sorted(sizes, key=lambda size: (min(size), max(size)))[len(sizes) // 2]
-    return _Survey(int(middle[0]), int(middle[1]), counts[: len(data.classes)])
+    return _Survey(*median_size(sizes), counts[: len(data.classes)])
 
 
 def _has_validation(source: str) -> bool:

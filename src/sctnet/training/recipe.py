@@ -1,15 +1,16 @@
 """The recipe of a run: one YAML file, strictly validated, that decides everything about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from sctnet.data.augmentation import AugmentationConfig
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, did_you_mean
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
 from sctnet.training.classification.recipe import (
     ClassificationAugmentation,
@@ -301,12 +302,32 @@ def validated(fields: Mapping[str, Any], origin: str) -> SegmentationRecipe | Cl
     try:
         return _TASKS[task].model_validate(fields)
     except ValidationError as error:
-        mistakes = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
+        mistakes = [_mistake(item, _TASKS[task]) for item in error.errors()]
         raise SctnetError(f"{origin}: {'; '.join(mistakes)}") from error
+
+
+def _mistake(item: ErrorDetails, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{key or 'recipe'}: {item['msg'].removeprefix('Value error, ')}"
+    last, known = str(item["loc"][-1]), list(_keys(model))
+    # A field without its part of the recipe, or a name that is nearly one.
+    meant = [name for name in known if name.endswith(f".{last}")]
+    hint = f"; did you mean {meant[0]}?" if meant else did_you_mean(key, known)
+    return f"{key}: there is no such field{hint}"
+
+
+def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Yield the dotted names of a recipe's fields."""
+    for name, field in model.model_fields.items():
+        inner = [
+            each
+            for each in (field.annotation, *get_args(field.annotation))
+            if isinstance(each, type) and issubclass(each, BaseModel)
+        ]
+        yield f"{before}{name}"
+        for each in inner:
+            yield from _keys(each, f"{before}{name}.")
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -322,19 +343,23 @@ def _find(recipe: str | Path, beside: Path = Path()) -> Path:
     for path in (_shipped_folder() / f"{recipe}.yaml", beside / recipe):
         if path.is_file():
             return path
+    if Path(recipe).is_dir():
+        raise SctnetError(f"{recipe}: a folder is no recipe: give a data set as --data {recipe}")
     raise SctnetError(
         f"{recipe}: neither a file nor a shipped recipe; the recipes are "
-        f"{', '.join(shipped_recipes())}"
+        f"{', '.join(shipped_recipes())}{did_you_mean(str(recipe), shipped_recipes())}"
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        content = load_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{path}: cannot be read as text; give a recipe's YAML file") from error
     if not isinstance(content, dict):
         raise SctnetError(f"{path}: a recipe is a mapping of fields, this file is not")
+    if "images" in content and "classes" in content:
+        raise SctnetError(f"{path}: describes a data set, not a recipe: give it as --data {path}")
     return content
 
 

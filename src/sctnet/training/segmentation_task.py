@@ -1,5 +1,6 @@
 """The task of labelling pixels: its pictures, network, validation and model folder."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.caching import CachedDataset
 from sctnet.data.class_frequencies import refuse_unlearnable
-from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.dataset import FileDataset, SegmentationDataset
 from sctnet.data.loading import TrainingStream
 from sctnet.data.registry import open_dataset
+from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.models import SegmentationNetwork, create_model
@@ -146,8 +148,8 @@ def open_segmentation(
 
     ``folder`` is the run's.
 
-    Raises :class:`SctnetError` for a recipe without a source, for no pictures, and for labels
-    that teach nothing.
+    Raises :class:`SctnetError` for a recipe without a source, for no pictures, for labels that
+    teach nothing, and for pictures to validate on that cannot be read: each is read once.
     """
     data = open_split(recipe, recipe.data.train)
     if recipe.data.cache == "memory":
@@ -155,8 +157,30 @@ def open_segmentation(
     refuse_unlearnable(data, recipe.data.skip_broken)
     splits = recipe.data.validation
     validation = open_split(recipe, splits) if splits else None
+    if isinstance(validation, FileDataset):
+        _refuse_unreadable(validation, processes)
     weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
     return SegmentationTask(recipe, data, validation, weights, folder)
+
+
+def _refuse_unreadable(data: SegmentationDataset, processes: Processes) -> None:
+    """Raise :class:`SctnetError` where the first validation would, perhaps hours later."""
+
+    def problem(index: int) -> str | None:
+        try:
+            data.pair(index)
+        except SctnetError as error:
+            return str(error)
+        return None
+
+    read = in_threads(problem, processes.own_part(len(data)), min(8, os.cpu_count() or 1))
+    parts = processes.gather([sentence for sentence in read if sentence is not None])
+    found = [sentence for part in parts for sentence in part]
+    if found:
+        raise SctnetError(
+            f"{len(found)} of {len(data)} pictures to validate on cannot be used: mend or remove "
+            f"them, sctnet data check lists all; the first: {found[0]}"
+        )
 
 
 def open_split(recipe: SegmentationRecipe, splits: tuple[str, ...]) -> SegmentationDataset:

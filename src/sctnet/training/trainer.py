@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from sctnet.data.loading import StepSampler, TrainingLoader, training_loader
+from sctnet.data.loading import StepSampler, TrainingLoader, lost_workers_told, training_loader
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
@@ -104,6 +104,11 @@ class _Run:
         self.skipped: dict[int, str] = {}  # by the number of the picture
         self.learner = Learner(self.task, fabric, teacher, from_start=not continues)
         self.start = None if self.learner.start is None else asdict(self.learner.start)
+        if not self.task.validates and self.processes.is_first:
+            _LOG.warning(
+                "no validation: nothing will tell when the model was best; name pictures that "
+                "training does not see, such as data.validation=[val]"
+            )
         if self.learner.start is not None and self.processes.is_first:
             _LOG.info("%s", self.learner.start)
         self.meter = Meter(recipe.run.batch_size)
@@ -118,7 +123,11 @@ class _Run:
     def loop(self) -> None:
         """Do the iterations that are left."""
         run = self.recipe.run
-        with closing(iter(self._batches())) as batches, deferred_interrupt() as interrupted:
+        with (
+            lost_workers_told(),
+            closing(iter(self._batches())) as batches,
+            deferred_interrupt() as interrupted,
+        ):
             self.show()
             self.validate_if_due()
             while self.iteration < self.iterations:

@@ -1,14 +1,14 @@
 """Pictures in a folder for each class, as ImageNet's training pictures are."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.classification.dataset import ClassificationDataset, ClassifiedFiles
 from sctnet.data.dataset import check_splits
+from sctnet.data.picture_files import is_picture, tell_left_out, walk
 from sctnet.errors import SctnetError
-
-SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 def is_image_folder(root: Path) -> bool:
@@ -38,15 +38,17 @@ def files_of_classes(root: Path, split: str, classes: Sequence[str]) -> tuple[li
     numbers = {name: number for number, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
+    left_out: Counter[str] = Counter()
     for folder in class_folders(root / split):
         if folder not in numbers:
             raise SctnetError(
                 f"{root / split / folder}: train has no class of this name: "
                 "rename the folder or remove it"
             )
-        pictures = pictures_below(root / split / folder)
+        pictures = pictures_below(root / split / folder, left_out)
         names += [f"{split}/{folder}/{picture}" for picture in pictures]
         labels += [numbers[folder]] * len(pictures)
+    tell_left_out(root / split, left_out)
     return names, labels
 
 
@@ -58,14 +60,14 @@ def class_folders(split: Path) -> tuple[str, ...]:
     return tuple(folders)
 
 
-def pictures_below(folder: Path) -> list[str]:
-    """Return the pictures of a class by name, also those of folders within it."""
-    found = [
-        os.path.relpath(Path(path, name), folder)
-        for path, _, files in os.walk(folder)
-        for name in files
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
+def pictures_below(folder: Path, left_out: Counter[str]) -> list[str]:
+    """Return the pictures of a class by name, also those of folders within it; count the others."""
+    found = []
+    for path in walk(folder):
+        if is_picture(path):
+            found.append(path)
+        else:
+            left_out[Path(path).suffix.lower() or "no ending"] += 1
     return sorted(found)
 
 

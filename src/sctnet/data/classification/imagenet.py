@@ -9,6 +9,7 @@ The ground truth has an ILSVRC2012_ID from 1 to 1000 for each validation picture
 meta.mat tells which WNID, the name of a training folder, has which ID.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from sctnet.data.classification.dataset import ClassificationDataset, ClassifiedFiles
 from sctnet.data.classification.image_folder import class_folders, files_of_classes, pictures_below
 from sctnet.data.dataset import check_splits
+from sctnet.data.picture_files import tell_left_out
 from sctnet.errors import SctnetError
 
 _SPLITS = ("train", "val")
@@ -69,7 +71,9 @@ def _validation(root: Path, pictures: Path, classes: Sequence[str]) -> tuple[lis
     numbers = {wnid: number for number, wnid in enumerate(classes)}
     if not (pictures / "val").is_dir():
         raise SctnetError(f"{pictures / 'val'}: not there: unpack the validation pictures into it")
-    files = pictures_below(pictures / "val")
+    left_out: Counter[str] = Counter()
+    files = pictures_below(pictures / "val", left_out)
+    tell_left_out(pictures / "val", left_out)
     wnids = _kaggle_wnids(truth, files) if truth.suffix == ".csv" else _wnids(truth, files)
     unknown = next((wnid for wnid in wnids if wnid not in numbers), None)
     if unknown is not None:
@@ -130,6 +134,6 @@ def _kaggle_wnids(truth: Path, files: Sequence[str]) -> list[str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{file}: cannot be read as text ({error})") from error

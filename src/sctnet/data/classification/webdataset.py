@@ -33,11 +33,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
 
 from sctnet.data.classification.dataset import ClassificationDataset
-from sctnet.data.classification.image_folder import SUFFIXES
 from sctnet.data.dataset import check_splits
 from sctnet.data.images import EncodedImage
+from sctnet.data.picture_files import is_picture
 from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
+from sctnet.writing import cache_folder
 from sctnet.yaml_files import load_yaml
 
 _THREADS = 8
@@ -129,7 +130,7 @@ def open_shards(file: Path, splits: Sequence[str]) -> ShardedPictures:
 
 def _described(file: Path) -> ShardsDescription:
     try:
-        content: Any = load_yaml(file.read_text(encoding="utf-8"), str(file))
+        content: Any = load_yaml(file.read_text(encoding="utf-8-sig"), str(file))
         return ShardsDescription.model_validate(content)
     except (OSError, UnicodeDecodeError) as error:
         raise SctnetError(f"{file}: cannot be read as text; give the shards' YAML file") from error
@@ -145,7 +146,7 @@ def _class_names(classes: str | tuple[str, ...], file: Path) -> tuple[str, ...]:
     if isinstance(classes, str):
         listed = file.parent / classes
         try:
-            classes = tuple(listed.read_text(encoding="utf-8").splitlines())
+            classes = tuple(listed.read_text(encoding="utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise SctnetError(
                 f"{file}: classes: {listed} cannot be read as a list of names, one a line"
@@ -175,7 +176,8 @@ def _local(place: str, beside: Path) -> Path:
     """Return the file of a shard, downloaded if it has to be."""
     if not place.startswith(("http://", "https://")):
         return beside / place
-    base = Path(os.environ.get("SCTNET_CACHE", Path.home() / ".cache" / "sctnet"))
+    named = os.environ.get("SCTNET_CACHE")
+    base = Path(named) if named else cache_folder() / "sctnet"
     digest = hashlib.sha256(place.encode()).hexdigest()[:16]
     target = base / "shards" / f"{digest}-{place.rpartition('/')[2].partition('?')[0]}"
     if target.exists():
@@ -227,7 +229,7 @@ def _pairs(tar: tarfile.TarFile, file: Path) -> Iterator[tuple[str, tarfile.TarI
         for member in group:
             if member.name.endswith(".cls"):
                 label = _label(tar, member, file)
-            elif Path(member.name).suffix.lower() in SUFFIXES:
+            elif is_picture(member.name):
                 picture = member
         if picture is not None and label is None:
             raise SctnetError(f"{file}: {picture.name} has no {Path(key).name}.cls beside it")

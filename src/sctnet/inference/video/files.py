@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from sctnet.errors import SctnetError
-from sctnet.inference.files import SUFFIXES as PICTURE_SUFFIXES
-from sctnet.inference.files import check_output, distinct_names, is_result
-
-SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".ts", ".webm", ".wmv"}
+from sctnet.data.picture_files import (
+    PICTURE_ENDINGS,
+    VIDEO_ENDINGS,
+    files_below,
+    is_picture,
+    walk,
 )
-"""Suffixes of videos."""
+from sctnet.errors import SctnetError
+from sctnet.inference.files import check_output, distinct_names, is_result
 
 _STREAMS = ("http", "https", "rtmp", "rtmps", "rtsp", "rtsps", "srt", "tcp", "udp")
 
@@ -42,17 +42,17 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
     for item in (match for given in inputs for match in _matches(given, out)):
         if is_camera(item):
             found.append((item, Path(f"camera{item}")))
-        elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_SUFFIXES:
+        elif is_stream(item) and Path(urlsplit(item).path).suffix.lower() not in PICTURE_ENDINGS:
             found.append((item, Path(_stream_name(item))))
         elif os.path.isdir(item):  # noqa: PTH112 - false for a name too long, too
             below = _videos_below(Path(item), out)
             found += below
             others += [] if below and not _has_pictures(Path(item)) else [item]
-        elif Path(item).suffix.lower() in SUFFIXES:
+        elif Path(item).suffix.lower() in VIDEO_ENDINGS:
             found.append((item, Path(Path(item).name)))
         else:
             others.append(item)
-    return [VideoInput(*pair) for pair in distinct_names(found, SUFFIXES)], others
+    return [VideoInput(*pair) for pair in distinct_names(found, VIDEO_ENDINGS)], others
 
 
 def _matches(item: str, out: Path) -> list[str]:
@@ -105,12 +105,15 @@ def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
     results = [os.path.realpath(out / kind) for kind in KINDS]
     return [
         (str(file), file.relative_to(folder))
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
+        for file in files_below(folder, _is_video).taken
+        if file.is_file()
         and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
     ]
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.rglob("*"))
+    return any(is_picture(path) for path in walk(folder))
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_ENDINGS

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, as_one_sentence
 from sctnet.inference.video.files import is_camera, is_stream
 from sctnet.pictures.yuv_overlay import Standard
 
@@ -30,6 +30,7 @@ except ImportError as error:
 _SECONDS = 10  # without data from a network stream
 _MAX_PIXELS = 8192 * 8192  # of a frame; RGB and a float map of it then take some 500 MB
 _USUAL_RATE = Fraction(25)
+_NOTED_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # in Matroska, of each stream
 
 
 class VideoFrame(NamedTuple):
@@ -139,11 +140,14 @@ class _Decoded(VideoSource):
     """A file or a network stream, decoded by FFmpeg through PyAV."""
 
     def __init__(self, source: str) -> None:
+        self._stated: int | None = None
+        self._ends_at: Fraction | None = None
         self.is_live = is_stream(source)
         self.name = _without_password(source) if self.is_live else source
         self._container = open_container(source, self.name, self.is_live)
         try:
-            self._examine(source)
+            with as_one_sentence(self.name):
+                self._examine(source)
         except SctnetError:
             self.close()
             raise
@@ -168,6 +172,8 @@ class _Decoded(VideoSource):
             return
         if container.start_time is not None:
             self.origin = Fraction(container.start_time, 1_000_000)
+        self._stated = stream.frames or None
+        self._ends_at = _end_of_pictures(container, stream)
         if container.duration is not None:
             self.total = stream.frames or round(container.duration * self.rate / 1_000_000)
         if container.streams.audio:
@@ -191,8 +197,18 @@ class _Decoded(VideoSource):
             same = (frame.width, frame.height) == (width, height)
             native = same and standard_of(frame) == self.standard
             yield VideoFrame(picture, last, frame if native else None)
-        if self.damage is None and self.total is not None and number < 0.9 * self.total:
+        if self.damage is None and self._breaks_off(number, (last + step) * self.time_base):
             self.damage = self._tell_damage(number)
+
+    def _breaks_off(self, frames: int, seconds: Fraction) -> bool:
+        """Say whether a file ends before its time.
+
+        Of its duration alone nothing follows on the number of frames: phones and recorders of
+        screens write fewer where little moves. A stated number counts those that an edit hides.
+        """
+        if self._stated is not None and frames >= 0.9 * self._stated:
+            return False
+        return self._ends_at is not None and seconds < 0.9 * self._ends_at
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Yield all frames that can be decoded; skip broken packets, end at a broken file."""
@@ -217,7 +233,7 @@ class _Decoded(VideoSource):
         told = f" ({reason})" if reason else ""
         if self.is_live:
             return f"{self.name}: the stream broke off after {done} frames{told}: connect again"
-        total = "" if self.total is None else f" of {self.total}"
+        total = "" if self._stated is None else f" of {self._stated}"
         return (
             f"{self.name}: damaged or cut short{told}, only {done}{total} frames can be read: "
             "copy it again from its source"
@@ -225,6 +241,20 @@ class _Decoded(VideoSource):
 
     def close(self) -> None:
         self._container.close()
+
+
+def _end_of_pictures(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Fraction | None:
+    """Return how many seconds of pictures a file says it has; None where sound may be longer."""
+    noted = _NOTED_DURATION.match(stream.metadata.get("DURATION", ""))
+    if noted is not None:
+        return Fraction(int(noted[1]) * 3600 + int(noted[2]) * 60) + Fraction(noted[3])
+    # A stream without a duration of its own is given that of the whole file.
+    is_own = stream.frames > 0 or len(container.streams) == 1
+    if stream.duration is None or stream.time_base is None or not is_own:
+        return None
+    return stream.duration * stream.time_base
 
 
 def codec_threads() -> int:
@@ -236,17 +266,19 @@ def open_container(source: str, name: str, live: bool) -> av.container.InputCont
     """Open a file or a stream; raises :class:`SctnetError` if that fails."""
     # A local file can be a playlist; it must not make this machine fetch anything.
     options = {"rtsp_transport": "tcp"} if live else {"protocol_whitelist": "file"}
-    try:
-        return av.open(
-            source if live else str(Path(source).absolute()),
-            options=options,
-            timeout=_SECONDS if live else None,
-        )
-    except FileNotFoundError as error:
-        raise SctnetError(f"{name}: there is no such file: check the path") from error
-    except FFmpegError as error:
-        advice = "check the address" if live else "give a video file that plays"
-        raise SctnetError(f"{name}: cannot be opened ({error.strerror}): {advice}") from error
+    with as_one_sentence(name):
+        try:
+            return av.open(
+                source if live else str(Path(source).absolute()),
+                options=options,
+                metadata_errors="replace",  # a title or a camera's name in another encoding
+                timeout=_SECONDS if live else None,
+            )
+        except FileNotFoundError as error:
+            raise SctnetError(f"{name}: there is no such file: check the path") from error
+        except FFmpegError as error:
+            advice = "check the address" if live else "give a video file that plays"
+            raise SctnetError(f"{name}: cannot be opened ({error.strerror}): {advice}") from error
 
 
 def _turns(frame: av.VideoFrame) -> int:

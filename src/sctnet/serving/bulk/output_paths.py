@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from sctnet.inference.files import SUFFIXES
+from sctnet.data.picture_files import is_picture
 
 _LONGEST = 200  # bytes of a part of a path; systems allow 255, and suffixes are added
 _UNFIT = re.compile(r"[\x00-\x1f\x7f]")
@@ -17,11 +17,6 @@ def safe_place(text: str) -> Path:
         if fit not in {"", ".", ".."}:
             parts.append(_shortened(fit))
     return Path(*parts) if parts else Path("unnamed")
-
-
-def is_picture(name: str) -> bool:
-    """Say whether a file has the suffix of a picture."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _shortened(part: str) -> str:

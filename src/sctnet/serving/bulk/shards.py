@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from sctnet.inference.files import SUFFIXES
+from sctnet.data.picture_files import PICTURE_ENDINGS
 from sctnet.serving.bulk.encoded_picture import MAX_BYTES, Encoded
 from sctnet.serving.bulk.output_paths import safe_place
 from sctnet.serving.bulk.storage import open_input
@@ -38,7 +38,11 @@ def shard_pictures(shard: str, name: str, done: Collection[str]) -> Iterator[Enc
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
                 key = str(path.with_name(stem)) if stem else member.name
-                if f".{ending.lower()}" not in SUFFIXES or not member.isfile() or key == last:
+                if (
+                    f".{ending.lower()}" not in PICTURE_ENDINGS
+                    or not member.isfile()
+                    or key == last
+                ):
                     continue
                 last = key
                 place = str(safe_place(key))

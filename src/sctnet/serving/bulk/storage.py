@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from sctnet.data.picture_files import walk
 from sctnet.errors import SctnetError
 from sctnet.writing import write_whole
 
@@ -115,6 +116,10 @@ def files_below(folder: str) -> list[str]:
     """Return the full names of all files below a folder, sorted; none where there is no folder."""
     from pyarrow.fs import FileSelector, FileType
 
+    if not is_url(folder):
+        return (
+            sorted(join(folder, path) for path in walk(Path(folder))) if is_folder(folder) else []
+        )
     filesystem, path = _opened(folder)
     selector = FileSelector(path, allow_not_found=True, recursive=True)
     try:

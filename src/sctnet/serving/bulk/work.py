@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
@@ -10,10 +11,11 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from sctnet.data.picture_files import PICTURE_ENDINGS, is_picture, tell_left_out
 from sctnet.errors import SctnetError
-from sctnet.inference.files import SUFFIXES, distinct_names, find_places
+from sctnet.inference.files import distinct_names, find_places
 from sctnet.serving.bulk.encoded_picture import Encoded
-from sctnet.serving.bulk.output_paths import is_picture, safe_place
+from sctnet.serving.bulk.output_paths import safe_place
 from sctnet.serving.bulk.shards import SHARD_SUFFIXES, is_shard, shard_pictures
 from sctnet.serving.bulk.storage import (
     exists,
@@ -115,11 +117,17 @@ class _Found:
     def add_folder(self, folder: str, out: str) -> bool:
         """Add a folder's pictures or, where it has none, its tables or else its shards."""
         files = [file for file in files_below(folder) if not file.startswith(join(out, ""))]
+        files = [file for file in files if "/." not in file[len(folder) :]]
         for wanted in (is_picture, lambda file: file.lower().endswith(_TABLE), is_shard):
             chosen = [file for file in files if wanted(file)]
             for file in chosen:
                 self.add_file(file, Path(file[len(folder) :].lstrip("/")))
             if chosen:
+                others = (PurePosixPath(file).suffix.lower() for file in files)
+                left_out = Counter(others) - Counter(
+                    PurePosixPath(file).suffix.lower() for file in chosen
+                )
+                tell_left_out(folder, left_out)
                 return True
         return False
 
@@ -152,14 +160,14 @@ def find_work(
             found.places += _places_of(table)
     if not (found.places or rows or found.shards or found.tables):
         raise SctnetError(
-            f"{found.failures[0]}; give pictures ({', '.join(sorted(SUFFIXES))}), folders, Parquet "
-            f"tables ({_TABLE}) or WebDataset shards ({', '.join(SHARD_SUFFIXES)})"
+            f"{found.failures[0]}; give pictures ({', '.join(sorted(PICTURE_ENDINGS))}), folders, "
+            f"Parquet tables ({_TABLE}) or WebDataset shards ({', '.join(SHARD_SUFFIXES)})"
         )
     taken = {Path(each.name) for each in recorded.values()}
     files = _missing(found.places, recorded, None, taken)
     taken |= {Path(name) for _, name in files}
     places = [(source, safe_place(row.place)) for source, (_, row) in rows.items()]
-    cells = _missing(places, recorded, SUFFIXES, taken)
+    cells = _missing(places, recorded, PICTURE_ENDINGS, taken)
     shards = distinct_names([(each, _shard_place(each)) for each in dict.fromkeys(found.shards)])
 
     size = per_unit(len(files) + len(cells))

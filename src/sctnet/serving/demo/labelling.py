@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sctnet.data.picture_files import VIDEO_ENDINGS
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
 from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
-from sctnet.inference.video.files import SUFFIXES as VIDEO_SUFFIXES
 from sctnet.serving.demo.quiet_gradio import gradio
 from sctnet.serving.demo.results import (
     Packed,
@@ -124,7 +124,7 @@ class DemoLabelling:
         segmenter = self.segmenters[model]
         try:
             with self._taken(Path(upload)) as file:
-                if file.suffix.lower() not in VIDEO_SUFFIXES:
+                if file.suffix.lower() not in VIDEO_ENDINGS:
                     image = decode_upload(file.read_bytes(), file.name)
                     return self._shown(session, file.name, segmenter(image)), None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import cv2
 
-from sctnet.inference.video.files import SUFFIXES as VIDEO_SUFFIXES
+from sctnet.data.picture_files import VIDEO_ENDINGS
 from sctnet.pictures.encoding import encode_picture
 from sctnet.serving.demo.labelling import EXAMPLES, DemoLabelling, example_picture
 from sctnet.serving.demo.quiet_gradio import gradio
@@ -51,7 +51,7 @@ def build_page(labelling: DemoLabelling) -> gradio.Blocks:
                 with gradio.Tab("File"):
                     upload = gradio.File(
                         label="Drop a picture or a video",
-                        file_types=["image", "video", *sorted(VIDEO_SUFFIXES)],
+                        file_types=["image", "video", *sorted(VIDEO_ENDINGS)],
                         height=190,
                         elem_id="upload",
                     )

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from sctnet.inference.predictor import LabelMap
@@ -34,6 +35,7 @@ from sctnet.serving.http.reading import decode_pictures, decompressed, uploaded_
 from sctnet.serving.http.request_handler import Handler
 from sctnet.serving.http.served_model import ServedModel
 
+_BINARY_HEADER = "Inference-Header-Content-Length"
 _JSON_EXPANDS = 5  # bytes that a list of numbers takes in memory for each of its characters
 
 
@@ -174,9 +176,16 @@ def _check_version(version: str) -> None:
 
 
 def create_application(
-    models: Sequence[ServedModel], limits: Limits, metrics: Metrics, api_key: str | None = None
+    models: Sequence[ServedModel],
+    limits: Limits,
+    metrics: Metrics,
+    api_key: str | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
-    """Return the ASGI application that serves these models."""
+    """Return the ASGI application that serves these models.
+
+    Pages of the ``origins`` may use it from a browser; ``*`` stands for all pages.
+    """
     routes = Application(models, limits, metrics)
     app = FastAPI(
         title="sctnet",
@@ -186,6 +195,14 @@ def create_application(
         redoc_url=None,
     )
     app.add_middleware(RequestMiddleware, metrics=metrics, api_key=api_key)
+    if origins:  # outside: a browser asks without the key whether it may send one
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Encoding", "Content-Type", _BINARY_HEADER],
+            expose_headers=["X-Request-Id", "Retry-After", _BINARY_HEADER],
+        )
     for kind in (Refusal, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     v2, model = "/v2", "/v2/models/{model_name}"

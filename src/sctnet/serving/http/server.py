@@ -1,6 +1,7 @@
 """The server process: loads models, binds a socket, handles signals."""
 
 import logging
+import re
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from sctnet.serving.http.served_model import ModelChoice, ServedModel
 from sctnet.serving.memory import keep_freed_memory
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 _GRACE = 5  # seconds beyond the time limit of a request, after which stopping waits no longer
 _MAX_HEAD = 65_536  # bytes of a request's line and headers
 
@@ -31,12 +33,20 @@ def serve(
     port: int,
     limits: Limits,
     api_key: str | None = None,
+    origins: Sequence[str] = (),
 ) -> None:
     """Serve models until SIGTERM or SIGINT, and then finish what was accepted.
 
-    SIGHUP reloads every model and replaces the old ones without dropping a request.
-    Raises :class:`SctnetError` for a model that cannot be loaded and an address that is in use.
+    SIGHUP reloads every model and replaces the old ones without dropping a request. ``origins`` are
+    those of :func:`create_application`. Raises :class:`SctnetError` for a model that cannot be
+    loaded, an address that is in use, and what is not an origin.
     """
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise SctnetError(
+                f"--allow-origin {origin}: give what a browser sends, such as "
+                "https://example.org or http://localhost:3000, or * for every page"
+            )
     if api_key is not None and not (
         api_key.isascii() and api_key.isprintable() and api_key.strip()
     ):
@@ -49,7 +59,7 @@ def serve(
         _log_to_stdout()
         _say_where(listening, host, models, api_key)
         _heed_signals(models)
-        app = create_application(models, limits, metrics, api_key)
+        app = create_application(models, limits, metrics, api_key, origins)
         uvicorn.Server(_configuration(app, limits)).run(sockets=[listening])
 
 
