@@ -22,9 +22,11 @@ from sctnet.checkpoints.calibration import Calibration, with_section
 from sctnet.checkpoints.model_folder import (
     load_config,
     load_model,
+    read_tensors,
     write_calibration,
 )
 from sctnet.data.dataset import IGNORE, SegmentationDataset
+from sctnet.data.registry import open_dataset
 from sctnet.data.views import RecordedPictures, SomePictures, picture_digest
 from sctnet.errors import SctnetError
 from sctnet.evaluation import offsets as search
@@ -41,6 +43,9 @@ from sctnet.inference.calibration import calibrate, undo
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
+from sctnet.training.recipe import load_recipe
+from sctnet.training.segmentation_task import SegmentationTask
+from sctnet.training.trainer import train
 
 SMALL = WorkingSize(rule="shorter-side", pixels=32)
 BEFORE = (-0.5, 0.2, 0.6, -1.5, 0.3)
@@ -533,6 +538,55 @@ def test_scale_flip_and_tile_are_options_of_both_commands(run, model, yaml, tmp_
         assert program.status == 0, program.err
     program = run(command, model, *given, "--out", tmp_path / "out", "--scales", "x")
     assert "--scales: x is not a list of numbers" in program.err
+
+
+# The run
+
+
+RUN = (
+    "augmentation.crop=[48, 64]", "run.precision=fp32", "schedule.iterations=4",
+    "schedule.warmup_iterations=1", "run.batch_size=2", "run.validate_every=4",
+    "data.workers=0", "loss.class_weights=none", "data.calibrate=true",
+)  # fmt: skip
+
+
+def offset_head(task, monkeypatch):
+    """Let a run's student prefer a class that it should not, as class weights do."""
+    build = task.build
+
+    def moved(self, from_start):
+        network, start = build(self, from_start)
+        network.add_offsets([0, 3.0, *[0] * (network.config.num_classes - 2)])
+        return network, start
+
+    monkeypatch.setattr(task, "build", moved)
+
+
+def test_a_run_ends_with_offsets_of_its_validation_pictures(tmp_path, monkeypatch, caplog):
+    offset_head(SegmentationTask, monkeypatch)
+    monkeypatch.setattr(search, "_MOST_PIXELS", 20_000)
+    recipe = load_recipe("synthetic/sctnet-tiny", [*RUN, "data.validation=[val]"])
+    with caplog.at_level(logging.INFO, "sctnet"):
+        train(recipe, tmp_path / "run")
+    assert any("Class offsets chosen on" in each.getMessage() for each in caplog.records)
+    record = load_config(tmp_path / "run").calibration
+    assert record is not None
+    assert record.after > record.before
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["calibrated_validation_miou"] == record.after
+    data = open_dataset("synthetic", ["val"])
+    assert len(record.pictures) == 8 * len(data)
+    scores = evaluate(Segmenter(tmp_path / "run", "cpu", "fp32").predict_labels, data).scores
+    assert scores.miou == pytest.approx(record.after, abs=2e-3)
+    trained = read_tensors(tmp_path / "run" / "model.safetensors")["head.classifier.bias"]
+    added = load_model(tmp_path / "run").head.classifier.bias - trained
+    torch.testing.assert_close(added, torch.tensor(record.offsets))
+    assert trained[1] > 2.9, "the weights are those that a resume goes on from"
+
+
+def test_a_recipe_that_calibrates_needs_validation_pictures():
+    with pytest.raises(SctnetError, match=r"calibrate needs pictures to choose by: set data\.val"):
+        load_recipe("synthetic/sctnet-tiny", [*RUN, "data.validation=[]"])
 
 
 # Every network
