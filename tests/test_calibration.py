@@ -20,6 +20,7 @@ import sctnet
 from sctnet.checkpoints import model_folder
 from sctnet.checkpoints.calibration import Calibration, with_section
 from sctnet.checkpoints.model_folder import (
+    ModelConfig,
     load_config,
     load_model,
     read_tensors,
@@ -39,7 +40,7 @@ from sctnet.evaluation.offsets import (
     find_offsets,
     sample_pixels,
 )
-from sctnet.inference.calibration import calibrate, undo
+from sctnet.inference.calibration import Candidate, _choose, calibrate, undo
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
 from sctnet.pipeline.preprocessing import WorkingSize
@@ -73,7 +74,7 @@ class Drawn(SegmentationDataset):
         self._count, self._seed = count, seed
         teacher = decided_network()
         teacher.add_offsets(offsets)
-        config = model_folder.ModelConfig(
+        config = ModelConfig(
             network=teacher.config,
             classes=CLASSES,
             preparation=model_folder.PreprocessingConfig(working_size=SMALL),
@@ -242,7 +243,7 @@ def test_folded_offsets_are_offsets_of_the_logits():
     torch.testing.assert_close(moved.fuse()(images), expected, atol=1e-4, rtol=1e-4)
 
 
-def calibrated(folder: Path, offsets=BEFORE, size=SMALL, **changes) -> model_folder.ModelConfig:
+def calibrated(folder: Path, offsets=BEFORE, size=SMALL, **changes) -> ModelConfig:
     config = load_config(folder)
     record = Calibration(
         offsets=offsets, trained_size=config.preparation.working_size, objective="mIoU",
@@ -388,6 +389,26 @@ def test_a_perfect_model_stays_as_it_is(model):
     assert report.offsets is None
     assert files_of(model) == before
     assert "nothing was found that helps" in str(report)
+
+
+def test_of_pictures_as_they_are_no_scale_is_tried(tmp_path):
+    report = calibrate(saved(tmp_path / "model"), Drawn(2), precision="fp32", device="cpu")
+    assert [each.scale for each in report.candidates] == [1.0]
+    assert "takes pictures as they are (as-is), so no other scale was tried" in str(report)
+
+
+def test_a_scale_that_helps_one_half_alone_is_not_kept():
+    """Each half is best at a scale at which the other is worst; one of both is the best of all."""
+    good, bad, fair = (np.array([[n, 10 - n], [10 - n, n]]) for n in (10, 1, 6))
+    config = ModelConfig(network=decided_network().config, classes=CLASSES)
+    halves = {1.0: (fair, fair), 1.5: (2 * good, bad), 2.0: (bad, good)}
+    candidates = [Candidate(scale, config, 1.0, each) for scale, each in halves.items()]
+    assert max(candidates, key=lambda each: each.miou).scale == 1.5
+    chosen, remarks = _choose(candidates)
+    assert chosen.scale == 1.0
+    assert "the trained scale was kept" in remarks[0]
+    helps = [candidates[0], Candidate(1.5, config, 1.0, (good, good))]
+    assert _choose(helps) == (helps[1], [])
 
 
 def test_a_copy_leaves_the_model(model, tmp_path):

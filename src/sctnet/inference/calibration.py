@@ -5,6 +5,8 @@ half of the pictures chooses for the second, and the second for the first.
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +24,7 @@ from sctnet.checkpoints.model_folder import (
     find_model,
     load_config,
     load_configured,
-    read_tensors,
     write_calibration,
-    write_folder,
 )
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.registry import open_dataset
@@ -58,8 +58,8 @@ class Candidate(NamedTuple):
     """A way to use the model, its cost and what it is worth."""
 
     scale: float
-    flip: bool
-    working_size: WorkingSize
+    config: ModelConfig
+    """The model's configuration for this use."""
     milliseconds: float
     """For one picture, the least of several."""
     halves: tuple[Counts, Counts]
@@ -75,6 +75,16 @@ class Candidate(NamedTuple):
     def miou(self) -> float:
         """0 to 1."""
         return _miou(self.counts)
+
+    @property
+    def flip(self) -> bool:
+        """Whether the mirrored picture is averaged in."""
+        return self.config.flip
+
+    @property
+    def working_size(self) -> WorkingSize:
+        """The size at which the network sees a picture."""
+        return self.config.preparation.working_size
 
 
 @dataclass(frozen=True)
@@ -195,11 +205,15 @@ def calibrate(
     if len(dataset) < 2:
         raise SctnetError(f"{dataset.name}: give two pictures or more, so that one can be held out")
     objective, purpose = _objective(recall, trained.classes)
+    as_is = []
+    if trained.preparation.working_size.rule == "as-is":
+        scales = (1.0,)
+        as_is = ["The model takes pictures as they are (as-is), so no other scale was tried."]
     ways = _ways(trained, scales, flip)
     trials = _Trials(folder, dataset, device, precision, (len(ways) + 2) * len(dataset), progress)
     candidates = tuple(trials.candidate(scale, config) for scale, config in ways)
     chosen, remarks = _choose(candidates)
-    config = ways[candidates.index(chosen)][1]
+    config, remarks = chosen.config, [*as_is, *remarks]
     recorded = RecordedPictures(dataset)
     found = find_offsets(trials.sample(config, recorded), objective)
     offsets, counts = np.zeros(len(trained.classes)), chosen.counts
@@ -286,8 +300,6 @@ def _ways(
     if not all(0 < scale <= 4 for scale in scales):
         raise SctnetError("scales: give numbers above 0 and up to 4, such as 1.0,1.5")
     size = trained.preparation.working_size
-    if size.rule == "as-is":
-        scales = (1.0,)
     ways = []
     for mirrored in (False, True)[: 1 + flip]:
         for scale in sorted({1.0, *scales}, key=lambda scale: (scale != 1, scale)):
@@ -327,8 +339,7 @@ class _Trials:
         numbers = np.linspace(0, len(data) - 1, min(len(data), _TIMED)).round()
         pictures = [data.image(int(number)) for number in numbers]
         (timing,) = time_predictions([segmenter], pictures, 1, _ROUNDS)
-        size = config.preparation.working_size
-        return Candidate(scale, config.flip, size, timing.best, self.halves(segmenter))
+        return Candidate(scale, config, timing.best, self.halves(segmenter))
 
     def halves(self, segmenter: Segmenter) -> tuple[Counts, Counts]:
         """Return the pixels of the first and the second half of the pictures."""
@@ -382,19 +393,18 @@ def _store(
             write_calibration(folder, config)
         return folder
     target = Path(out)
-    beside = target.with_name(f".{target.name[:40]}.{os.getpid()}.part")
     try:
-        card = (folder / CARD_FILE).read_text(encoding="utf-8")
-        write_folder(beside, old, read_tensors(folder / WEIGHTS_FILE), card)
-        write_calibration(beside, config)
-        beside.replace(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=target.parent) as place:
+            beside = Path(place) / "model"
+            beside.mkdir()
+            for file in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+                if (folder / file).exists():
+                    shutil.copyfile(folder / file, beside / file)
+            write_calibration(beside, config)
+            beside.replace(target)
     except OSError as error:
         raise SctnetError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
-            (beside / name).unlink(missing_ok=True)
-        if beside.exists():
-            beside.rmdir()
     return target
 
 
