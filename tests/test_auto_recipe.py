@@ -81,6 +81,8 @@ def test_validation_is_used_where_there_is_one(tmp_path: Path) -> None:
     assert chosen(data_set(tmp_path / "a", (40, 40), 2, 0.5)).data.validation == ("val",)
     without = data_set(tmp_path / "b", (40, 40), 2, 0.5, val=False)
     assert chosen(without).data.validation == ()
+    assert chosen(str(tmp_path / "a" / "data.yaml")).data.calibrate
+    assert not chosen(without).data.calibrate
 
 
 def test_unlabelled_masks_are_refused(tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def test_all_that_learns_gets_gradients_and_helps(variant: str) -> None:
     assert all("_head." in name for name in heads)
 
 
+@pytest.mark.parametrize("variant", SMALL)
+def test_the_classifier_takes_offsets(variant: str) -> None:
+    model, images = small(variant).eval(), torch.rand(1, 3, 64, 64)
+    offsets = torch.arange(len(CLASSES)) / 4
+    with torch.no_grad():
+        before = model.features(images).logits
+        model.add_offsets(offsets.tolist())
+        moved = model.features(images).logits - before
+    torch.testing.assert_close(moved, offsets[:, None, None].expand_as(moved), atol=1e-5, rtol=0)
+
+
 def test_without_an_auxiliary_head() -> None:
     network = small("upernet-swin-tiny", use_auxiliary_head=False).train()
     assert network.features(torch.randn(2, 3, 64, 64)).auxiliary_logits is None

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ class RedChannel(Segmenter):
     def __init__(self) -> None:
         self.classes, self.colours = cityscapes.CLASSES, cityscapes.COLOURS
         self.scales, self.flip = (1.0,), False
+        self.config = SimpleNamespace(calibration=None)
 
     def __str__(self) -> str:
         return "the red channel"

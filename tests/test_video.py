@@ -290,6 +290,15 @@ def test_labels_and_json_tell_every_frame(tmp_path):
     assert not (tmp_path / "overlay").exists()
 
 
+def test_a_flipped_model_sees_frames_mirrored_too(tmp_path):
+    """What is right of the middle is left of it in the mirror: together nothing is on one side."""
+    clip, network = make_video(tmp_path / "clip.mp4", STEADY[:2]), FakeNetwork()
+    config = ModelConfig(network=network.config, classes=CLASSES, flip=True)
+    segmenter = Segmenter.from_model(network, config, "cpu")
+    report = predict(clip, tmp_path, kinds=("json",), segmenter=segmenter)
+    assert report.share["left"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_phone_videos_come_out_upright(tmp_path, rotation):
     clip = make_video(tmp_path / "clip.mp4", STEADY[:4], size=(48, 96), rotation=rotation)

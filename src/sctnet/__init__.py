@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sctnet.checkpoints.released_checkpoint import convert_checkpoint as convert_checkpoint
     from sctnet.errors import SctnetError as SctnetError
     from sctnet.export.exporting import export_model as export_model
+    from sctnet.inference.calibration import calibrate as calibrate
     from sctnet.inference.segmenter import Segmentation as Segmentation
     from sctnet.inference.segmenter import Segmenter as Segmenter
     from sctnet.models import create_model as create_model
@@ -20,6 +21,7 @@ _HOMES = {
     "Segmentation": "sctnet.inference.segmenter",
     "Segmenter": "sctnet.inference.segmenter",
     "SctnetError": "sctnet.errors",
+    "calibrate": "sctnet.inference.calibration",
     "convert_checkpoint": "sctnet.checkpoints.released_checkpoint",
     "create_model": "sctnet.models",
     "export_model": "sctnet.export.exporting",

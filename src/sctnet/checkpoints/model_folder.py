@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sctnet.checkpoints.calibration import Calibration, with_section
 from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
 from sctnet.models.registry import read_configuration
@@ -64,6 +65,10 @@ class ModelConfig(BaseModel):
     classes: tuple[str, ...]
     colours: tuple[Colour, ...] | None = None
     preparation: PreprocessingConfig = PreprocessingConfig()
+    flip: bool = False
+    """Whether the probabilities of the mirrored picture are averaged in."""
+    calibration: Calibration | None = None
+    """The offsets of the classes that :func:`load_model` adds, and how they were chosen."""
     source: WeightsSource | None = None
     terms: str | None = None
     """The terms of use of the weights, if their training pictures restrict it."""
@@ -84,7 +89,21 @@ class ModelConfig(BaseModel):
             raise ValueError(f"the class name {twice[0]!r} stands twice: give every class its own")
         if self.colours is not None and len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        if self.calibration is not None and len(self.calibration.offsets) != len(self.classes):
+            raise ValueError(
+                f"{len(self.calibration.offsets)} offsets for {len(self.classes)} classes"
+            )
         return self
+
+    @property
+    def trained(self) -> "ModelConfig":
+        """The same without what a calibration chose."""
+        if self.calibration is None:
+            return self
+        size = self.calibration.trained_size
+        preparation = self.preparation.model_copy(update={"working_size": size})
+        changes = {"preparation": preparation, "flip": False, "calibration": None}
+        return self.model_copy(update=changes)
 
 
 def save_model(
@@ -125,19 +144,28 @@ def load_model(
 ) -> SegmentationNetwork:
     """Return the model of a bundled name, a folder or a Hugging Face hub id, in eval mode.
 
-    Loading is strict: a missing, additional or differently shaped tensor raises
-    :class:`SctnetError`, as do values that are not finite, missing and broken files and a device
-    that cannot be used.
+    The offsets of a calibrated model are in its classifier's bias. Loading is strict: a missing,
+    additional or differently shaped tensor raises :class:`SctnetError`, as do values that are not
+    finite, missing and broken files and a device that cannot be used.
     """
     chosen = usable_device(device)
     path = find_model(folder)
-    config = load_config(path)
+    return load_configured(path, load_config(path)).to(chosen)
+
+
+def load_configured(path: Path, config: ModelConfig) -> SegmentationNetwork:
+    """Return the model of a local folder with the offsets of ``config``, in eval mode on the CPU.
+
+    Raises :class:`SctnetError` as :func:`load_model` does.
+    """
     if config.backbone_only:
         raise SctnetError(f"{path}: a backbone to start training from (init), not a model")
     tensors = read_tensors(path / WEIGHTS_FILE)
     model = build(config.network)
     load_strictly(model, tensors, str(path / WEIGHTS_FILE))
-    return model.to(chosen).eval()
+    if config.calibration is not None:
+        model.add_offsets(config.calibration.offsets)
+    return model.eval()
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -176,6 +204,22 @@ def write_folder(target: Path, config: BaseModel, tensors: Mapping[str, Tensor],
         with contextlib.suppress(OSError):
             beside.unlink()
     return target
+
+
+def write_calibration(folder: Path, config: ModelConfig) -> None:
+    """Replace config.json of a model folder, and the section of its card that tells of it.
+
+    Every file appears whole or not at all, and config.json alone decides: whenever this is stopped,
+    the model is the old or the new one. Raises :class:`SctnetError` where it cannot be written.
+    """
+    section = None
+    if config.calibration is not None:
+        size = config.preparation.working_size
+        section = config.calibration.card_section(config.classes, size, config.flip)
+    write_text(folder / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):  # a card of nobody's making
+        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+        write_text(folder / CARD_FILE, with_section(card, section))
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:

@@ -9,6 +9,7 @@ import typer
 
 from sctnet.cli import (
     bench,
+    calibrate,
     convert,
     data,
     demo,
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)

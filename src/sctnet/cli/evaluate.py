@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from sctnet.cli.evaluate_classification import default_out, evaluate_classification
-from sctnet.cli.options import PRECISIONS
-from sctnet.errors import SctnetError
+from sctnet.cli.options import FLIP, PRECISIONS, SCALES, TILE, numbers
 
 
 def evaluate(
@@ -27,12 +26,9 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
     precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
-    scales: Annotated[
-        str, typer.Option(help="Times the working size; several are averaged: 0.75,1.0,1.25.")
-    ] = "1.0",
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirrored picture.")
-    ] = False,
+    scales: Annotated[str, typer.Option(help=SCALES)] = "1.0",
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help=FLIP)] = None,
+    tile: Annotated[int | None, typer.Option(min=32, help=TILE)] = None,
     sheet: Annotated[
         int, typer.Option(min=0, help="Draw this many pictures with truth and prediction.")
     ] = 0,
@@ -55,8 +51,10 @@ def evaluate(
     from sctnet.checkpoints.classifier_folder import is_classifier_folder
 
     if is_classifier_folder(model):
-        asked = {"--scales": scales != "1.0", "--flip": flip, "--sheet": sheet > 0}
-        asked["--save-predictions"] = save_predictions
+        asked = {
+            "--scales": scales != "1.0", "--flip": flip is not None, "--tile": tile is not None,
+            "--sheet": sheet > 0, "--save-predictions": save_predictions,
+        }  # fmt: skip
         evaluate_classification(
             model,
             data,
@@ -89,7 +87,8 @@ def evaluate(
         model,
         processes.device() if device in (None, "cuda") and processes.count > 1 else device,
         precision,
-        scales=_numbers(scales),
+        tile=tile,
+        scales=numbers("--scales", scales),
         flip=flip,
     )
     dataset = open_dataset(data, [split])
@@ -116,12 +115,3 @@ def evaluate(
     else:
         Console().print(scores_table(evaluation))
     print(f"Written to {target}: {', '.join(written)}")  # noqa: T201
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise SctnetError(
-            f"--scales: {text} is not a list of numbers such as 0.75,1.0,1.25"
-        ) from error

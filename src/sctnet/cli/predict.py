@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sctnet.cli.options import PRECISIONS
+from sctnet.cli.options import FLIP, PRECISIONS, SCALES, TILE, numbers
 
 if TYPE_CHECKING:
     from sctnet.inference.files import PictureFile
@@ -44,10 +44,9 @@ def predict(
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures at a time; more than 1 helps on a GPU.")
     ] = 1,
-    tile: Annotated[
-        int | None,
-        typer.Option(min=32, help="Label in square windows of this many pixels of the picture."),
-    ] = None,
+    tile: Annotated[int | None, typer.Option(min=32, help=TILE)] = None,
+    scales: Annotated[str, typer.Option(help=SCALES)] = "1.0",
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help=FLIP)] = None,
     skip_existing: Annotated[
         bool,
         typer.Option("--skip-existing", help="Leave out pictures that already have their results."),
@@ -118,7 +117,7 @@ def predict(
 
         of_local = {
             "--alpha": alpha != 0.5, "--classes": classes, "--smooth": smooth,
-            "--realtime": realtime,
+            "--realtime": realtime, "--scales": scales != "1.0", "--flip": flip,
         }  # fmt: skip
         _refuse(of_local, "--engine local")
         label_in_bulk(
@@ -137,8 +136,10 @@ def predict(
     videos, others = find_videos(inputs, folder)
     if not videos and (smooth or realtime):
         raise SctnetError("--smooth and --realtime are for videos: give one, or leave them out")
-    if videos and not others and (classes or tile or skip_existing):
-        raise SctnetError("--classes, --tile and --skip-existing are for pictures: leave them out")
+    if videos and not others and (classes or tile or skip_existing or scales != "1.0"):
+        raise SctnetError(
+            "--classes, --tile, --scales and --skip-existing are for pictures: leave them out"
+        )
     kinds = _listed("labels,overlay" if save is None else save)
     video_kinds = ["overlay"] if save is None else kinds
     if videos:
@@ -148,6 +149,7 @@ def predict(
     pictures, failures = find_pictures(others, folder, may_be_none=bool(videos))
     segmenter = Segmenter(
         model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch,
+        scales=numbers("--scales", scales), flip=flip,
         kernels="torch" if runtime == "torch" else "auto",
     )  # fmt: skip
     if pictures:

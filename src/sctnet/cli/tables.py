@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sctnet.checking.findings import Finding
     from sctnet.evaluation.classification import ClassificationScores
     from sctnet.evaluation.evaluator import Evaluation
+    from sctnet.inference.calibration import CalibrationReport
     from sctnet.inference.files import PredictionSummary
 
 _MAX_CLASSES = 30  # rows of a table that shall stay on one page
@@ -57,6 +58,39 @@ def scores_table(evaluation: Evaluation) -> Table:
     table.add_row("pixel accuracy", f"{100 * scores.pixel_accuracy:.2f}")
     table.add_row("mean accuracy", f"{100 * scores.mean_accuracy:.2f}")
     table.add_row("images/s, predictor alone", f"{evaluation.images_per_second:.2f}")
+    return table
+
+
+def scales_table(report: CalibrationReport) -> Table:
+    """Return every scale that was tried, with its time and its mIoU; the kept one is bold."""
+    figures = ["scale", "flip", "ms", "mIoU %"]
+    table = table_of("working size", figures=figures, title=f"{report.pictures} pictures")
+    table.caption = "ms: for one picture, on this machine"
+    for each in sorted(report.candidates, key=lambda each: (each.flip, each.scale)):
+        table.add_row(
+            str(each.working_size),
+            f"{each.scale:g}",
+            "yes" if each.flip else "no",
+            f"{each.milliseconds:.1f}",
+            f"{100 * each.miou:.2f}",
+            style="bold" if each is report.chosen else None,
+        )
+    return table
+
+
+def offsets_table(report: CalibrationReport) -> Table:
+    """Return the offset and the IoU of every class, before and after."""
+    table = table_of("class", figures=["offset", "IoU % before", "after"])
+    before, after = report.before.iou, report.after.iou
+    offsets = report.offsets or (0.0,) * len(before)
+    for name, offset in zip(before, offsets, strict=True):
+        shown = (
+            "" if value is None else f"{100 * value:.2f}" for value in (before[name], after[name])
+        )
+        table.add_row(Text(name), f"{offset:+.2f}" if offset else "", *shown)
+    table.add_section()
+    totals = (f"{100 * each.miou:.2f}" for each in (report.before, report.after))
+    table.add_row("mean IoU", "", *totals)
     return table
 
 

@@ -122,6 +122,12 @@ def export_model(
     with _beside(file) as beside:
         folder = _folder_of(model, beside)
         config = _configuration(folder, precision, output, size, batch)
+        if config.model.flip and output != "logits8":
+            raise SctnetError(
+                f"{model}: was calibrated to average with the mirrored picture, which a file of "
+                f"{output} does not: export --output logits8, which sctnet mirrors, or calibrate "
+                "without --flip"
+            )
         network = load_model(folder)
         written = beside / file.name
         quantised = _quantise(chosen, calibrate, config, say)

@@ -91,7 +91,7 @@ class Predictor:
             if self.averages:
                 raise SctnetError(
                     f"a picture of {width} x {height} is taken in tiles, which "
-                    "several scales and flip cannot be: leave them out"
+                    "several scales and flip cannot be: leave them out (flip=False, --no-flip)"
                 )
         return PlannedPicture(image, plan)
 

@@ -1,13 +1,15 @@
 """Scores of a segmenter and their files, and label maps for benchmark servers."""
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sctnet.data.dataset import SegmentationDataset
+from sctnet.data.views import RecordedPictures
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import Evaluation, LabelMap, evaluate
 from sctnet.inference.segmenter import Segmenter
@@ -19,6 +21,8 @@ from sctnet.pictures.plots import confusion_picture
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.writing import write_text
+
+_LOG = logging.getLogger(__name__)
 
 SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet.png"
 PREDICTIONS_FOLDER = "predictions"
@@ -57,7 +61,7 @@ def score(
     :class:`SctnetError` if the model and the data set have different classes, for a data set
     without labels, and for a folder that cannot be written.
     """
-    _require_same_classes(segmenter, dataset)
+    require_same_classes(segmenter.classes, dataset)
     dataset.require_labels()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -73,13 +77,26 @@ def score(
             folder = out / PREDICTIONS_FOLDER
             save_prediction(dataset, index, prediction, segmenter.colours, folder)
 
-    evaluation = evaluate(segmenter.predict_labels, dataset, batch_size, keep, progress, processes)
+    calibration = segmenter.config.calibration
+    seen = dataset if calibration is None else RecordedPictures(dataset)
+    evaluation = evaluate(segmenter.predict_labels, seen, batch_size, keep, progress, processes)
     shown_predictions = processes.gather(predictions)
+    digests = processes.gather(seen.digests if isinstance(seen, RecordedPictures) else set())
     if not processes.is_first:
         return evaluation
     predictions = {k: labels for part in shown_predictions for k, labels in part.items()}
-    scores = json.dumps(_report(segmenter, dataset, evaluation, batch_size, processes), indent=2)
-    write_text(out / SCORES_FILE, scores + "\n")
+    report = _report(segmenter, dataset, evaluation, batch_size, processes)
+    if calibration is not None:
+        chosen_by = calibration.chosen_by(set().union(*digests))
+        report["images_that_calibrated"] = chosen_by
+        if chosen_by:
+            _LOG.warning(
+                "%s of these %s pictures chose the model's offsets and scale (sctnet calibrate), "
+                "so this score flatters it: score it on others.",
+                chosen_by,
+                evaluation.images,
+            )
+    write_text(out / SCORES_FILE, json.dumps(report, indent=2) + "\n")
     confusion_picture(evaluation.scores.counts, segmenter.classes, out / CONFUSION_FILE)
     if predictions:
         write_picture(_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
@@ -99,7 +116,7 @@ def predict_split(
     :class:`SctnetError` if the model and the data set have different classes, and for a folder that
     cannot be written.
     """
-    _require_same_classes(segmenter, dataset)
+    require_same_classes(segmenter.classes, dataset)
     for done, index in enumerate(processes.own_part(len(dataset)), start=1):
         (labels,) = segmenter.predict_labels([dataset.image(index)])
         save_prediction(dataset, index, labels, segmenter.colours, out / PREDICTIONS_FOLDER)
@@ -147,8 +164,9 @@ def _evenly_spread(count: int, total: int) -> set[int]:
     return {round(number) for number in np.linspace(0, total - 1, count)} if count else set()
 
 
-def _require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) -> None:
-    ours, theirs = len(segmenter.classes), len(dataset.classes)
+def require_same_classes(classes: Sequence[str], dataset: SegmentationDataset) -> None:
+    """Raise :class:`SctnetError` unless a model's classes are those of the data set, in order."""
+    ours, theirs = len(classes), len(dataset.classes)
     if ours != theirs:
         raise SctnetError(
             f"the model knows {ours} classes and {dataset.name} has {theirs}: "
@@ -156,7 +174,7 @@ def _require_same_classes(segmenter: Segmenter, dataset: SegmentationDataset) ->
         )
     differing = [
         f"{index}: {mine} / {other}"
-        for index, (mine, other) in enumerate(zip(segmenter.classes, dataset.classes, strict=True))
+        for index, (mine, other) in enumerate(zip(classes, dataset.classes, strict=True))
         if mine.casefold() != other.casefold() and not mine.startswith("class ")
     ]
     if differing:

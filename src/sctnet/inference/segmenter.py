@@ -41,6 +41,10 @@ class Segmenter:
     ``kernels`` says what computes a folder's SCTNet on the CPU: ``"native"`` the compiled library,
     ``"torch"`` PyTorch, ``"auto"`` the library wherever it can.
 
+    ``scales`` multiply the working size; with ``flip`` the mirrored picture is seen too; the
+    probabilities of all are averaged. By default a model does with one scale, and mirrors where
+    ``sctnet calibrate`` chose so.
+
     With ``tile`` a picture is labelled in square windows of that many pixels, which share
     ``overlap`` pixels (by default an eighth) and are blended there. Each window is resized to the
     working size like a picture, so smaller windows show the network more detail. Without ``tile`` a
@@ -68,7 +72,7 @@ class Segmenter:
         probabilities: bool = False,
         batch_size: int = 8,
         scales: Sequence[float] = (1.0,),
-        flip: bool = False,
+        flip: bool | None = None,
         threads: int | None = None,
         compiled: bool = False,
         kernels: str = "auto",
@@ -113,7 +117,10 @@ class Segmenter:
         batch_size: int = 8,
         kernels: str = "auto",
     ) -> "Segmenter":
-        """Return a segmenter of a fused copy of a model in memory; the model stays as it is."""
+        """Return a segmenter of a fused copy of a model in memory; the model stays as it is.
+
+        The offsets of a calibration in ``config`` are expected in the model already.
+        """
         segmenter = cls.__new__(cls)
         runtime = open_network(model, config.preparation, device, precision, kernels=kernels)
         segmenter._set_up(runtime, config, tile, overlap, probabilities, batch_size)
@@ -128,7 +135,7 @@ class Segmenter:
         probabilities: bool,
         batch_size: int,
         scales: Sequence[float] = (1.0,),
-        flip: bool = False,
+        flip: bool | None = None,
     ) -> None:
         if batch_size < 1:
             raise SctnetError(f"batch_size {batch_size}: give 1 or more")
@@ -136,9 +143,9 @@ class Segmenter:
         self.device, self.precision = runtime.device, runtime.precision
         self.classes = config.classes
         self.colours = config.colours or default_palette(len(config.classes))
-        self.predictor = Predictor(runtime, config, tile, overlap, scales, flip)
+        self.scales, self.flip = tuple(scales), config.flip if flip is None else flip
+        self.predictor = Predictor(runtime, config, tile, overlap, self.scales, self.flip)
         self.tile, self.overlap = tile, overlap
-        self.scales, self.flip = tuple(scales), flip
         self.probabilities, self.batch_size = probabilities, batch_size
         if probabilities:
             runtime.require_logits("probabilities")
@@ -149,9 +156,12 @@ class Segmenter:
         source = self.config.source
         origin = f", converted from {source.file} (sha256 {source.sha256[:12]})" if source else ""
         tiles = f" in tiles of {self.tile}" if self.tile else ""
+        calibration = self.config.calibration
+        chosen = "" if calibration is None else f", calibrated on {calibration.data}"
+        mirrored = " and mirrored" if self.flip else ""
         return (
-            f"{network.variant}, {network.num_classes} classes{origin}; "
-            f"working size {rule}{tiles}; {self.runtime}"
+            f"{network.variant}, {network.num_classes} classes{origin}{chosen}; "
+            f"working size {rule}{tiles}{mirrored}; {self.runtime}"
         )
 
     @overload

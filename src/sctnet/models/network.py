@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,6 +81,8 @@ class SegmentationNetwork(nn.Module, ABC):
     """The stride of the logits: pixels of the image per pixel of the logits, in each direction."""
     backbone_parts: tuple[str, ...]
     """The submodules that pretrained weights must fill."""
+    classifier_part: str = "head.classifier"
+    """The submodule with a bias for each class, whose output are the logits."""
     context_parts: tuple[str, ...] = ()
     """Submodules that learn at the backbone's rate, with or without pretrained weights."""
 
@@ -111,6 +114,13 @@ class SegmentationNetwork(nn.Module, ABC):
         for name, _ in list(self.named_children()):
             if name not in self.backbone_parts:
                 setattr(self, name, None)
+
+    @torch.no_grad()
+    def add_offsets(self, offsets: Sequence[float]) -> None:
+        """Add a number to the logits of each class, in the classifier's bias."""
+        classifier = self.get_submodule(self.classifier_part)
+        assert isinstance(classifier.bias, Tensor)
+        classifier.bias += torch.tensor(offsets, dtype=torch.float64).to(classifier.bias)
 
     def backbone_modules(self) -> tuple[nn.Module, ...]:
         """Return the modules that learn at the base rate."""

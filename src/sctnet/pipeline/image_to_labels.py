@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor, nn
 
+from sctnet.pipeline.argmax_torch import resize_logits
 from sctnet.pipeline.label_map import label_map
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 
@@ -35,6 +36,12 @@ class ImageToLabels(nn.Module):
         prepared = self.preprocessing(images)
         working, size = prepared.shape[2:], images.shape[2:]
         return label_map(self.logits(prepared), (working[0], working[1]), (size[0], size[1]))
+
+    def probabilities(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Return the probability of each class and pixel, at the pictures' size."""
+        prepared = self.preprocessing(images)
+        sizes = tuple((each.shape[2], each.shape[3]) for each in (prepared, images))
+        return resize_logits(self.logits(prepared).float(), sizes).softmax(1)
 
     def logits(self, prepared: Float[Tensor, "n 3 hw ww"]) -> Float[Tensor, "n k h w"]:
         """Return the network's logits, at its own stride, of preprocessed pictures."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.errors import SctnetError
 from sctnet.kernels import instruction_set
 from sctnet.kernels.preprocessing import cpu_preprocessing
 from sctnet.models.network import IMAGENET_MEAN, IMAGENET_STD
@@ -58,6 +59,22 @@ class WorkingSize(BaseModel):
         sizes = {"as-is": "", "fixed": f" {self.height}x{self.width}"}
         bound = "" if self.longest is None else f", at most {self.longest}"
         return self.rule + sizes.get(self.rule, f" {self.pixels}{bound}")
+
+    def times(self, scale: float) -> "WorkingSize":
+        """Return the rule whose sizes are ``scale`` times as large.
+
+        Raises :class:`SctnetError` for the rule ``as-is``, which names no size.
+        """
+        if self.rule == "as-is":
+            raise SctnetError(
+                "working_size: this model takes pictures as they are (as-is), which has no scale: "
+                "resize the pictures instead"
+            )
+        sizes = {name: getattr(self, name) for name in ("pixels", "longest", "height", "width")}
+        changed = {
+            name: max(1, round(size * scale)) for name, size in sizes.items() if size is not None
+        }
+        return self.model_copy(update=changed)
 
     def apply(self, height: Length, width: Length) -> tuple[Length, Length]:
         """Return the (height, width) at which a picture of this size is processed.

@@ -62,6 +62,10 @@ def choose_recipe(
         choices.append(Choice("data.validation", ["val"], "the data have a split val"))
     elif "validation" not in of_data:
         choices.append(Choice("data.validation", [], "the data have no split val"))
+    validation = of_data.get("validation", choices[-1].value)
+    if validation:
+        reason = f"moves the classes' borders to where {'+'.join(validation)} has the best mIoU"
+        choices.append(Choice("data.calibrate", True, reason))
     choices = [choice for choice in choices if not _is_given(choice.field, given)]
     fields: dict[str, Any] = {
         "name": f"chosen for {data.name}",

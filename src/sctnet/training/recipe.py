@@ -43,9 +43,18 @@ class ModelRecipe(RecipePart):
 class DataRecipe(PicturesRecipe):
     """The pictures, and whether they are cached."""
 
+    calibrate: bool = False
+    """Whether the finished model gets the offsets of its classes' logits that maximise the mIoU on
+    the validation pictures, which can then no longer score it."""
     cache: Literal["none", "memory"] = "none"
     """Whether decoded pictures are kept in memory, which the loader's workers share."""
     cache_gigabytes: float = Field(default=8.0, gt=0, description="at most, of each process")
+
+    @model_validator(mode="after")
+    def _calibrates_on_something(self) -> "DataRecipe":
+        if self.calibrate and not self.validation:
+            raise ValueError("calibrate needs pictures to choose by: set data.validation=[val]")
+        return self
 
 
 class OHEM(RecipePart):

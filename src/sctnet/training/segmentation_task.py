@@ -1,5 +1,7 @@
 """The task of labelling pixels: its pictures, network, validation and model folder."""
 
+import copy
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sctnet.checkpoints.calibration import Calibration
 from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.caching import CachedDataset
@@ -18,8 +21,10 @@ from sctnet.data.dataset import FileDataset, SegmentationDataset
 from sctnet.data.loading import TrainingStream
 from sctnet.data.registry import open_dataset
 from sctnet.data.streams import in_threads
+from sctnet.data.views import RecordedPictures
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
+from sctnet.evaluation.offsets import Objective, find_offsets, sample_pixels
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.processes import ALONE, Processes
@@ -30,6 +35,8 @@ from sctnet.training.recipe import SegmentationRecipe, TeacherCacheRecipe
 from sctnet.training.segmentation_criterion import SegmentationCriterion
 from sctnet.training.task import Task, source_of
 from sctnet.training.teacher_cache import FILE, TeacherCache, digest
+
+_LOG = logging.getLogger(__name__)
 
 
 class SegmentationTask(Task[SegmentationNetwork]):
@@ -99,6 +106,52 @@ class SegmentationTask(Task[SegmentationNetwork]):
         predict = _predictor(labeller.to(device), device)
         scores = evaluate(predict, self.validation, processes=processes).scores
         return {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+
+    @override
+    def calibrate(
+        self, student: SegmentationNetwork, device: torch.device, processes: Processes
+    ) -> Calibration | None:
+        """Return the offsets that maximise the mIoU, where they help held-out pictures too."""
+        if self.validation is None or not self.recipe.data.calibrate or len(self.validation) < 2:
+            return None
+        labeller = ImageToLabels(student.fuse(), self.recipe.preparation).to(device)
+
+        def likelihoods(image: np.ndarray) -> np.ndarray:
+            batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device)
+            with torch.inference_mode():
+                return labeller.probabilities(batch)[0].cpu().numpy()
+
+        recorded = RecordedPictures(self.validation)
+        sample = sample_pixels(likelihoods, recorded, processes=processes)
+        found = find_offsets(sample, Objective())
+        digests = set().union(*processes.gather(recorded.digests))
+        moved = copy.deepcopy(student)
+        moved.add_offsets(found.offsets.tolist())
+        before, after = (
+            self.validate(each, device, processes)["miou"] for each in (student, moved)
+        )
+        helps = found.helps(Objective()) and after > before
+        if processes.is_first:
+            _LOG.info(
+                "Class offsets chosen on %s: mIoU %.4f -> %.4f there, %+.4f on held-out halves; %s",
+                self.validation.name,
+                before,
+                after,
+                found.gain,
+                "kept (sctnet calibrate RUN --undo leaves them out)" if helps else "not kept",
+            )
+        if not helps:
+            return None
+        return Calibration(
+            offsets=tuple(found.offsets.tolist()),
+            trained_size=self.recipe.preparation.working_size,
+            objective="mIoU",
+            before=before,
+            after=after,
+            held_out_gain=found.gain,
+            data=self.validation.name,
+            pictures="".join(sorted(digests)),
+        )
 
     @override
     def save(self, student: SegmentationNetwork, path: Path, card: str) -> None:

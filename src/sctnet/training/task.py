@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
+from sctnet.checkpoints.calibration import Calibration
 from sctnet.checkpoints.initialisation import Initialisation
 from sctnet.data.loading import EpochStream, Pictures
 from sctnet.errors import SctnetError
@@ -65,6 +66,18 @@ class Task(ABC, Generic[Student]):
     @abstractmethod
     def save(self, student: Student, path: Path, card: str) -> None:
         """Write the model folder of a run."""
+
+    def calibrate(
+        self,
+        student: Student,  # noqa: ARG002 - of those that calibrate
+        device: torch.device,  # noqa: ARG002
+        processes: Processes,  # noqa: ARG002
+    ) -> Calibration | None:
+        """Return what the validation pictures choose for a finished model, None for nothing.
+
+        Every process must call this.
+        """
+        return None
 
     def taught_by(self) -> str:
         """Return a sentence for the card, which begins with a space; empty without a teacher."""

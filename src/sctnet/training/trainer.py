@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from sctnet.checkpoints.model_folder import load_config, write_calibration
 from sctnet.data.loading import StepSampler, TrainingLoader, lost_workers_told, training_loader
 from sctnet.errors import SctnetError
 from sctnet.processes import Processes, launched_processes
@@ -227,8 +228,15 @@ class _Run:
     def finish(self) -> None:
         """Leave the last checkpoint, the model and a summary."""
         self.save()
+        student = self.learner.saved_model()
+        calibration = self.task.calibrate(student, self.fabric.device, self.processes)
         if not self.processes.is_first:
             return
+        if calibration is not None:
+            config = load_config(self.folder.path)
+            changed = config.model_copy(update={"calibration": calibration})
+            write_calibration(self.folder.path, changed)
+        after = {} if calibration is None else {"calibrated_validation_miou": calibration.after}
         self.folder.save_summary(
             {
                 "recipe": self.recipe.name,
@@ -238,6 +246,7 @@ class _Run:
                 "seed": self.recipe.run.seed,
                 "train_pictures": len(self.data),
                 f"best_validation_{self.task.score_name}": self.best,
+                **after,
                 "started_from": self.recipe.model.init,
                 "start_sha256": None if self.start is None else self.start["sha256"],
                 "new_tensors": None if self.start is None else list(self.start["new"]),

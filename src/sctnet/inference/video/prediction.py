@@ -169,8 +169,12 @@ class _Run:
     @torch.inference_mode()
     def _score(self, frame: VideoFrame) -> _Scored:
         predictor = self._segmenter.predictor
-        (found,) = self._segmenter.runtime([predictor.pixels(frame.picture)])
+        runtime, pixels = self._segmenter.runtime, [predictor.pixels(frame.picture)]
+        (found,) = runtime(pixels)
         found = found.float() if found.ndim == 4 else found
+        if self._segmenter.flip:
+            # Logits, not probabilities: what follows keeps the resolution of the cells.
+            found = (found + runtime(pixels, mirrored=True)[0].float()) / 2
         height, width = _cells(found).shape[1:]
         # Some rows of each cell are enough to tell whether it changes.
         rows = frame.picture[:: max(1, len(frame.picture) // (_ROWS * height))]
