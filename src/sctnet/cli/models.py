@@ -37,7 +37,9 @@ def models() -> None:
         )
     further = f"With transformers (sctnet[teachers]), as teachers: {', '.join(named)}."
     Console().print(table, *map(escape, [*missing, further]), sep="\n")
-    bundled = table_of("bundled model", "network", remarks=["classes", "working size", "terms"])
+    bundled = table_of(
+        "bundled model", "network", figures=["classes"], remarks=["working size", "terms"]
+    )
     for name in bundled_names():
         config = load_config(name)
         is_start = config.backbone_only

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_CLASSES = 30  # rows of a table that shall stay on one page
 _DETAILS = 3
+_LONG_WORD = 14  # letters, such as non-commercial, which a folded line leaves whole
 
 
 def table_of(
@@ -40,6 +41,8 @@ def table_of(
         table.add_column(figure, justify="right", no_wrap=True)
     for remark in remarks:
         table.add_column(remark, overflow="fold")
+    if remarks:
+        table.columns[-1].min_width = _LONG_WORD
     return table
 
 
