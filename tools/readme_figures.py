@@ -31,7 +31,7 @@ def figures() -> str:
 SCTNet-S on CamVid (11 classes, 360x480), {start}, trained on train + val for
 {run["iterations"]:,} iterations of {run["images"] // run["iterations"]} crops
 ({run["seconds"] / 60:.0f} minutes on two shared cores with AVX-512 and BF16,
-seed {run["seed"]}), last weights,
+seed {run["seed"]}), last weights, class offsets by `sctnet calibrate` on val,
 on the {scores["images"]} test pictures ({scores["protocol"]}):
 **mIoU {100 * scores["miou"]:.1f} %, pixel accuracy {100 * scores["pixel_accuracy"]:.1f} %.**
 

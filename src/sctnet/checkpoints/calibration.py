@@ -52,13 +52,17 @@ class Calibration(BaseModel):
             for name, offset in zip(classes, self.offsets, strict=True)
             if offset
         )
-        mirrored = ", averaged with the mirrored picture" if flip else ""
+        is_scaled = working_size != self.trained_size
+        scaled = (
+            f"working size {working_size} instead of {self.trained_size}; " if is_scaled else ""
+        )
+        mirrored = "averaged with the mirrored picture; " if flip else ""
         text = (
             f"By `sctnet calibrate` on {len(self.pictures) // _DIGITS} pictures of {self.data}, "
-            f"for the best {self.objective}: working size {working_size} instead of "
-            f"{self.trained_size}{mirrored}; added to the logits: {moved or 'nothing'}. mIoU there "
-            f"{100 * self.before:.2f} % before, {100 * self.after:.2f} % after; scores on these "
-            "pictures flatter the model. `sctnet calibrate MODEL --undo` undoes it."
+            f"for the best {self.objective}: {scaled}{mirrored}added to the logits: "
+            f"{moved or 'nothing'}. mIoU there {100 * self.before:.2f} % before, "
+            f"{100 * self.after:.2f} % after; scores on these pictures flatter the model. "
+            "`sctnet calibrate MODEL --undo` undoes it."
         )
         return f"{_TITLE}\n\n{textwrap.fill(text, 100, break_on_hyphens=False)}\n"
 
