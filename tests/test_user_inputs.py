@@ -28,6 +28,7 @@ from sctnet.checking.page import save_check_page
 from sctnet.checkpoints.model_folder import ModelConfig
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
+from sctnet.data.classification.registry import open_classified
 from sctnet.data.dataset import FileDataset
 from sctnet.data.images import (
     EncodedImage,
@@ -490,6 +491,19 @@ class TestFoldersAreWalkedInOneWay:
         found = pictures_below(tmp_path / "near").taken
         below = [path.relative_to(tmp_path / "near").as_posix() for path in found]
         assert below == ["b.png", "linked/a.png", "linked/sub/c.png"]
+
+    def test_a_link_to_itself_is_one_failure(self, tmp_path: Path) -> None:
+        for part in ("train/car", "train/road"):
+            touch(tmp_path / part / "a.png")
+            (tmp_path / part / "me").symlink_to("me")
+            (tmp_path / part / "me.png").symlink_to("me.png")
+        (tmp_path / "train" / "me").symlink_to("me")
+        below = pictures_below(tmp_path / "train" / "car")
+        assert [path.name for path in below.taken] == ["a.png", "me.png"]
+        assert below.left_out == {"no ending": 1}
+        with pytest.raises(SctnetError, match=r"me\.png: cannot be read \(Too many levels"):
+            read_image(below.taken[1])
+        assert open_classified(tmp_path, ["train"]).classes == ("car", "road")
 
     def test_names_with_a_dot_in_front_are_not_looked_at(self, tmp_path: Path) -> None:
         touch(

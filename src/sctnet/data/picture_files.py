@@ -84,14 +84,22 @@ def _walk(folder: str, below: str, real: tuple[str, ...]) -> Iterator[str]:
         raise SctnetError(f"{folder}: cannot be listed ({error.strerror}): allow it") from error
     for entry in visible:
         path = f"{below}{entry.name}"
-        if not entry.is_dir():
+        if not is_folder(entry):
             # A broken link is taken, so that reading it says so; a pipe would be waited for.
-            if entry.is_file() or entry.is_symlink():
+            if entry.is_symlink() or entry.is_file():
                 yield path
             continue
         place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real[-1]}/{entry.name}"
         if not any(f"{way}/".startswith(f"{place}/") for way in real):
             yield from _walk(entry.path, f"{path}/", (*real, place))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a folder; a link that leads nowhere, or to itself, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
