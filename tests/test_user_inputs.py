@@ -703,6 +703,13 @@ class TestCoco:
         assert [item.image for item in data.files] == [picture]
         assert data.labels(0).sum() == 63
 
+    def test_a_name_of_thousands_of_letters_is_told_shortened(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        source = write_coco(tmp_path, ["a" * 5000], [])
+        told = r"the picture 'a{60}\.\.\. \(5000 characters\)' is not below"
+        with pytest.raises(SctnetError, match=told):
+            open_dataset(source, ["train"])
+
     def test_a_name_that_two_files_have_is_told(self, tmp_path: Path) -> None:
         touch(tmp_path / "images" / "a" / "p.png", tmp_path / "images" / "b" / "p.png")
         source = write_coco(tmp_path, ["../p.png"], [])
@@ -775,6 +782,11 @@ class TestLayoutsOfOtherPrograms:
         data = open_dataset(folder, ["train"])
         assert data.item_name(0) == picture
         assert (data.labels(0) == LABELS).all()
+
+    def test_a_line_of_thousands_of_letters_is_told_shortened(self, tmp_path: Path) -> None:
+        folder = write_layout(tmp_path, ["a" * 5000], ["a.jpg"], Image.fromarray(LABELS))
+        with pytest.raises(SctnetError, match=r"a{60}\.\.\. \(5000 characters\)\.jpg: the picture"):
+            open_dataset(folder, ["train"])
 
     COLOURS = ((250, 50, 83), (0, 0, 0), (61, 61, 245))
     LABELMAP = "# label:color_rgb:parts:actions\nsky:250,50,83::\nbackground:0,0,0::\ncar:61,61,245"

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+_LONGEST = 1000  # characters of a name in a sentence
+_SHOWN = 60
+
 
 class SctnetError(ValueError):
     """A mistake in what the user gave: a file, a key, a value.
@@ -28,6 +31,12 @@ def as_one_sentence(name: str) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise SctnetError(f"{name}: cannot be read ({reason}): check the file") from error
+
+
+def shortened(name: object) -> str:
+    """Return a name for a sentence: of a very long one its beginning, and how long it is."""
+    text = str(name)
+    return text if len(text) <= _LONGEST else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

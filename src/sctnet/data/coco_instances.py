@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from sctnet.data.dataset import Files, Labels
 from sctnet.data.labelme import Canvas, Coordinate, LabelNames, Point, read_json, require_size
-from sctnet.data.picture_files import pictures_below, tell_once
+from sctnet.data.picture_files import is_file, pictures_below, tell_once
 from sctnet.data.rle import Runs, decode_runs
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, shortened
 
 Outline = Annotated[list[Coordinate], Field(min_length=6)]
 """x, y, x, y and so on."""
@@ -190,7 +190,7 @@ class _PicturesByName:
         """Return a picture's path below the folder; :class:`SctnetError` where it is not clear."""
         named = PurePosixPath(file_name.replace("\\", "/"))
         is_below = not named.is_absolute() and ".." not in named.parts and bool(named.parts)
-        if is_below and (self._folder / named).is_file():
+        if is_below and is_file(self._folder / named):
             return named
         last = named.name.rpartition("?d=")[2]
         for name in dict.fromkeys((last, unquote(last))):
@@ -199,12 +199,12 @@ class _PicturesByName:
                 return found[0]
             if found:
                 raise SctnetError(
-                    f"{source}: {file_name!r} could be {found[0]} or {found[1]} below "
+                    f"{source}: {shortened(file_name)!r} could be {found[0]} or {found[1]} below "
                     f"{self._folder}: write its path below that folder as file_name"
                 )
         raise SctnetError(
-            f"{source}: the picture {file_name!r} is not below {self._folder}: put it there, or "
-            "correct the folder under images, or the file_name"
+            f"{source}: the picture {shortened(file_name)!r} is not below {self._folder}: put it "
+            "there, or correct the folder under images, or the file_name"
         )
 
     @cached_property

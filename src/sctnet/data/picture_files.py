@@ -94,6 +94,11 @@ def _walk(folder: str, below: str, real: tuple[str, ...]) -> Iterator[str]:
             yield from _walk(entry.path, f"{path}/", (*real, place))
 
 
+def is_file(path: str | Path) -> bool:
+    """Say whether there is a file; under a name that no system allows, there is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - which raises for names too long
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Say whether an entry is a folder; a link that leads nowhere, or to itself, is none."""
     try:
