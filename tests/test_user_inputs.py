@@ -132,6 +132,28 @@ class TestDamagedPictures:
         assert (image.height, image.width) == expected.shape[:2]
         assert (image.decode() == expected).all()
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("kind", ["PNG", "deep PNG", "palette PNG", "TIFF", "WEBP"])
+    def test_masks_are_turned_as_pictures_are(
+        self, kind: str, orientation: int, tmp_path: Path
+    ) -> None:
+        path, exif = tmp_path / "mask", Image.Exif()
+        exif[0x0112] = orientation
+        options = {"lossless": True} if kind == "WEBP" else {}
+        Image.fromarray(RGB).save(path, kind.split()[-1], exif=exif, **options)
+        expected = read_image(path)
+        if kind == "palette PNG":
+            paletted(GREY, [(level, level, level) for level in range(256)]).save(
+                path, "PNG", exif=exif
+            )
+            expected = expected[..., 0]
+        if kind == "deep PNG":
+            deep = cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+            note = exif.tobytes().removeprefix(b"Exif\0\0")
+            chunk = struct.pack(">I", len(note)) + b"eXIf" + note + bytes(4)
+            path.write_bytes(with_checksums(deep[:33] + chunk + deep[33:]))
+        assert (read_mask(path) == expected).all()
+
     @pytest.mark.parametrize("name", list(SAMPLES))
     def test_half_a_file_is_a_sentence(self, name: str, tmp_path: Path) -> None:
         path = tmp_path / "half"

@@ -42,6 +42,8 @@ _NEAR, _FAR = 1.5, 512
 """Of floating-point values: what those of 0 to 1, and of 0 to 255, do not overshoot."""
 _LYING = (5, 6, 7, 8)
 """The orientations of pictures that are stored on their side."""
+_FROM_BELOW, _FROM_THE_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)
+"""Those whose rows and columns, once they stand, run the other way."""
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -158,15 +160,38 @@ def read_mask(
 ) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
 
-    A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Colours of
-    16 bits that are 8-bit ones, stretched (multiples of 257) or not, become those; with ``reduce``
-    others become their upper 8 bits, where no two of them become one. Raises
-    :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
-    had changed: other colours of 16 bits (:class:`DeepColoursError`), and a PGM or PPM of another
-    range than 0-255 or 0-65535.
+    A rotation noted in EXIF is applied, as to its picture. A palette image gives its indices, 1- to
+    32-bit grey its values; alpha is dropped. Colours of 16 bits that are 8-bit ones, stretched
+    (multiples of 257) or not, become those; with ``reduce`` others become their upper 8 bits, where
+    no two of them become one. Raises :class:`SctnetError` as :func:`decode_image` does, and for a
+    file whose values could only be had changed: other colours of 16 bits
+    (:class:`DeepColoursError`), and a PGM or PPM of another range than 0-255 or 0-65535.
     """
     data = read_bytes(path)
     image = _open_bytes(data, str(path))
+    is_plain = _is_plain(image, data)
+    values = _stored_values(image, data, path, reduce)
+    # TIFFs are turned as they are decoded.
+    are_upright = is_plain or isinstance(image, _BandedTiff)
+    return values if are_upright else _turned(values, _orientation(image))
+
+
+def _turned(
+    values: Integer[np.ndarray, "h w *c"], orientation: int
+) -> Integer[np.ndarray, "turned_h turned_w *c"]:
+    """Return pixels turned as an orientation in EXIF says."""
+    if orientation in _LYING:
+        values = values.swapaxes(0, 1)
+    if orientation in _FROM_BELOW:
+        values = values[::-1]
+    if orientation in _FROM_THE_RIGHT:
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _stored_values(
+    image: ImageFile.ImageFile, data: bytes, path: str | Path, reduce: bool
+) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
         if _stored_mode(image).startswith("LA;16"):
