@@ -243,8 +243,68 @@ class TestTiffs:
 
     def test_values_of_another_range_are_told(self, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "a.tif"), GREY.astype(np.float32) * 40)
-        with pytest.raises(SctnetError, match=r"a\.tif: its floating-point values reach 8800"):
+        with pytest.raises(
+            SctnetError, match=r"a\.tif: its floating-point values lie .* 8800, and 0"
+        ):
             read_image(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize(
+        ("low", "high", "told"),
+        [
+            (280, 310, "lie between 280 and 310, and 0 to 1 or 0 to 255"),
+            (-1, 1, "lie between -1 and 1"),
+            (-20, 40, "lie between -20 and 40"),
+            (np.nan, np.nan, "none of its values counts"),
+            (-9999, -9999, "none of its values counts"),
+        ],
+    )
+    def test_floats_that_would_be_white_or_black_are_told(
+        self, low: float, high: float, told: str, tmp_path: Path
+    ) -> None:
+        values = np.linspace(low, high, GREY.size, dtype=np.float32).reshape(GREY.shape)
+        cv2.imwrite(str(tmp_path / "a.tif"), values)
+        with pytest.raises(SctnetError, match=rf"a\.tif: .*{told}"):
+            read_image(tmp_path / "a.tif")
+
+    def test_floats_may_overshoot_a_little(self, tmp_path: Path) -> None:
+        for largest in (1, 255):
+            values = GREY.astype(np.float32) * largest / 255
+            values[0, :2] = -0.1 * largest, -0.05 * largest
+            values[1, :2] = 1.1 * largest, 1.2 * largest
+            cv2.imwrite(str(tmp_path / "a.tif"), values)
+            seen = read_image(tmp_path / "a.tif")[..., 0]
+            assert (seen[2:] == GREY[2:]).all()
+            assert (seen[0, :2].tolist(), seen[1, :2].tolist()) == ([0, 0], [255, 255])
+
+    @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32])
+    def test_signed_and_long_whole_numbers_are_scaled_by_their_range(
+        self, kind: type[np.generic], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a.tif"
+
+        def write(values: np.ndarray) -> None:
+            samples = {np.int16: 2, np.int32: 2, np.uint32: 1}[kind]
+            data = tiff(values.astype(kind)[..., None], None)
+            path.write_bytes(
+                data.replace(
+                    struct.pack("<HHIH", 339, 3, 1, 1), struct.pack("<HHIH", 339, 3, 1, samples)
+                )
+            )
+
+        write(GREY)
+        assert (read_image(path)[..., 0] == GREY).all()
+        deep = GREY.astype(np.int64) * (100 if kind is np.int16 else 257)
+        write(deep)
+        assert (read_image(path)[..., 0] == (deep / 257).round()).all()
+        if kind is np.uint32:
+            return
+        write(np.where(LABELS == 0, -9999, GREY.astype(np.int64)))
+        assert (read_image(path)[..., 0] == np.where(LABELS == 0, 0, GREY)).all()
+        write(GREY.astype(np.int64) - 100)
+        with pytest.raises(
+            SctnetError, match=r"whole numbers lie between -\d+ and \d+, and 0 to 255 or"
+        ):
+            read_image(path)
 
 
 class TestOtherFiles:
