@@ -466,7 +466,11 @@ class Unreadable(SyntheticStreets):
 class TestReaders:
     @pytest.mark.parametrize(
         ("kind", "told"),
-        [("error", "KeyError: 'not ours'"), ("memory", "MemoryError"), ("ends", "/dev/shm")],
+        [
+            ("error", "KeyError: 'not ours'"),
+            ("memory", "the memory did not suffice"),
+            ("ends", "/dev/shm"),
+        ],
     )
     def test_whatever_happens_to_a_worker_ends_training_in_one_sentence(
         self, kind: str, told: str
@@ -477,6 +481,16 @@ class TestReaders:
             list(batches)
         assert "\n" not in str(caught.value)
         assert multiprocessing.active_children() == []
+
+    def test_a_picture_is_not_skipped_for_want_of_memory(self) -> None:
+        def skipped(kind: str) -> int:
+            data, crops = Unreadable(kind), AugmentationConfig(crop=(32, 32))
+            stream = TrainingStream(data, crops, 0, skip_broken=True)
+            return sum(len(stream.load(number)[1]) for number in range(8))
+
+        assert skipped("error") == 1
+        with pytest.raises(SctnetError, match=r"00005\.png: the memory did not suffice"):
+            skipped("memory")
 
     def test_what_a_worker_cannot_send_ends_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stream = TrainingStream(Unreadable(""), AugmentationConfig(crop=(32, 32)), 0)

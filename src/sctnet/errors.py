@@ -16,6 +16,10 @@ class SctnetError(ValueError):
     """
 
 
+class NoMemoryError(SctnetError):
+    """There was no memory for a file, which is no fault of the file's."""
+
+
 @contextmanager
 def as_one_sentence(name: str) -> Iterator[None]:
     """Raise :class:`SctnetError`, beginning with ``name``, for whatever else is raised.
@@ -27,6 +31,11 @@ def as_one_sentence(name: str) -> Iterator[None]:
         yield
     except SctnetError:
         raise
+    except MemoryError as error:
+        raise NoMemoryError(
+            f"{name}: the memory did not suffice to read it, which is no fault of the file's: free "
+            "some, or work on fewer or smaller pictures at a time"
+        ) from error
     except Exception as error:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
