@@ -672,7 +672,7 @@ class TestFoldersAreWalkedInOneWay:
         assert "masks/train/a.png has no picture" in finding.details[0]
         with caplog.at_level("WARNING"):
             assert len(open_dataset(source, ["train"])) == 1
-        assert "1 mask without a picture" in caplog.text
+        assert "masks without a picture are left out (1): " in caplog.text
 
     def test_so_are_shapes_without_a_picture(self, tmp_path: Path) -> None:
         shapes = {"shapes": [], "imageHeight": HEIGHT, "imageWidth": WIDTH}
@@ -772,6 +772,72 @@ class TestCoco:
         touch(tmp_path / "images" / "a.png")
         source = write_coco(tmp_path, ["a.png"], [{"id": 31, "image_id": 0, "bbox": box}])
         with pytest.raises(SctnetError, match="annotation 31 has neither an area nor a box"):
+            open_dataset(source, ["train"])
+
+    @pytest.mark.parametrize(
+        "area",
+        [
+            {"bbox": [WIDTH + 5, 1, 8, 6]},
+            {"segmentation": [[-9, -9, -2, -9, -2, -4]]},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [9, 0, HEIGHT * WIDTH - 9]}},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "Ph0"}},
+        ],
+    )
+    def test_an_annotation_that_covers_no_pixel_is_a_finding(
+        self, area: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path / "images" / "a.png")
+        kept = {"id": 30, "image_id": 0, "bbox": BOX}
+        source = write_coco(tmp_path, ["a.png"], [kept, {"id": 31, "image_id": 0, **area}])
+        (finding,) = [each for each in checked(source).findings if each.cause == "empty-area"]
+        assert (finding.is_error, finding.count) == (False, 1)
+        assert "the annotation 31 covers no pixel of a.png" in finding.details[0]
+        with caplog.at_level("WARNING"):
+            assert open_dataset(source, ["train"]).labels(0).sum() == 63
+        assert "the annotation 31 covers no pixel" in caplog.text
+
+    def test_pictures_that_are_not_listed_are_counted(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(*(tmp_path / "images" / name for name in ("a.png", "b.png", "c.png", "d.heic")))
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        with caplog.at_level("WARNING"):
+            assert len(open_dataset(source, ["train"])) == 1
+        assert "pictures that are not listed are left out (2): " in caplog.text
+        report = checked(source)
+        found = {finding.cause: finding.count for finding in report.findings}
+        assert found["unlisted-picture"] == 2
+        assert report.splits[0].left_out == {".heic": 1}
+
+    def test_splits_may_share_a_folder_of_pictures(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png")
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        source.write_text(
+            "images: {train: images, val: images}\nclasses: [background, car]\n"
+            "polygons: {train: labels.json, val: labels.json}\n"
+        )
+        with caplog.at_level("WARNING"):
+            open_dataset(source, ["train"])
+        assert "not listed" not in caplog.text
+
+    def test_two_categories_of_one_id_are_told(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        path = tmp_path / "labels.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 1, "name": "background"})
+        path.write_text(json.dumps(content))
+        with pytest.raises(SctnetError, match="'car' and 'background' have one id, 1"):
+            open_dataset(source, ["train"])
+
+    def test_a_polygon_of_two_points_names_its_annotation(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        line = {"id": 31, "image_id": 0, "segmentation": [[1, 1, 5, 5]]}
+        source = write_coco(tmp_path, ["a.png"], [line])
+        with pytest.raises(SctnetError, match="a polygon of the annotation 31 has 2 points"):
             open_dataset(source, ["train"])
 
     @pytest.mark.parametrize(

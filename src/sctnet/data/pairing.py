@@ -18,12 +18,20 @@ from sctnet.data.picture_files import (
 SHAPES_SUFFIX = ".json"  # of LabelMe
 
 
+SPOIL_NOTHING = {
+    "missing-picture": "masks without a picture",
+    "unlisted-picture": "pictures that are not listed",
+    "empty-area": "annotations without a pixel",
+}
+"""The causes of mismatches that leave something out and no more, and what that is."""
+
+
 class Mismatch(NamedTuple):
     """Something that keeps a picture and its mask from being paired."""
 
     cause: str
-    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, and
-    missing-picture, which alone spoils nothing."""
+    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, or one of
+    :data:`SPOIL_NOTHING`."""
     sentence: str
 
 
@@ -124,7 +132,7 @@ def _without_picture(
     used = {folder / stem for stem in images}
     for other, place in config.masks.items():
         others, pictures = base / place, base / config.images[other]
-        if other != split and pictures.is_dir() and _overlap(folder, others):
+        if other != split and pictures.is_dir() and overlap(folder, others):
             found, _ = _images_by_stem(pictures, others, config, lambda _: None)
             used |= {others / stem for stem in found}
     return [
@@ -146,7 +154,8 @@ def _holds_shapes(path: Path) -> bool:
         return False
 
 
-def _overlap(one: Path, other: Path) -> bool:
+def overlap(one: Path, other: Path) -> bool:
+    """Say whether two folders are one, or one lies in the other."""
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
