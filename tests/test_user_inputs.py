@@ -674,6 +674,32 @@ class TestFoldersAreWalkedInOneWay:
             assert len(open_dataset(source, ["train"])) == 1
         assert "masks without a picture are left out (1): " in caplog.text
 
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_files_without_the_suffix_are_a_finding(
+        self, beside: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        masks = tmp_path if beside else tmp_path / "masks"
+        images = tmp_path if beside else tmp_path / "images"
+        for name in ("a_img", "b_img", "c_IMG"):
+            touch(images / f"{name}.png")
+        for name in ("a_mask", "b_mask", "a_colours", "c_MASK"):
+            masks.mkdir(exist_ok=True)
+            Image.fromarray(LABELS).save(masks / f"{name}.png")
+        source = tmp_path / "data.yaml"
+        source.write_text(
+            f"images: {{train: {images}}}\nmasks: {{train: {masks}}}\nclasses: [sky, road, car]\n"
+            "image_suffix: _img\nmask_suffix: _mask\n"
+        )
+        (finding,) = [each for each in checked(source).findings if each.cause == "other-suffix"]
+        expected = {"c_IMG.png", "c_MASK.png"} | ({"a_colours.png"} if beside else set())
+        named = {Path(detail.split(" does not end in ")[0]).name for detail in finding.details}
+        assert (finding.is_error, finding.count, named) == (False, len(expected), expected)
+        with caplog.at_level("WARNING"):
+            assert len(open_dataset(source, ["train"])) == 2
+        assert f"files without the suffix of the YAML file are left out ({len(expected)})" in (
+            caplog.text
+        )
+
     def test_so_are_shapes_without_a_picture(self, tmp_path: Path) -> None:
         shapes = {"shapes": [], "imageHeight": HEIGHT, "imageWidth": WIDTH}
         for name in ("a", "b"):

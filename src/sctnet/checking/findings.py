@@ -27,6 +27,7 @@ _PROBLEMS = {
     "deep-mask": "masks of colours of 16 bits that are not 8-bit ones; --fix writes label maps",
     "sizes-differ": "pictures whose masks are of another size",
     "missing-picture": "masks without a picture, which are not used",
+    "other-suffix": "files without the suffix that the YAML file states, which are not used",
     "unlisted-picture": "pictures that the file of instances does not list, which are not used",
     "empty-area": "annotations that cover no pixel: are their coordinates right?",
     "several-frames": "pictures of several frames or pages, of which the first is used",
