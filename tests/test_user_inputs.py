@@ -47,6 +47,7 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
+from sctnet.inference.video.files import find_videos
 from sctnet.training.auto_recipe import choose_recipe
 from sctnet.training.recipe import load_recipe
 from sctnet.training.segmentation_task import open_segmentation
@@ -625,6 +626,30 @@ class TestFoldersAreWalkedInOneWay:
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(SctnetError, match=r"cannot be listed \(Permission denied\)"):
             pictures_below(tmp_path)
+
+    def test_prediction_goes_on_beside_a_folder_that_cannot_be_listed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(
+            *(tmp_path / name for name in ("in/a.png", "in/sub/b.png", "in/z/c.png", "v/w/d.mp4"))
+        )
+        closed = {str(tmp_path / "in" / "sub"), str(tmp_path / "v" / "closed")}
+        (tmp_path / "v" / "closed").mkdir()
+        scan = os.scandir
+
+        def refuse(folder: str) -> object:
+            if str(folder) in closed:
+                raise PermissionError(13, "Permission denied")
+            return scan(folder)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        inputs, out = [str(tmp_path / "in"), str(tmp_path / "v")], tmp_path / "out"
+        videos, others = find_videos(inputs, out)
+        assert ([video.name.name for video in videos], others) == (["d"], inputs)
+        found, failures = find_pictures(others, out)
+        assert [item.path.name for item in found] == ["a.png", "c.png"]
+        told = "cannot be listed (Permission denied): allow it"
+        assert failures == [f"{tmp_path}/in/sub: {told}", f"{tmp_path}/v/closed: {told}"]
 
     def test_prediction_takes_every_ending_and_counts_the_rest(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
