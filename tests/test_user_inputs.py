@@ -390,9 +390,15 @@ class TestDeepColourMasks:
         deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         deep[0, 0] += 1
         cv2.imwrite(str(path), deep)
-        lines = write_fix(checked(source), tmp_path / "fixed")
+        report = checked(source)
+        told = {finding.cause: finding.details for finding in report.findings}
+        assert "--fix FOLDER" in told["deep-mask"][-1]
+        assert "a.png" in told["unreadable-mask"][0]
+        assert "--fix" not in told["unreadable-mask"][0]
+        lines = write_fix(report, tmp_path / "fixed")
         assert "1 masks" in lines[0]
         assert "a.png: the mask's colours have 16 bits" in lines[-1]
+        assert "--fix" not in lines[-1]
 
 
 class TestWrongColours:

@@ -425,13 +425,18 @@ def _eight_bit_colours(
     if values.max() <= 255:
         return values.astype(np.uint8)
     upper = (values >> 8).astype(np.uint8)
-    if reduce and _number_of_colours(upper) == _number_of_colours(values):
+    is_reducible = _number_of_colours(upper) == _number_of_colours(values)
+    if reduce and is_reducible:
         return upper
+    mended = (
+        ", or describe the data set by a YAML file and let sctnet data check --fix FOLDER write "
+        "label maps"
+    )
     outside = values[(values % 257 != 0).any(axis=-1)][0]
     raise DeepColoursError(
         f"{name}: the mask's colours have 16 bits a channel and are not stretched 8-bit ones, such "
-        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel, or let sctnet data check "
-        "--fix FOLDER write label maps"
+        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel"
+        f"{mended if is_reducible else ''}"
     )
 
 
