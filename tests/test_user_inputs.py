@@ -25,7 +25,7 @@ from shared import CLASSES, decided_network
 from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.checking.fixes import write_fix
 from sctnet.checking.page import save_check_page
-from sctnet.checkpoints.model_folder import ModelConfig
+from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.data.classification.registry import open_classified
@@ -982,6 +982,16 @@ class TestLayoutsOfOtherPrograms:
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="gb18030")
         with pytest.raises(SctnetError, match=r"a\.json: not UTF-8 text: save it as UTF-8"):
             read_labelme(names, path)
+
+    def test_so_may_the_configuration_of_a_model(self, tmp_path: Path) -> None:
+        text = (find_model("sctnet-s-camvid") / "config.json").read_text()
+        path = tmp_path / "config.json"
+        (tmp_path / "model.safetensors").touch()
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        assert load_config(tmp_path) == load_config("sctnet-s-camvid")
+        path.write_text(text, encoding="utf-16")
+        with pytest.raises(SctnetError, match=r"config\.json: not UTF-8 text: save it as UTF-8$"):
+            load_config(tmp_path)
 
     @pytest.mark.parametrize(
         ("line", "picture"),
