@@ -26,6 +26,7 @@ from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.checking.fixes import write_fix
 from sctnet.checking.page import save_check_page
 from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config
+from sctnet.cli import main
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.data.classification.registry import open_classified
@@ -1086,6 +1087,18 @@ class TestSurroundings:
             [sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stdout.split() == ["7", "2", "2"]
+
+    def test_names_of_damaged_files_do_not_rule_the_terminal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        name = "\x1b[31mred\nline.png"
+        touch(tmp_path / "in" / "a.png")
+        (tmp_path / "in" / name).write_bytes(b"?")
+        words = ["predict", "sctnet-s-camvid", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["sctnet", *words])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+        assert r"in/\x1b[31mred\nline.png: not an image" in capfd.readouterr().err
 
     def test_caches_have_a_place_or_a_sentence(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

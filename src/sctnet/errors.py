@@ -48,6 +48,11 @@ def shortened(name: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
+def printable(text: str) -> str:
+    """Return a text for a terminal: what it would obey or cannot show is written as an escape."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question with the name that was probably meant, to follow a sentence, or nothing."""
     found = get_close_matches(word, list(known), 1)
