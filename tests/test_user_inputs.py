@@ -1034,6 +1034,38 @@ class TestLayoutsOfOtherPrograms:
         assert (data.classes, data.colours) == (("sky", "background", "car"), self.COLOURS)
         assert (data.labels(0) == LABELS).all()
 
+    def test_ade20k_takes_endings_in_capitals_and_counts_the_rest(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images, masks = tmp_path / "images" / "training", tmp_path / "annotations" / "training"
+        touch(*(images / name for name in ("a.jpg", "b.JPG", "c.txt", "._d.jpg")))
+        touch(*(masks / name for name in ("a.PNG", "b.png", "e.png", "f.PNG")))
+        with caplog.at_level("WARNING"):
+            data = open_dataset(tmp_path, ["train"])
+        assert isinstance(data, FileDataset)
+        assert [item.image.name for item in data.files] == ["a.jpg", "b.JPG"]
+        assert [item.mask.name for item in data.files] == ["a.PNG", "b.png"]
+        assert "1 file of another ending left out: .txt 1" in caplog.text
+        assert f"masks without a picture are left out (2): {masks / 'e.png'}" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+    def test_so_does_cityscapes(
+        self, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images, masks = tmp_path / "leftImg8bit/train/bonn", tmp_path / "gtFine/train/bonn"
+        touch(*(images / f"{name}_leftImg8bit.{e}" for name, e in (("a", "png"), ("b", "PNG"))))
+        touch(*(masks / f"{name}_gtFine_{kind}.{e}" for name, e in (("a", "PNG"), ("b", "png"))))
+        touch(masks / "c_gtFine_labelIds.png", images / "d_leftImg8bit.jpg")
+        cv2.imwrite(str(masks / f"b_gtFine_{kind}.png"), np.full((4, 4), 7, np.uint8))
+        with caplog.at_level("WARNING"):
+            data = open_dataset(tmp_path, ["train"])
+        assert isinstance(data, FileDataset)
+        assert [item.image.suffix for item in data.files] == [".png", ".PNG"]
+        assert [item.mask.suffix for item in data.files] == [".PNG", ".png"]
+        assert data.labels(1)[0, 0] == (0 if kind == "labelIds" else 7)
+        assert "1 file of another ending left out: .jpg 1" in caplog.text
+        assert "masks without a picture are left out (1): " in caplog.text
+
     def test_colours_without_a_labelmap_are_voc_s(self, tmp_path: Path) -> None:
         colours = np.array([(0, 0, 0), (128, 0, 0), (224, 224, 192), (1, 2, 3)], np.uint8)
         folder = write_layout(tmp_path, ["a"], ["a.jpg"], Image.fromarray(colours[LABELS]))
