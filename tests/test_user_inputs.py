@@ -25,9 +25,11 @@ from shared import CLASSES, decided_network
 from sctnet.checking.check import Report, check_dataset, open_splits
 from sctnet.checking.fixes import write_fix
 from sctnet.checking.page import save_check_page
-from sctnet.checkpoints.model_folder import ModelConfig
+from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config
+from sctnet.cli import main
 from sctnet.cli.tables import check_summary
 from sctnet.data.augmentation import AugmentationConfig
+from sctnet.data.classification.registry import open_classified
 from sctnet.data.dataset import FileDataset
 from sctnet.data.images import (
     EncodedImage,
@@ -46,6 +48,7 @@ from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
+from sctnet.inference.video.files import find_videos
 from sctnet.training.auto_recipe import choose_recipe
 from sctnet.training.recipe import load_recipe
 from sctnet.training.segmentation_task import open_segmentation
@@ -130,6 +133,28 @@ class TestDamagedPictures:
         image = EncodedImage(file.getvalue(), "x")
         assert (image.height, image.width) == expected.shape[:2]
         assert (image.decode() == expected).all()
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("kind", ["PNG", "deep PNG", "palette PNG", "TIFF", "WEBP"])
+    def test_masks_are_turned_as_pictures_are(
+        self, kind: str, orientation: int, tmp_path: Path
+    ) -> None:
+        path, exif = tmp_path / "mask", Image.Exif()
+        exif[0x0112] = orientation
+        options = {"lossless": True} if kind == "WEBP" else {}
+        Image.fromarray(RGB).save(path, kind.split()[-1], exif=exif, **options)
+        expected = read_image(path)
+        if kind == "palette PNG":
+            paletted(GREY, [(level, level, level) for level in range(256)]).save(
+                path, "PNG", exif=exif
+            )
+            expected = expected[..., 0]
+        if kind == "deep PNG":
+            deep = cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+            note = exif.tobytes().removeprefix(b"Exif\0\0")
+            chunk = struct.pack(">I", len(note)) + b"eXIf" + note + bytes(4)
+            path.write_bytes(with_checksums(deep[:33] + chunk + deep[33:]))
+        assert (read_mask(path) == expected).all()
 
     @pytest.mark.parametrize("name", list(SAMPLES))
     def test_half_a_file_is_a_sentence(self, name: str, tmp_path: Path) -> None:
@@ -220,8 +245,68 @@ class TestTiffs:
 
     def test_values_of_another_range_are_told(self, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "a.tif"), GREY.astype(np.float32) * 40)
-        with pytest.raises(SctnetError, match=r"a\.tif: its floating-point values reach 8800"):
+        with pytest.raises(
+            SctnetError, match=r"a\.tif: its floating-point values lie .* 8800, and 0"
+        ):
             read_image(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize(
+        ("low", "high", "told"),
+        [
+            (280, 310, "lie between 280 and 310, and 0 to 1 or 0 to 255"),
+            (-1, 1, "lie between -1 and 1"),
+            (-20, 40, "lie between -20 and 40"),
+            (np.nan, np.nan, "none of its values counts"),
+            (-9999, -9999, "none of its values counts"),
+        ],
+    )
+    def test_floats_that_would_be_white_or_black_are_told(
+        self, low: float, high: float, told: str, tmp_path: Path
+    ) -> None:
+        values = np.linspace(low, high, GREY.size, dtype=np.float32).reshape(GREY.shape)
+        cv2.imwrite(str(tmp_path / "a.tif"), values)
+        with pytest.raises(SctnetError, match=rf"a\.tif: .*{told}"):
+            read_image(tmp_path / "a.tif")
+
+    def test_floats_may_overshoot_a_little(self, tmp_path: Path) -> None:
+        for largest in (1, 255):
+            values = GREY.astype(np.float32) * largest / 255
+            values[0, :2] = -0.1 * largest, -0.05 * largest
+            values[1, :2] = 1.1 * largest, 1.2 * largest
+            cv2.imwrite(str(tmp_path / "a.tif"), values)
+            seen = read_image(tmp_path / "a.tif")[..., 0]
+            assert (seen[2:] == GREY[2:]).all()
+            assert (seen[0, :2].tolist(), seen[1, :2].tolist()) == ([0, 0], [255, 255])
+
+    @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32])
+    def test_signed_and_long_whole_numbers_are_scaled_by_their_range(
+        self, kind: type[np.generic], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a.tif"
+
+        def write(values: np.ndarray) -> None:
+            samples = {np.int16: 2, np.int32: 2, np.uint32: 1}[kind]
+            data = tiff(values.astype(kind)[..., None], None)
+            path.write_bytes(
+                data.replace(
+                    struct.pack("<HHIH", 339, 3, 1, 1), struct.pack("<HHIH", 339, 3, 1, samples)
+                )
+            )
+
+        write(GREY)
+        assert (read_image(path)[..., 0] == GREY).all()
+        deep = GREY.astype(np.int64) * (100 if kind is np.int16 else 257)
+        write(deep)
+        assert (read_image(path)[..., 0] == (deep / 257).round()).all()
+        if kind is np.uint32:
+            return
+        write(np.where(LABELS == 0, -9999, GREY.astype(np.int64)))
+        assert (read_image(path)[..., 0] == np.where(LABELS == 0, 0, GREY)).all()
+        write(GREY.astype(np.int64) - 100)
+        with pytest.raises(
+            SctnetError, match=r"whole numbers lie between -\d+ and \d+, and 0 to 255 or"
+        ):
+            read_image(path)
 
 
 class TestOtherFiles:
@@ -306,9 +391,15 @@ class TestDeepColourMasks:
         deep = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         deep[0, 0] += 1
         cv2.imwrite(str(path), deep)
-        lines = write_fix(checked(source), tmp_path / "fixed")
+        report = checked(source)
+        told = {finding.cause: finding.details for finding in report.findings}
+        assert "--fix FOLDER" in told["deep-mask"][-1]
+        assert "a.png" in told["unreadable-mask"][0]
+        assert "--fix" not in told["unreadable-mask"][0]
+        lines = write_fix(report, tmp_path / "fixed")
         assert "1 masks" in lines[0]
         assert "a.png: the mask's colours have 16 bits" in lines[-1]
+        assert "--fix" not in lines[-1]
 
 
 class TestWrongColours:
@@ -383,7 +474,11 @@ class Unreadable(SyntheticStreets):
 class TestReaders:
     @pytest.mark.parametrize(
         ("kind", "told"),
-        [("error", "KeyError: 'not ours'"), ("memory", "MemoryError"), ("ends", "/dev/shm")],
+        [
+            ("error", "KeyError: 'not ours'"),
+            ("memory", "the memory did not suffice"),
+            ("ends", "/dev/shm"),
+        ],
     )
     def test_whatever_happens_to_a_worker_ends_training_in_one_sentence(
         self, kind: str, told: str
@@ -394,6 +489,16 @@ class TestReaders:
             list(batches)
         assert "\n" not in str(caught.value)
         assert multiprocessing.active_children() == []
+
+    def test_a_picture_is_not_skipped_for_want_of_memory(self) -> None:
+        def skipped(kind: str) -> int:
+            data, crops = Unreadable(kind), AugmentationConfig(crop=(32, 32))
+            stream = TrainingStream(data, crops, 0, skip_broken=True)
+            return sum(len(stream.load(number)[1]) for number in range(8))
+
+        assert skipped("error") == 1
+        with pytest.raises(SctnetError, match=r"00005\.png: the memory did not suffice"):
+            skipped("memory")
 
     def test_what_a_worker_cannot_send_ends_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stream = TrainingStream(Unreadable(""), AugmentationConfig(crop=(32, 32)), 0)
@@ -491,6 +596,19 @@ class TestFoldersAreWalkedInOneWay:
         below = [path.relative_to(tmp_path / "near").as_posix() for path in found]
         assert below == ["b.png", "linked/a.png", "linked/sub/c.png"]
 
+    def test_a_link_to_itself_is_one_failure(self, tmp_path: Path) -> None:
+        for part in ("train/car", "train/road"):
+            touch(tmp_path / part / "a.png")
+            (tmp_path / part / "me").symlink_to("me")
+            (tmp_path / part / "me.png").symlink_to("me.png")
+        (tmp_path / "train" / "me").symlink_to("me")
+        below = pictures_below(tmp_path / "train" / "car")
+        assert [path.name for path in below.taken] == ["a.png", "me.png"]
+        assert below.left_out == {"no ending": 1}
+        with pytest.raises(SctnetError, match=r"me\.png: cannot be read \(Too many levels"):
+            read_image(below.taken[1])
+        assert open_classified(tmp_path, ["train"]).classes == ("car", "road")
+
     def test_names_with_a_dot_in_front_are_not_looked_at(self, tmp_path: Path) -> None:
         touch(
             tmp_path / "a.png", tmp_path / "._a.png", tmp_path / ".cache" / "b.png",
@@ -515,6 +633,30 @@ class TestFoldersAreWalkedInOneWay:
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(SctnetError, match=r"cannot be listed \(Permission denied\)"):
             pictures_below(tmp_path)
+
+    def test_prediction_goes_on_beside_a_folder_that_cannot_be_listed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(
+            *(tmp_path / name for name in ("in/a.png", "in/sub/b.png", "in/z/c.png", "v/w/d.mp4"))
+        )
+        closed = {str(tmp_path / "in" / "sub"), str(tmp_path / "v" / "closed")}
+        (tmp_path / "v" / "closed").mkdir()
+        scan = os.scandir
+
+        def refuse(folder: str) -> object:
+            if str(folder) in closed:
+                raise PermissionError(13, "Permission denied")
+            return scan(folder)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        inputs, out = [str(tmp_path / "in"), str(tmp_path / "v")], tmp_path / "out"
+        videos, others = find_videos(inputs, out)
+        assert ([video.name.name for video in videos], others) == (["d"], inputs)
+        found, failures = find_pictures(others, out)
+        assert [item.path.name for item in found] == ["a.png", "c.png"]
+        told = "cannot be listed (Permission denied): allow it"
+        assert failures == [f"{tmp_path}/in/sub: {told}", f"{tmp_path}/v/closed: {told}"]
 
     def test_prediction_takes_every_ending_and_counts_the_rest(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -562,7 +704,33 @@ class TestFoldersAreWalkedInOneWay:
         assert "masks/train/a.png has no picture" in finding.details[0]
         with caplog.at_level("WARNING"):
             assert len(open_dataset(source, ["train"])) == 1
-        assert "1 mask without a picture" in caplog.text
+        assert "masks without a picture are left out (1): " in caplog.text
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_files_without_the_suffix_are_a_finding(
+        self, beside: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        masks = tmp_path if beside else tmp_path / "masks"
+        images = tmp_path if beside else tmp_path / "images"
+        for name in ("a_img", "b_img", "c_IMG"):
+            touch(images / f"{name}.png")
+        for name in ("a_mask", "b_mask", "a_colours", "c_MASK"):
+            masks.mkdir(exist_ok=True)
+            Image.fromarray(LABELS).save(masks / f"{name}.png")
+        source = tmp_path / "data.yaml"
+        source.write_text(
+            f"images: {{train: {images}}}\nmasks: {{train: {masks}}}\nclasses: [sky, road, car]\n"
+            "image_suffix: _img\nmask_suffix: _mask\n"
+        )
+        (finding,) = [each for each in checked(source).findings if each.cause == "other-suffix"]
+        expected = {"c_IMG.png", "c_MASK.png"} | ({"a_colours.png"} if beside else set())
+        named = {Path(detail.split(" does not end in ")[0]).name for detail in finding.details}
+        assert (finding.is_error, finding.count, named) == (False, len(expected), expected)
+        with caplog.at_level("WARNING"):
+            assert len(open_dataset(source, ["train"])) == 2
+        assert f"files without the suffix of the YAML file are left out ({len(expected)})" in (
+            caplog.text
+        )
 
     def test_so_are_shapes_without_a_picture(self, tmp_path: Path) -> None:
         shapes = {"shapes": [], "imageHeight": HEIGHT, "imageWidth": WIDTH}
@@ -665,6 +833,72 @@ class TestCoco:
             open_dataset(source, ["train"])
 
     @pytest.mark.parametrize(
+        "area",
+        [
+            {"bbox": [WIDTH + 5, 1, 8, 6]},
+            {"segmentation": [[-9, -9, -2, -9, -2, -4]]},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [9, 0, HEIGHT * WIDTH - 9]}},
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "Ph0"}},
+        ],
+    )
+    def test_an_annotation_that_covers_no_pixel_is_a_finding(
+        self, area: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path / "images" / "a.png")
+        kept = {"id": 30, "image_id": 0, "bbox": BOX}
+        source = write_coco(tmp_path, ["a.png"], [kept, {"id": 31, "image_id": 0, **area}])
+        (finding,) = [each for each in checked(source).findings if each.cause == "empty-area"]
+        assert (finding.is_error, finding.count) == (False, 1)
+        assert "the annotation 31 covers no pixel of a.png" in finding.details[0]
+        with caplog.at_level("WARNING"):
+            assert open_dataset(source, ["train"]).labels(0).sum() == 63
+        assert "the annotation 31 covers no pixel" in caplog.text
+
+    def test_pictures_that_are_not_listed_are_counted(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(*(tmp_path / "images" / name for name in ("a.png", "b.png", "c.png", "d.heic")))
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        with caplog.at_level("WARNING"):
+            assert len(open_dataset(source, ["train"])) == 1
+        assert "pictures that are not listed are left out (2): " in caplog.text
+        report = checked(source)
+        found = {finding.cause: finding.count for finding in report.findings}
+        assert found["unlisted-picture"] == 2
+        assert report.splits[0].left_out == {".heic": 1}
+
+    def test_splits_may_share_a_folder_of_pictures(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png")
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        source.write_text(
+            "images: {train: images, val: images}\nclasses: [background, car]\n"
+            "polygons: {train: labels.json, val: labels.json}\n"
+        )
+        with caplog.at_level("WARNING"):
+            open_dataset(source, ["train"])
+        assert "not listed" not in caplog.text
+
+    def test_two_categories_of_one_id_are_told(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        source = write_coco(tmp_path, ["a.png"], [{"image_id": 0, "bbox": BOX}])
+        path = tmp_path / "labels.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 1, "name": "background"})
+        path.write_text(json.dumps(content))
+        with pytest.raises(SctnetError, match="'car' and 'background' have one id, 1"):
+            open_dataset(source, ["train"])
+
+    def test_a_polygon_of_two_points_names_its_annotation(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        line = {"id": 31, "image_id": 0, "segmentation": [[1, 1, 5, 5]]}
+        source = write_coco(tmp_path, ["a.png"], [line])
+        with pytest.raises(SctnetError, match="a polygon of the annotation 31 has 2 points"):
+            open_dataset(source, ["train"])
+
+    @pytest.mark.parametrize(
         "file_name",
         [
             r"..\..\label-studio\media\upload\4\my photo.png",
@@ -688,6 +922,13 @@ class TestCoco:
         assert isinstance(data, FileDataset)
         assert [item.image for item in data.files] == [picture]
         assert data.labels(0).sum() == 63
+
+    def test_a_name_of_thousands_of_letters_is_told_shortened(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images" / "a.png")
+        source = write_coco(tmp_path, ["a" * 5000], [])
+        told = r"the picture 'a{60}\.\.\. \(5000 characters\)' is not below"
+        with pytest.raises(SctnetError, match=told):
+            open_dataset(source, ["train"])
 
     def test_a_name_that_two_files_have_is_told(self, tmp_path: Path) -> None:
         touch(tmp_path / "images" / "a" / "p.png", tmp_path / "images" / "b" / "p.png")
@@ -743,6 +984,16 @@ class TestLayoutsOfOtherPrograms:
         with pytest.raises(SctnetError, match=r"a\.json: not UTF-8 text: save it as UTF-8"):
             read_labelme(names, path)
 
+    def test_so_may_the_configuration_of_a_model(self, tmp_path: Path) -> None:
+        text = (find_model("sctnet-s-camvid") / "config.json").read_text()
+        path = tmp_path / "config.json"
+        (tmp_path / "model.safetensors").touch()
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        assert load_config(tmp_path) == load_config("sctnet-s-camvid")
+        path.write_text(text, encoding="utf-16")
+        with pytest.raises(SctnetError, match=r"config\.json: not UTF-8 text: save it as UTF-8$"):
+            load_config(tmp_path)
+
     @pytest.mark.parametrize(
         ("line", "picture"),
         [
@@ -762,6 +1013,11 @@ class TestLayoutsOfOtherPrograms:
         assert data.item_name(0) == picture
         assert (data.labels(0) == LABELS).all()
 
+    def test_a_line_of_thousands_of_letters_is_told_shortened(self, tmp_path: Path) -> None:
+        folder = write_layout(tmp_path, ["a" * 5000], ["a.jpg"], Image.fromarray(LABELS))
+        with pytest.raises(SctnetError, match=r"a{60}\.\.\. \(5000 characters\)\.jpg: the picture"):
+            open_dataset(folder, ["train"])
+
     COLOURS = ((250, 50, 83), (0, 0, 0), (61, 61, 245))
     LABELMAP = "# label:color_rgb:parts:actions\nsky:250,50,83::\nbackground:0,0,0::\ncar:61,61,245"
 
@@ -777,6 +1033,38 @@ class TestLayoutsOfOtherPrograms:
         data = open_dataset(folder, ["train"])
         assert (data.classes, data.colours) == (("sky", "background", "car"), self.COLOURS)
         assert (data.labels(0) == LABELS).all()
+
+    def test_ade20k_takes_endings_in_capitals_and_counts_the_rest(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images, masks = tmp_path / "images" / "training", tmp_path / "annotations" / "training"
+        touch(*(images / name for name in ("a.jpg", "b.JPG", "c.txt", "._d.jpg")))
+        touch(*(masks / name for name in ("a.PNG", "b.png", "e.png", "f.PNG")))
+        with caplog.at_level("WARNING"):
+            data = open_dataset(tmp_path, ["train"])
+        assert isinstance(data, FileDataset)
+        assert [item.image.name for item in data.files] == ["a.jpg", "b.JPG"]
+        assert [item.mask.name for item in data.files] == ["a.PNG", "b.png"]
+        assert "1 file of another ending left out: .txt 1" in caplog.text
+        assert f"masks without a picture are left out (2): {masks / 'e.png'}" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+    def test_so_does_cityscapes(
+        self, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images, masks = tmp_path / "leftImg8bit/train/bonn", tmp_path / "gtFine/train/bonn"
+        touch(*(images / f"{name}_leftImg8bit.{e}" for name, e in (("a", "png"), ("b", "PNG"))))
+        touch(*(masks / f"{name}_gtFine_{kind}.{e}" for name, e in (("a", "PNG"), ("b", "png"))))
+        touch(masks / "c_gtFine_labelIds.png", images / "d_leftImg8bit.jpg")
+        cv2.imwrite(str(masks / f"b_gtFine_{kind}.png"), np.full((4, 4), 7, np.uint8))
+        with caplog.at_level("WARNING"):
+            data = open_dataset(tmp_path, ["train"])
+        assert isinstance(data, FileDataset)
+        assert [item.image.suffix for item in data.files] == [".png", ".PNG"]
+        assert [item.mask.suffix for item in data.files] == [".PNG", ".png"]
+        assert data.labels(1)[0, 0] == (0 if kind == "labelIds" else 7)
+        assert "1 file of another ending left out: .jpg 1" in caplog.text
+        assert "masks without a picture are left out (1): " in caplog.text
 
     def test_colours_without_a_labelmap_are_voc_s(self, tmp_path: Path) -> None:
         colours = np.array([(0, 0, 0), (128, 0, 0), (224, 224, 192), (1, 2, 3)], np.uint8)
@@ -831,6 +1119,18 @@ class TestSurroundings:
             [sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stdout.split() == ["7", "2", "2"]
+
+    def test_names_of_damaged_files_do_not_rule_the_terminal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        name = "\x1b[31mred\nline.png"
+        touch(tmp_path / "in" / "a.png")
+        (tmp_path / "in" / name).write_bytes(b"?")
+        words = ["predict", "sctnet-s-camvid", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["sctnet", *words])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+        assert r"in/\x1b[31mred\nline.png: not an image" in capfd.readouterr().err
 
     def test_caches_have_a_place_or_a_sentence(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -268,7 +268,7 @@ WEIGHTS_REFUSED = {
 CONFIG_REFUSED = {
     "empty": (lambda f: cut(f / "config.json", 0), "Invalid JSON"),
     "cut": (lambda f: cut(f / "config.json", -20), "Invalid JSON"),
-    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "Invalid JSON"),
+    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "not UTF-8 text"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "object"),
     "no network": (lambda f: (f / "config.json").write_text('{"classes": []}'), "network"),
     "an unknown field": (lambda f: reconfigure(f, labels=3), "labels: Extra inputs"),

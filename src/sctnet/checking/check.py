@@ -21,7 +21,7 @@ from sctnet.data.dataset import (
     SegmentationDataset,
 )
 from sctnet.data.dataset_yaml import read_config
-from sctnet.data.folder import folder_dataset
+from sctnet.data.folder import find_drawn, folder_dataset
 from sctnet.data.pairing import Mismatch, find_files
 from sctnet.data.registry import known_splits, open_dataset
 from sctnet.data.training_size import CPU, GPU, median_size, training_size
@@ -190,9 +190,15 @@ def check_dataset(
 def _open_split(source: str | Path, name: str) -> OpenedSplit:
     path = Path(source)
     config = read_config(path) if path.suffix.lower() in {".yaml", ".yml"} else None
+    mismatches: list[Mismatch] = []
     if config is None or name in config.polygons:
         try:
-            return OpenedSplit(name, open_dataset(source, [name]))
+            if config is None:
+                return OpenedSplit(name, open_dataset(source, [name]))
+            found, left_out = find_drawn(path.parent, config, name, mismatches.append)
+            drawn = {item.mask: picture for item, picture in found.items()}
+            data = folder_dataset(f"{path.stem} {name}", config, list(found), drawn)
+            return OpenedSplit(name, data, None, mismatches, left_out)
         except NoSuchSplitError:
             raise
         except SctnetError as error:
@@ -200,7 +206,6 @@ def _open_split(source: str | Path, name: str) -> OpenedSplit:
             return OpenedSplit(name, nothing, mismatches=[Mismatch("split", str(error))])
     if name not in config.images:
         open_dataset(source, [name])  # says so
-    mismatches: list[Mismatch] = []
     files, left_out = find_files(path.parent, config, name, mismatches.append)
     return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches, left_out)
 

@@ -11,6 +11,7 @@ from sctnet.checking.value_diagnosis import Diagnosis, histogram
 from sctnet.data.dataset import IGNORE
 from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.mask_to_labels import colour_code
+from sctnet.data.pairing import SPOIL_NOTHING
 
 _MOSTLY = 0.9  # a larger fraction of ignored pixels gives a finding
 
@@ -26,9 +27,12 @@ _PROBLEMS = {
     "deep-mask": "masks of colours of 16 bits that are not 8-bit ones; --fix writes label maps",
     "sizes-differ": "pictures whose masks are of another size",
     "missing-picture": "masks without a picture, which are not used",
+    "other-suffix": "files without the suffix that the YAML file states, which are not used",
+    "unlisted-picture": "pictures that the file of instances does not list, which are not used",
+    "empty-area": "annotations that cover no pixel: are their coordinates right?",
     "several-frames": "pictures of several frames or pages, of which the first is used",
 }
-_WARNINGS = {"missing-picture", "several-frames"}
+_WARNINGS = {*SPOIL_NOTHING, "several-frames"}
 
 
 @dataclass(frozen=True)

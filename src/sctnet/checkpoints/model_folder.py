@@ -1,5 +1,6 @@
 """A model on disk: a folder with config.json, model.safetensors and README.md."""
 
+import codecs
 import contextlib
 import json
 import os
@@ -226,10 +227,13 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """Return the configuration of a bundled name, a model folder or a hub id."""
     file = find_model(folder) / CONFIG_FILE
     try:
-        content = file.read_bytes()
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content.decode()
         return ModelConfig.model_validate_json(content)
     except OSError as error:
         raise SctnetError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise SctnetError(f"{file}: not UTF-8 text: save it as UTF-8") from error
     except ValidationError as error:
         if b'"model_type"' in content and b'"network"' not in content:
             raise SctnetError(

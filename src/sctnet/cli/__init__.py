@@ -23,7 +23,7 @@ from sctnet.cli import (
     serve,
     train,
 )
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, printable
 
 app = typer.Typer(
     name="sctnet",
@@ -67,7 +67,10 @@ class _OnConsole(logging.Handler):
         """Print a message as it is."""
         from sctnet.cli.progress import console
 
-        console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        lines = record.getMessage().split("\n")
+        console.print(
+            "\n".join(map(printable, lines)), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def main() -> None:
@@ -81,5 +84,5 @@ def main() -> None:
     try:
         app()  # ends in SystemExit
     except SctnetError as error:
-        print(f"sctnet: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"sctnet: {error}"), file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -100,7 +100,7 @@ def predict(
     """
     from sctnet.cli.progress import console
     from sctnet.cli.runtimes import model_for
-    from sctnet.errors import SctnetError
+    from sctnet.errors import SctnetError, printable
     from sctnet.inference.files import check_output, find_pictures
     from sctnet.inference.segmenter import Segmenter
     from sctnet.inference.video.files import check_video_output, find_videos
@@ -165,7 +165,7 @@ def predict(
         options = VideoOptions(video_kinds, alpha, smooth, realtime)
         unlabelled, interrupted = label_videos(segmenter, videos, folder, options)
         failures += unlabelled
-    for failure in failures:
+    for failure in map(printable, failures):
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
     if failures or interrupted:
         raise typer.Exit(130 if interrupted else 1)
@@ -199,6 +199,7 @@ def _label_pictures(
 
     from sctnet.cli.progress import counting_progress
     from sctnet.cli.tables import prediction_table
+    from sctnet.errors import printable
     from sctnet.inference.files import predict_files
 
     try:
@@ -214,7 +215,7 @@ def _label_pictures(
         Console().print(prediction_table(summary))
     if summary.animated:
         others = f" and {len(summary.animated) - 3} more" if len(summary.animated) > 3 else ""
-        named = ", ".join(str(path) for path in summary.animated[:3])
+        named = printable(", ".join(str(path) for path in summary.animated[:3]))
         print(f"Of several frames or pages, the first alone is labelled: {named}{others}")  # noqa: T201
     failures = [*missing, *summary.failures]
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""

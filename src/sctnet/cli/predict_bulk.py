@@ -39,6 +39,7 @@ def label_in_bulk(
 
 def _tell(summary: "PredictionSummary", out: str) -> None:
     from sctnet.cli.progress import console
+    from sctnet.errors import printable
 
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""
     print(  # noqa: T201
@@ -49,7 +50,7 @@ def _tell(summary: "PredictionSummary", out: str) -> None:
     if len(summary.failures) > _MAX_SHOWN:
         rest = len(summary.failures) - _MAX_SHOWN
         failures.append(f"... and {rest} more: see the column error of manifest.parquet")
-    for failure in failures:
+    for failure in map(printable, failures):
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
 
 

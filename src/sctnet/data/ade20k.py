@@ -11,9 +11,12 @@ from pathlib import Path
 
 from sctnet.data.dataset import Colour, FileDataset, Files, Labels
 from sctnet.data.published_layouts import (
+    files_like,
     find_images,
+    in_either_case,
     open_published,
     read_values,
+    tell_unused_masks,
     value_lookup,
 )
 
@@ -91,11 +94,13 @@ def open_ade20k(root: str | Path, splits: Sequence[str]) -> FileDataset:
 
 
 def _find_files(root: Path, folder: str) -> list[Files]:
-    masks = root / "annotations" / folder
-    return [
-        Files(f"{folder}/{image.name}", image, masks / f"{image.stem}.png")
-        for image in find_images(root / "images" / folder, "*.jpg")
+    images, masks = root / "images" / folder, root / "annotations" / folder
+    files = [
+        Files(f"{folder}/{image.name}", image, in_either_case(masks / f"{image.stem}.png"))
+        for image in find_images(images, "*.jpg")
     ]
+    tell_unused_masks(files_like(masks, "*.png"), {item.mask for item in files}, images)
+    return files
 
 
 def _read_labels(path: Path) -> Labels:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
+from sctnet.data.picture_files import is_file
 from sctnet.data.published_layouts import read_list, read_values, value_lookup
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, shortened
 
 _CLASSES = {
     "Sky": (128, 128, 128),
@@ -65,8 +66,9 @@ def _files_of_line(root: Path, line: str, place: str) -> Files:
     if len(names) != 2:
         raise SctnetError(f"{place}: expected a picture and its mask, separated by a space")
     for name in names:
-        if not (root / name).is_file():
-            raise SctnetError(f"{place}: the file {root / name} is missing: unpack the data again")
+        if not is_file(root / name):
+            missing = root / shortened(name)
+            raise SctnetError(f"{place}: the file {missing} is missing: unpack the data again")
     return Files(names[0], root / names[0], root / names[1])
 
 

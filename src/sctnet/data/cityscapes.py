@@ -11,9 +11,12 @@ from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, NoSuchSplitError
 from sctnet.data.published_layouts import (
+    files_like,
     find_images,
+    in_either_case,
     open_published,
     read_values,
+    tell_unused_masks,
     value_lookup,
 )
 
@@ -57,7 +60,7 @@ SPLITS = tuple(_FOLDERS)
 # The licence plate's id is -1, which a mask of bytes holds as 255.
 _LABEL_OF_ID = value_lookup(IDS, [*range(34), 255])
 _LABEL_OF_TRAIN_ID = value_lookup(range(len(CLASSES)), [255])
-_TRAIN_IDS_END = "_labelTrainIds.png"
+_TRAIN_IDS_END = "_labelTrainIds"
 
 
 def is_cityscapes(root: Path) -> bool:
@@ -90,21 +93,23 @@ def _find_files(root: Path, split: str) -> list[Files]:
     images, masks = root / "leftImg8bit" / folder, root / kind / folder
     if kind == "gtCoarse" and not masks.is_dir():
         raise NoSuchSplitError(f"{masks}: no such folder: unpack {kind} for {split}")
-    return [
-        _files_of(split, image, masks, kind) for image in find_images(images, "*/*_leftImg8bit.png")
-    ]
+    found = find_images(images, "*/*_leftImg8bit.png")
+    files = [_files_of(split, image, masks, kind) for image in found]
+    of_ids = files_like(masks, f"*/*_{kind}_labelIds.png")
+    tell_unused_masks(of_ids, {item.mask for item in files}, images)
+    return files
 
 
 def _files_of(split: str, image: Path, masks: Path, kind: str) -> Files:
-    city, frame = image.parent.name, image.name.removesuffix("_leftImg8bit.png")
-    mask = masks / city / f"{frame}_{kind}_labelIds.png"
-    of_train_ids = masks / city / f"{frame}_{kind}{_TRAIN_IDS_END}"
+    city, frame = image.parent.name, image.stem.removesuffix("_leftImg8bit")
+    mask = in_either_case(masks / city / f"{frame}_{kind}_labelIds.png")
+    of_train_ids = in_either_case(masks / city / f"{frame}_{kind}{_TRAIN_IDS_END}.png")
     if not mask.is_file() and of_train_ids.is_file():
         mask = of_train_ids
     return Files(f"{split}/{city}/{image.name}", image, mask)
 
 
 def _read_labels(path: Path) -> Labels:
-    if path.name.endswith(_TRAIN_IDS_END):
+    if path.stem.endswith(_TRAIN_IDS_END):
         return read_values(path, _LABEL_OF_TRAIN_ID, "0-18 and 255")
     return read_values(path, _LABEL_OF_ID, "0-33 and 255")

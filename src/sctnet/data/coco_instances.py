@@ -10,9 +10,10 @@ Studio writes paths of its own server, and programs on Windows backslashes.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,11 +22,12 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from sctnet.data.dataset import Files, Labels
 from sctnet.data.labelme import Canvas, Coordinate, LabelNames, Point, read_json, require_size
-from sctnet.data.picture_files import pictures_below, tell_once
-from sctnet.data.rle import Runs, decode_runs
-from sctnet.errors import SctnetError
+from sctnet.data.pairing import Mismatch
+from sctnet.data.picture_files import is_file, pictures_below, tell_once
+from sctnet.data.rle import Runs, decode_counts, decode_runs
+from sctnet.errors import SctnetError, shortened
 
-Outline = Annotated[list[Coordinate], Field(min_length=6)]
+Outline = list[Coordinate]
 """x, y, x, y and so on."""
 
 
@@ -38,6 +40,10 @@ class Box(NamedTuple):
 
 Area = list[Outline] | Runs | Box
 
+_Number = int | str | None
+
+_SHORT = 16  # characters of a compressed code that may cover nothing: it has one or two runs
+
 
 class _Picture(BaseModel):
     id: int
@@ -47,12 +53,10 @@ class _Picture(BaseModel):
 
 
 class _Instance(BaseModel):
-    id: int | str | None = None
+    id: _Number = None
     image_id: int
     category_id: int
-    segmentation: list[Outline | Annotated[list[Coordinate], Field(max_length=0)]] | Runs | None = (
-        None
-    )
+    segmentation: list[Outline] | Runs | None = None
     bbox: list[Coordinate] | None = None
     """Left, top, width and height."""
 
@@ -109,13 +113,17 @@ class DrawnPicture(NamedTuple):
 
 
 def find_instances(
-    path: Path, image_folder: Path, split: str, names: LabelNames
+    path: Path,
+    image_folder: Path,
+    split: str,
+    names: LabelNames,
+    complain: Callable[[Mismatch], None] = lambda _: None,
 ) -> dict[Files, DrawnPicture]:
     """Return the pictures that a file of instances lists, in its order, and how to draw them.
 
-    Their masks bear the file's and the picture's name; there is no such file. Raises
-    :class:`SctnetError` for another kind of file, a category that is not a class, and a picture
-    that is missing, or shares its number or stem with another.
+    Their masks bear the file's and the picture's name; there is no such file. ``complain`` is told
+    of areas without a pixel. Raises :class:`SctnetError` for another kind of file, a category that
+    is not a class, and a picture that is missing, or shares its number or stem with another.
     """
     file = read_json(path, _INSTANCES, "a COCO file of instances")
     below = _PicturesByName(image_folder)
@@ -133,8 +141,16 @@ def find_instances(
                 )
             seen.add(key)
         instances = areas.pop(picture.id, [])
+        for number, _, area in instances:
+            if not _may_cover(area, picture.height, picture.width):
+                sentence = f"{path}: the annotation {number} covers no pixel of {name}"
+                complain(Mismatch("empty-area", sentence))
         found[files] = DrawnPicture(
-            files.mask, picture.height, picture.width, names.uncovered, instances
+            files.mask,
+            picture.height,
+            picture.width,
+            names.uncovered,
+            [(label, area) for _, label, area in instances],
         )
     if areas:
         raise SctnetError(
@@ -149,9 +165,17 @@ def find_instances(
 
 def _areas_by_picture(
     file: _InstancesFile, names: LabelNames, path: Path
-) -> dict[int, list[tuple[int, Area]]]:
-    name_of_category = {category.id: category.name for category in file.categories}
-    areas: dict[int, list[tuple[int, Area]]] = {}
+) -> dict[int, list[tuple[_Number, int, Area]]]:
+    """Return the annotations by the number of their picture: number, label and area."""
+    name_of_category: dict[int, str] = {}
+    for category in file.categories:
+        other = name_of_category.setdefault(category.id, category.name)
+        if other != category.name:
+            raise SctnetError(
+                f"{path}: the categories {other!r} and {category.name!r} have one id, "
+                f"{category.id}: give each its own, or export it again"
+            )
+    areas: dict[int, list[tuple[_Number, int, Area]]] = {}
     for item in file.annotations:
         if item.category_id not in name_of_category:
             raise SctnetError(
@@ -159,7 +183,7 @@ def _areas_by_picture(
                 "export it again"
             )
         label = names.label(name_of_category[item.category_id], path)
-        areas.setdefault(item.image_id, []).append((label, _area(item, path)))
+        areas.setdefault(item.image_id, []).append((item.id, label, _area(item, path)))
     return areas
 
 
@@ -168,7 +192,15 @@ def _area(item: _Instance, path: Path) -> Area:
         return item.segmentation
     outlines = [outline for outline in item.segmentation or [] if outline]
     if any(len(outline) % 2 for outline in outlines):
-        raise SctnetError(f"{path}: a polygon has an x without a y: export it again")
+        raise SctnetError(
+            f"{path}: a polygon of the annotation {item.id} has an x without a y: export it again"
+        )
+    short = next((outline for outline in outlines if len(outline) < 6), None)
+    if short is not None:
+        raise SctnetError(
+            f"{path}: a polygon of the annotation {item.id} has {len(short) // 2} points, and "
+            "three enclose an area: draw its outline, or remove it"
+        )
     if outlines:
         return outlines
     left, top, width, height = item.bbox if item.bbox and len(item.bbox) == 4 else (0, 0, 0, 0)
@@ -178,6 +210,28 @@ def _area(item: _Instance, path: Path) -> Area:
             "draw its outline, or remove it"
         )
     return Box((left, top), (left + width, top + height))
+
+
+def _may_cover(area: Area, height: int, width: int) -> bool:
+    """Say whether an area has a pixel of its picture, as far as can be told without drawing it."""
+    if isinstance(area, Runs):
+        counts = area.counts
+        if isinstance(counts, str):
+            if len(counts) > _SHORT:
+                return True
+            try:
+                counts = decode_counts(counts)
+            except ValueError:  # which is told when it is drawn
+                return True
+        return not counts or any(counts[1::2])
+    if isinstance(area, Box):
+        columns, rows = zip(area.corner, area.opposite, strict=True)
+        return _meet(columns, rows, height, width)
+    return any(_meet(outline[::2], outline[1::2], height, width) for outline in area)
+
+
+def _meet(columns: Sequence[float], rows: Sequence[float], height: int, width: int) -> bool:
+    return max(columns) >= 0 <= max(rows) and min(columns) < width and min(rows) < height
 
 
 class _PicturesByName:
@@ -190,7 +244,7 @@ class _PicturesByName:
         """Return a picture's path below the folder; :class:`SctnetError` where it is not clear."""
         named = PurePosixPath(file_name.replace("\\", "/"))
         is_below = not named.is_absolute() and ".." not in named.parts and bool(named.parts)
-        if is_below and (self._folder / named).is_file():
+        if is_below and is_file(self._folder / named):
             return named
         last = named.name.rpartition("?d=")[2]
         for name in dict.fromkeys((last, unquote(last))):
@@ -199,12 +253,12 @@ class _PicturesByName:
                 return found[0]
             if found:
                 raise SctnetError(
-                    f"{source}: {file_name!r} could be {found[0]} or {found[1]} below "
+                    f"{source}: {shortened(file_name)!r} could be {found[0]} or {found[1]} below "
                     f"{self._folder}: write its path below that folder as file_name"
                 )
         raise SctnetError(
-            f"{source}: the picture {file_name!r} is not below {self._folder}: put it there, or "
-            "correct the folder under images, or the file_name"
+            f"{source}: the picture {shortened(file_name)!r} is not below {self._folder}: put it "
+            "there, or correct the folder under images, or the file_name"
         )
 
     @cached_property

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
+from sctnet.data.picture_files import is_file
 from sctnet.data.published_layouts import read_list, read_values, require_mask, value_lookup
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, shortened
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
@@ -87,8 +88,9 @@ def label_file(root: Path, name: str) -> Path:
 
 def _files_of(root: Path, name: str) -> Files:
     files = Files(f"{name}.jpg", root / "images" / f"{name}.jpg", label_file(root, name))
-    if not files.image.is_file():
-        raise SctnetError(f"{files.image}: the picture is missing: unpack the data set again")
+    if not is_file(files.image):
+        missing = root / "images" / f"{shortened(name)}.jpg"
+        raise SctnetError(f"{missing}: the picture is missing: unpack the data set again")
     if not files.mask.is_file() and annotation_file(root, name).is_file():
         raise SctnetError(
             f"{root}: the labels are still .mat files, such as that of {name}: "

@@ -9,8 +9,8 @@ from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
 from sctnet.data.dataset_yaml import FolderConfig, read_config
 from sctnet.data.labelme import LabelNames, read_labelme
 from sctnet.data.mask_to_labels import label_reader
-from sctnet.data.pairing import SHAPES_SUFFIX, Mismatch, find_files
-from sctnet.data.picture_files import tell_left_out, tell_once
+from sctnet.data.pairing import SHAPES_SUFFIX, SPOIL_NOTHING, Mismatch, find_files, overlap
+from sctnet.data.picture_files import pictures_below, tell_left_out, tell_once
 from sctnet.errors import SctnetError
 
 
@@ -25,24 +25,46 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
     config = read_config(yaml_path)
     check_splits(splits, list(config.images), yaml_path)
     base = yaml_path.parent
-    names = LabelNames(config.classes, config.ignored_labels)
     files: list[Files] = []
     drawn: dict[Path, DrawnPicture] = {}
     for split in splits:
+        unused: list[Mismatch] = []
         if split in config.polygons:
-            source, images = base / config.polygons[split], base / config.images[split]
-            found = find_instances(source, images, split, names)
+            found, left_out = find_drawn(base, config, split, partial(_refuse, unused))
             files += found
             drawn |= {item.mask: picture for item, picture in found.items()}
         else:
-            unused: list[Mismatch] = []
-            paired = find_files(base, config, split, partial(_refuse, unused))
-            files += paired.files
-            tell_left_out(base / config.images[split], paired.left_out)
-            if unused:
-                count = "1 mask" if len(unused) == 1 else f"{len(unused)} masks"
-                tell_once(f"{yaml_path}: {count} without a picture: {unused[0].sentence}")
+            paired, left_out = find_files(base, config, split, partial(_refuse, unused))
+            files += paired
+        tell_left_out(base / config.images[split], left_out)
+        for cause, what in SPOIL_NOTHING.items():
+            sentences = [mismatch.sentence for mismatch in unused if mismatch.cause == cause]
+            if sentences:
+                tell_once(f"{yaml_path}: {what} are left out ({len(sentences)}): {sentences[0]}")
     return folder_dataset(f"{yaml_path.stem} {'+'.join(splits)}", config, files, drawn)
+
+
+def find_drawn(
+    base: Path, config: FolderConfig, split: str, complain: Callable[[Mismatch], None]
+) -> tuple[dict[Files, DrawnPicture], Mapping[str, int]]:
+    """Return the pictures of a file of instances, and the number of files that are no pictures.
+
+    ``complain`` is told of what is left out, too: pictures that the file does not list count where
+    no other split has its pictures there.
+    """
+    source, images = base / config.polygons[split], base / config.images[split]
+    names = LabelNames(config.classes, config.ignored_labels)
+    found = find_instances(source, images, split, names, complain)
+    below = pictures_below(images)
+    listed = {item.image for item in found}
+    others = [base / place for other, place in config.images.items() if other != split]
+    if not any(overlap(images, other) for other in others):
+        for picture in below.taken:
+            if picture not in listed:
+                complain(Mismatch("unlisted-picture", f"{picture} is not listed in {source}"))
+    if images in source.parents:
+        below.left_out.pop(source.suffix.lower(), None)
+    return found, below.left_out
 
 
 def folder_dataset(
@@ -64,7 +86,7 @@ def folder_dataset(
 
 
 def _refuse(unused: list[Mismatch], mismatch: Mismatch) -> None:
-    if mismatch.cause != "missing-picture":
+    if mismatch.cause not in SPOIL_NOTHING:
         raise SctnetError(mismatch.sentence)
     unused.append(mismatch)
 

@@ -38,10 +38,10 @@ _UPRIGHT = {
 }
 """What makes a picture upright, by its orientation in EXIF."""
 _GDAL_NODATA = 42113
-_NEAR, _FAR = 1.5, 512
-"""Of floating-point values: what those of 0 to 1, and of 0 to 255, do not overshoot."""
 _LYING = (5, 6, 7, 8)
 """The orientations of pictures that are stored on their side."""
+_FROM_BELOW, _FROM_THE_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)
+"""Those whose rows and columns, once they stand, run the other way."""
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -69,6 +69,18 @@ _PLAIN_FORMATS = {"PNG", "JPEG", "BMP", "WEBP"}
 _PLAIN_MODES = {"L", "RGB"}
 # Pillow stretches 2- and 4-bit grey to 0-255, which is right for pictures and wrong for masks.
 _STRETCHED_BY = {"L;2": 85, "L;4": 17}
+
+
+class _Ranges(NamedTuple):
+    """The two ranges that a kind of values may have: their largest value, and the overshoot's."""
+
+    name: str
+    near: tuple[int, float]
+    far: tuple[int, float]
+
+
+_FLOATS = _Ranges("floating-point values", (1, 1.5), (255, 512))
+_WHOLE = _Ranges("whole numbers", (255, 255), (65535, 65535))
 
 
 class MaskEncoding(NamedTuple):
@@ -158,15 +170,38 @@ def read_mask(
 ) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask's raw values: H x W numbers, or H x W x 3 colours where it is an RGB image.
 
-    A palette image gives its indices, 1- to 32-bit grey its values; alpha is dropped. Colours of
-    16 bits that are 8-bit ones, stretched (multiples of 257) or not, become those; with ``reduce``
-    others become their upper 8 bits, where no two of them become one. Raises
-    :class:`SctnetError` as :func:`decode_image` does, and for a file whose values could only be
-    had changed: other colours of 16 bits (:class:`DeepColoursError`), and a PGM or PPM of another
-    range than 0-255 or 0-65535.
+    A rotation noted in EXIF is applied, as to its picture. A palette image gives its indices, 1- to
+    32-bit grey its values; alpha is dropped. Colours of 16 bits that are 8-bit ones, stretched
+    (multiples of 257) or not, become those; with ``reduce`` others become their upper 8 bits, where
+    no two of them become one. Raises :class:`SctnetError` as :func:`decode_image` does, and for a
+    file whose values could only be had changed: other colours of 16 bits
+    (:class:`DeepColoursError`), and a PGM or PPM of another range than 0-255 or 0-65535.
     """
     data = read_bytes(path)
     image = _open_bytes(data, str(path))
+    is_plain = _is_plain(image, data)
+    values = _stored_values(image, data, path, reduce)
+    # TIFFs are turned as they are decoded.
+    are_upright = is_plain or isinstance(image, _BandedTiff)
+    return values if are_upright else _turned(values, _orientation(image))
+
+
+def _turned(
+    values: Integer[np.ndarray, "h w *c"], orientation: int
+) -> Integer[np.ndarray, "turned_h turned_w *c"]:
+    """Return pixels turned as an orientation in EXIF says."""
+    if orientation in _LYING:
+        values = values.swapaxes(0, 1)
+    if orientation in _FROM_BELOW:
+        values = values[::-1]
+    if orientation in _FROM_THE_RIGHT:
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _stored_values(
+    image: ImageFile.ImageFile, data: bytes, path: str | Path, reduce: bool
+) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     divisor = _STRETCHED_BY.get(_stored_mode(image), 1)
     if _is_rescaled(image):
         if _stored_mode(image).startswith("LA;16"):
@@ -390,13 +425,18 @@ def _eight_bit_colours(
     if values.max() <= 255:
         return values.astype(np.uint8)
     upper = (values >> 8).astype(np.uint8)
-    if reduce and _number_of_colours(upper) == _number_of_colours(values):
+    is_reducible = _number_of_colours(upper) == _number_of_colours(values)
+    if reduce and is_reducible:
         return upper
+    mended = (
+        ", or describe the data set by a YAML file and let sctnet data check --fix FOLDER write "
+        "label maps"
+    )
     outside = values[(values % 257 != 0).any(axis=-1)][0]
     raise DeepColoursError(
         f"{name}: the mask's colours have 16 bits a channel and are not stretched 8-bit ones, such "
-        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel, or let sctnet data check "
-        "--fix FOLDER write label maps"
+        f"as {outside.tolist()}: save it as a PNG with 8 bits a channel"
+        f"{mended if is_reducible else ''}"
     )
 
 
@@ -497,31 +537,46 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
         return image
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
-        values = _float_to_eight_bits(values, _nodata(image), name)
+        values = _scaled(values, _FLOATS, _nodata(image), name)
+    elif image.mode == "I" and isinstance(image, _BandedTiff):  # signed, or of 32 bits
+        values = _scaled(values, _WHOLE, _nodata(image), name)
     else:
         values = values / 257  # 65535 becomes 255
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def _float_to_eight_bits(
-    values: Float64[np.ndarray, "h w"], nodata: float | None, name: str
+def _scaled(
+    values: Float64[np.ndarray, "h w"], kind: _Ranges, nodata: float | None, name: str
 ) -> Float64[np.ndarray, "h w"]:
     """Scale to 0-255, with black where there is no value.
 
-    No range is declared: 0-1 and 0-255 are the customs, which filters overshoot a little. What is
-    declared to be no value, NaN, infinities, and one number far beyond stand for none.
+    No range is declared: 0-1 and 0-255 are the customs of floating-point values, which filters
+    overshoot a little, and 0-255 and 0-65535 those of whole numbers. What is declared to be no
+    value, NaN, infinities, and one number far beyond or below zero stand for none.
     """
+    (near, to_near), (far, to_far) = kind.near, kind.far
     is_value = np.isfinite(values)
     if nodata is not None:
         is_value &= values != nodata
-    beyond = values[is_value & (values > _FAR)]
-    if beyond.size and beyond.min() < beyond.max():
+    for outside in (values > to_far, values < far - to_far, values < 0):
+        found = values[is_value & outside]
+        if found.size and found.min() == found.max():
+            is_value &= ~outside
+    found = values[is_value]
+    if not found.size:
         raise SctnetError(
-            f"{name}: its floating-point values reach {beyond.max():.6g}, and 0 to 1 or 0 to 255 "
-            "can be read: scale them, or save it with 8 or 16 bits"
+            f"{name}: none of its values counts: all are NaN, infinite, declared to be no data, or "
+            "one number out of range: save it again with values"
         )
-    values = np.where(is_value & (values <= _FAR), values, 0)
-    return values * 255 if values.max(initial=0) <= _NEAR else values
+    low, high = found.min(), found.max()
+    top, most = (near, to_near) if high <= to_near else (far, to_far)
+    is_within = top - most <= low and high <= most
+    if not is_within or (found > 1.01 * top).mean() > 0.5 or (found < 0).mean() > 0.1:
+        raise SctnetError(
+            f"{name}: its {kind.name} lie between {low:.6g} and {high:.6g}, and 0 to {near} or 0 "
+            f"to {far} can be read: scale them, or save it with 8 or 16 bits"
+        )
+    return np.where(is_value, values, 0) * (255 / top)
 
 
 def _nodata(image: Image.Image) -> float | None:

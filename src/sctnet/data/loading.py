@@ -27,7 +27,7 @@ from sctnet.data.augmentation import (
 )
 from sctnet.data.caching import CachedDataset
 from sctnet.data.dataset import SegmentationDataset
-from sctnet.errors import SctnetError, as_one_sentence
+from sctnet.errors import NoMemoryError, SctnetError, as_one_sentence
 from sctnet.pipeline.preprocessing import WorkingSize
 
 Result = TypeVar("Result")
@@ -91,7 +91,7 @@ class EpochStream(Dataset[Any], Generic[Result]):
                 with as_one_sentence(f"{self.dataset.name}, {self.dataset.item_name(number)}"):
                     return self.draw(sample_number, number), skipped
             except SctnetError as error:
-                if not self.skip_broken:
+                if not self.skip_broken or isinstance(error, NoMemoryError):
                     raise
                 skipped[number] = str(error)
         raise SctnetError(

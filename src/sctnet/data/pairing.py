@@ -1,7 +1,7 @@
 """Which mask belongs to which picture, by their names in the folders of a YAML file."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,21 @@ from sctnet.data.picture_files import (
 SHAPES_SUFFIX = ".json"  # of LabelMe
 
 
+SPOIL_NOTHING = {
+    "missing-picture": "masks without a picture",
+    "other-suffix": "files without the suffix of the YAML file",
+    "unlisted-picture": "pictures that are not listed",
+    "empty-area": "annotations without a pixel",
+}
+"""The causes of mismatches that leave something out and no more, and what that is."""
+
+
 class Mismatch(NamedTuple):
     """Something that keeps a picture and its mask from being paired."""
 
     cause: str
-    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, and
-    missing-picture, which alone spoils nothing."""
+    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, or one of
+    :data:`SPOIL_NOTHING`."""
     sentence: str
 
 
@@ -65,6 +74,9 @@ def find_files(
     unused = _without_picture(base, config, split, masks, image_of_mask) if image_of_mask else []
     for mask in unused:
         complain(Mismatch("missing-picture", f"{mask} has no picture below {image_folder}"))
+    for mask in _unlike_any_picture(masks, image_of_mask, config):
+        if mask_folder != image_folder and not _is_image(mask, config, image_folder, mask_folder):
+            complain(_without_suffix(mask, "mask_suffix", config.mask_suffix))
     files = [
         Files(f"{split}/{image.relative_to(image_folder).as_posix()}", image, masks[stem])
         for stem, image in image_of_mask.items()
@@ -87,6 +99,8 @@ def _images_by_stem(
         left_out.pop(SHAPES_SUFFIX, None)
     for image in below.taken:
         if not _is_image(image, config, image_folder, mask_folder):
+            if _lacks_suffix(image, config, image_folder, mask_folder):
+                complain(_without_suffix(image, "image_suffix", config.image_suffix))
             continue
         stem = mask_stem(image.relative_to(image_folder), config)
         if stem in images:
@@ -124,7 +138,7 @@ def _without_picture(
     used = {folder / stem for stem in images}
     for other, place in config.masks.items():
         others, pictures = base / place, base / config.images[other]
-        if other != split and pictures.is_dir() and _overlap(folder, others):
+        if other != split and pictures.is_dir() and overlap(folder, others):
             found, _ = _images_by_stem(pictures, others, config, lambda _: None)
             used |= {others / stem for stem in found}
     return [
@@ -137,6 +151,37 @@ def _without_picture(
     ]
 
 
+def _unlike_any_picture(
+    masks: Mapping[Path, Path], images: Iterable[Path], config: FolderConfig
+) -> list[Path]:
+    """Return the masks without the suffix that are not of a picture either, of another kind."""
+    beginnings = {(stem.parent, stem.name.removesuffix(config.mask_suffix)) for stem in images}
+    return [
+        mask
+        for stem, mask in masks.items()
+        if not stem.name.endswith(config.mask_suffix)
+        and mask.suffix.lower() in MASK_ENDINGS
+        and not any(
+            (stem.parent, stem.name[:length]) in beginnings
+            for length in range(1, len(stem.name) + 1)
+        )
+    ]
+
+
+def _without_suffix(path: Path, key: str, suffix: str) -> Mismatch:
+    return Mismatch("other-suffix", f"{path} does not end in {suffix}, the {key}")
+
+
+def _lacks_suffix(
+    picture: Path, config: FolderConfig, image_folder: Path, mask_folder: Path
+) -> bool:
+    """Say whether a picture is left out for its name alone, and is no mask."""
+    if mask_folder != image_folder and mask_folder in picture.parents:
+        return False
+    is_mask = mask_folder == image_folder and picture.stem.endswith(config.mask_suffix or "\0")
+    return not is_mask and not picture.stem.endswith(config.image_suffix)
+
+
 def _holds_shapes(path: Path) -> bool:
     """Say whether a JSON file is one of LabelMe, as far as its beginning tells."""
     try:
@@ -146,7 +191,8 @@ def _holds_shapes(path: Path) -> bool:
         return False
 
 
-def _overlap(one: Path, other: Path) -> bool:
+def overlap(one: Path, other: Path) -> bool:
+    """Say whether two folders are one, or one lies in the other."""
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 

@@ -48,21 +48,29 @@ def is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def pictures_below(folder: Path) -> FilesBelow:
+def _raise(error: SctnetError) -> None:
+    raise error
+
+
+def pictures_below(folder: Path, complain: Callable[[SctnetError], None] = _raise) -> FilesBelow:
     """Return the pictures below a folder; see :func:`files_below`."""
-    return files_below(folder, is_picture)
+    return files_below(folder, is_picture, complain)
 
 
-def files_below(folder: Path, wanted: Callable[[str], bool]) -> FilesBelow:
+def files_below(
+    folder: Path,
+    wanted: Callable[[str], bool],
+    complain: Callable[[SctnetError], None] = _raise,
+) -> FilesBelow:
     """Return the files below a folder whose names are ``wanted``, in the order of their paths.
 
     Folders that are links are followed, but not into a loop. What has a name that begins with a
-    dot is not looked at: thumbnails, what systems and editors keep beside files, caches. Raises
-    :class:`SctnetError` for a folder that cannot be listed.
+    dot is not looked at: thumbnails, what systems and editors keep beside files, caches.
+    ``complain`` is told of a folder that cannot be listed; where it returns, the others are walked.
     """
     taken: list[Path] = []
     left_out: Counter[str] = Counter()
-    for path in walk(folder):
+    for path in walk(folder, complain):
         if wanted(os.path.basename(path)):  # noqa: PTH119 - of a million names
             taken.append(folder / path)
         else:
@@ -70,28 +78,46 @@ def files_below(folder: Path, wanted: Callable[[str], bool]) -> FilesBelow:
     return FilesBelow(sorted(taken), left_out)
 
 
-def walk(folder: Path) -> Iterator[str]:
+def walk(folder: Path, complain: Callable[[SctnetError], None] = _raise) -> Iterator[str]:
     """Yield the path below ``folder`` of every file there, as :func:`files_below` walks."""
-    return _walk(str(folder), "", (os.path.realpath(folder),))
+    return _walk(str(folder), "", (os.path.realpath(folder),), complain)
 
 
-def _walk(folder: str, below: str, real: tuple[str, ...]) -> Iterator[str]:
+def _walk(
+    folder: str, below: str, real: tuple[str, ...], complain: Callable[[SctnetError], None]
+) -> Iterator[str]:
     """Walk a folder; ``real`` are the places of the folders on the way to it, and its own."""
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise SctnetError(f"{folder}: cannot be listed ({error.strerror}): allow it") from error
+        told = SctnetError(f"{folder}: cannot be listed ({error.strerror}): allow it")
+        told.__cause__ = error
+        complain(told)
+        return
     for entry in visible:
         path = f"{below}{entry.name}"
-        if not entry.is_dir():
+        if not is_folder(entry):
             # A broken link is taken, so that reading it says so; a pipe would be waited for.
-            if entry.is_file() or entry.is_symlink():
+            if entry.is_symlink() or entry.is_file():
                 yield path
             continue
         place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real[-1]}/{entry.name}"
         if not any(f"{way}/".startswith(f"{place}/") for way in real):
-            yield from _walk(entry.path, f"{path}/", (*real, place))
+            yield from _walk(entry.path, f"{path}/", (*real, place), complain)
+
+
+def is_file(path: str | Path) -> bool:
+    """Say whether there is a file; under a name that no system allows, there is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - which raises for names too long
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a folder; a link that leads nowhere, or to itself, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:

@@ -1,7 +1,8 @@
 """Helpers for readers of published layouts: lists, pairs of files, and mask look-up."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 
 from sctnet.data.dataset import IGNORE, FileDataset, Files, Labels, NoSuchSplitError, check_splits
 from sctnet.data.images import read_mask
-from sctnet.data.picture_files import is_hidden
+from sctnet.data.picture_files import is_file, is_hidden, tell_left_out, tell_once
 from sctnet.errors import SctnetError
 
 UNKNOWN = 254
@@ -73,12 +74,43 @@ def read_list(path: Path) -> list[str]:
 
 
 def find_images(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a split's folder by a glob, in the order of their names."""
-    pictures = sorted(path for path in folder.glob(pattern) if not is_hidden(path, folder))
+    """Return the files of a split's folder by a glob, in the order of their names.
+
+    The ending may be in capitals. Other files there are counted in the log.
+    """
+    around = folder.glob(str(PurePosixPath(pattern).with_name("*")))
+    pictures = files_like(folder, pattern)
+    others = {path for path in around if not is_hidden(path, folder)} - set(pictures)
+    left_out = Counter(path.suffix.lower() or "no ending" for path in others if path.is_file())
+    tell_left_out(folder, left_out)
     if not pictures:
         sentence = f"{folder}: no picture {pattern} is there: unpack the data set again"
         raise NoSuchSplitError(sentence)
     return pictures
+
+
+def files_like(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder by a glob, whose ending may be in capitals, by name."""
+    bare, ending = pattern[: pattern.rindex(".")], pattern[pattern.rindex(".") :]
+    return sorted(
+        path
+        for path in folder.glob(f"{bare}.*")
+        if path.suffix.lower() == ending and not is_hidden(path, folder)
+    )
+
+
+def in_either_case(path: Path) -> Path:
+    """Return a path, with its ending in capitals where that alone exists."""
+    capital = path.with_suffix(path.suffix.upper())
+    return capital if not is_file(path) and is_file(capital) else path
+
+
+def tell_unused_masks(masks: Sequence[Path], used: Collection[Path], pictures: Path) -> None:
+    """Log how many masks have no picture, and the first."""
+    unused = [mask for mask in masks if mask not in used]
+    if unused:
+        what = f"{pictures}: masks without a picture are left out ({len(unused)})"
+        tell_once(f"{what}: {unused[0]} has no picture there")
 
 
 def require_mask(files: Files) -> Files:

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from sctnet.data.dataset import IGNORE, Colour, FileDataset, Files, Labels, check_splits
 from sctnet.data.images import read_mask, read_mask_encoding
 from sctnet.data.mask_to_labels import colour_code, colour_lookup
-from sctnet.data.picture_files import MASK_ENDINGS, PICTURE_ENDINGS
+from sctnet.data.picture_files import MASK_ENDINGS, PICTURE_ENDINGS, is_file
 from sctnet.data.published_layouts import (
     UNKNOWN,
     read_list,
@@ -28,7 +28,7 @@ from sctnet.data.published_layouts import (
     require_mask,
     value_lookup,
 )
-from sctnet.errors import SctnetError
+from sctnet.errors import SctnetError, shortened
 
 _NAMES = """
 background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable,
@@ -112,8 +112,10 @@ def _files_of(base: Path, line: str) -> Files:
     found = (_with_an_ending(pictures / name, _IMAGE_ENDINGS) for name in candidates)
     image = next(filter(None, found), None)
     if image is None:
-        missing = pictures / f"{line.split()[0]}.jpg"
-        raise SctnetError(f"{missing}: the picture is missing: unpack the data set again")
+        missing = f"{shortened(line.split()[0])}.jpg"
+        raise SctnetError(
+            f"{pictures / missing}: the picture is missing: unpack the data set again"
+        )
     stem = image.relative_to(pictures).with_suffix("")
     masks = (_with_an_ending(base / folder / stem, MASK_ENDINGS) for folder in _MASK_FOLDERS)
     mask = next(filter(None, masks), base / _MASK_FOLDERS[0] / f"{stem}.png")
@@ -125,10 +127,10 @@ _IMAGE_ENDINGS = (".jpg", *sorted(PICTURE_ENDINGS - {".jpg"}))
 
 def _with_an_ending(path: Path, endings: Sequence[str]) -> Path | None:
     """Return the file of this path, which may have its ending already; None where there is none."""
-    if path.suffix.lower() in endings and path.is_file():
+    if path.suffix.lower() in endings and is_file(path):
         return path
     options = (path.with_name(path.name + each) for e in endings for each in (e, e.upper()))
-    return next(filter(Path.is_file, options), None)
+    return next(filter(is_file, options), None)
 
 
 class _Legend:

@@ -64,13 +64,14 @@ def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path
     failures: list[str] = []
     for item in inputs:
         left_out: Counter[str] = Counter()
+        unlisted: list[SctnetError] = []
         try:
             paths = _paths(item)
             refuse_address(item if not paths else "")
             pictures = [
                 picture
                 for path in paths
-                for picture in _pictures_at(path, out, str(path) == item, left_out)
+                for picture in _pictures_at(path, out, str(path) == item, left_out, unlisted)
             ]
         except SctnetError as error:
             failures.append(str(error))
@@ -78,12 +79,13 @@ def find_places(inputs: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path
         except OSError as error:
             failures.append(f"{item}: cannot be looked up ({error.strerror})")
             continue
-        if not pictures:
+        failures += map(str, unlisted)
+        if not pictures and not unlisted:
             missing = not paths and not has_magic(item)
             reason = "there is no such file or folder" if missing else "no pictures there"
             others = left_out_sentence(left_out)
             failures.append(f"{item}: {reason}" + (f" ({others})" if others else ""))
-        else:
+        elif pictures:
             tell_left_out(item, left_out)
         found += pictures
     return found, failures
@@ -178,16 +180,20 @@ def _is_in_loop(path: Path) -> bool:
 
 
 def _pictures_at(
-    path: Path, out: Path, named: bool, left_out: Counter[str]
+    path: Path,
+    out: Path,
+    named: bool,
+    left_out: Counter[str],
+    unlisted: list[SctnetError],
 ) -> list[tuple[Path, Path]]:
     """Return a file itself, or the pictures below a folder with their paths there.
 
     Earlier results are left out, unless the user ``named`` the file. Other files of a folder are
-    counted in ``left_out``.
+    counted in ``left_out``, and folders that cannot be listed told in ``unlisted``.
     """
     if not path.is_dir():
         return [(path, Path(path.name))] if named or not is_result(path, out) else []
-    below = pictures_below(path)
+    below = pictures_below(path, unlisted.append)
     left_out.update({e: n for e, n in below.left_out.items() if e not in VIDEO_ENDINGS})
     return [(file, file.relative_to(path)) for file in below.taken if not is_result(file, out)]
 

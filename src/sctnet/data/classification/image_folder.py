@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sctnet.data.classification.dataset import ClassificationDataset, ClassifiedFiles
 from sctnet.data.dataset import check_splits
-from sctnet.data.picture_files import is_picture, tell_left_out, walk
+from sctnet.data.picture_files import is_folder, is_picture, tell_left_out, walk
 from sctnet.errors import SctnetError
 
 
@@ -73,4 +73,4 @@ def pictures_below(folder: Path, left_out: Counter[str]) -> list[str]:
 
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if is_folder(e) and not e.name.startswith("."))

@@ -12,6 +12,7 @@ from sctnet.data.picture_files import (
     PICTURE_ENDINGS,
     VIDEO_ENDINGS,
     files_below,
+    is_file,
     is_picture,
     walk,
 )
@@ -47,7 +48,7 @@ def find_videos(inputs: Sequence[str], out: Path) -> tuple[list[VideoInput], lis
         elif os.path.isdir(item):  # noqa: PTH112 - false for a name too long, too
             below = _videos_below(Path(item), out)
             found += below
-            others += [] if below and not _has_pictures(Path(item)) else [item]
+            others += [] if below and not _may_have_pictures(Path(item)) else [item]
         elif Path(item).suffix.lower() in VIDEO_ENDINGS:
             found.append((item, Path(Path(item).name)))
         else:
@@ -105,14 +106,16 @@ def _videos_below(folder: Path, out: Path) -> list[tuple[str, Path]]:
     results = [os.path.realpath(out / kind) for kind in KINDS]
     return [
         (str(file), file.relative_to(folder))
-        for file in files_below(folder, _is_video).taken
-        if file.is_file()
+        for file in files_below(folder, _is_video, lambda _: None).taken
+        if is_file(file)
         and not any(Path(os.path.realpath(file)).is_relative_to(result) for result in results)
     ]
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(is_picture(path) for path in walk(folder))
+def _may_have_pictures(folder: Path) -> bool:
+    """Say whether there are pictures, or a folder that cannot be listed: both are told of later."""
+    unlisted: list[SctnetError] = []
+    return any(is_picture(path) for path in walk(folder, unlisted.append)) or bool(unlisted)
 
 
 def _is_video(name: str) -> bool:

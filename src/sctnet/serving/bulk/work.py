@@ -213,9 +213,11 @@ def _collected_path(item: str, name: str, out: str, found: _Found) -> bool:
             found.add_file(each, Path(PurePosixPath(each).name))
     if not globbed and others:
         return is_folder(name) or exists(name)
-    places, _ = find_places([name], Path(out))
+    places, failures = find_places([name], Path(out))
     pictures = [(str(path), place) for path, place in places if str(path) not in others]
     found.places += pictures
+    if pictures:
+        found.failures += failures
     if pictures or others:
         return True
     return not globbed and is_folder(name) and found.add_folder(name, out)
