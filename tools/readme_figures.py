@@ -100,7 +100,11 @@ int8, on two cores with AVX-512 and BF16. A picture of {side:,} x {side:,} pixel
 """
 
 
-_PROCESSORS = {"avx2": "AVX2", "avx512": "AVX-512, BF16, VNNI"}
+_PROCESSORS = {
+    "avx2": "AVX2",
+    "as_avx2": "the next one, told to have AVX2 alone",
+    "avx512": "AVX-512, BF16, VNNI",
+}
 
 
 def _of_deployment() -> str:
@@ -112,8 +116,8 @@ def _of_deployment() -> str:
     }
     lines = [("", *reports), ("---",) * (1 + len(reports))]
     for what in ("fp32", "bf16", "int8"):
-        peaks = (report["gemm_tera_operations_per_second"][what] for report in reports.values())
-        cells = (f"{1000 * peak:.0f} G/s" for peak in peaks)
+        peaks = (r["gemm_tera_operations_per_second"].get(what) for r in reports.values())
+        cells = ("-" if peak is None else f"{1000 * peak:.0f} G/s" for peak in peaks)
         lines.append((f"PyTorch's large products, {what}", *cells))
     for model in ("sctnet-s", "sctnet-b", "ddrnet-23-slim"):
         for what in ("plain", "fp32", "bf16", "int8"):
@@ -121,7 +125,7 @@ def _of_deployment() -> str:
             lines.append((f"`{model}` {what}", *cells))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""
-A picture of 512x1024 on two cores of two kinds of processor, from bytes to label map, beside the
+A picture of 512x1024 on two cores of each kind of processor, from bytes to label map, beside the
 model as it is usually exported (*plain*: float image in, full-size logits out, ONNX Runtime); the
 fastest form of each precision, of a model folder where nothing else is named:
 
@@ -133,13 +137,15 @@ def _fastest(rows: list[dict[str, Any]], model: str, what: str) -> str:
     """Return milliseconds, and their ratio to the plain export, of the fastest form."""
     own = [row for row in rows if row["model"] == model]
     if what == "plain":
-        return next(f"{row['milliseconds']:.1f} ms" for row in own if row["how"] == "onnx, plain")
+        plain = (f"{row['milliseconds']:.1f} ms" for row in own if row["how"] == "onnx, plain")
+        return next(plain, "-")
     forms = [row for row in own if row["precision"] == what and row["how"] != "onnx, plain"]
     if not forms:
         return "-"
     row = min(forms, key=lambda row: row["milliseconds"])
     form = {"folder": "", "onnx": ", ONNX", "openvino": ", OpenVINO"}[row["how"].split(",")[0]]
-    return f"{row['milliseconds']:.1f} ms ({row['ratio_to_own_plain']:.2f}x{form})"
+    ratio = row["ratio_to_own_plain"]
+    return f"{row['milliseconds']:.1f} ms" + ("" if ratio is None else f" ({ratio:.2f}x{form})")
 
 
 def _read(name: str) -> Any:
