@@ -102,7 +102,7 @@ int8, on two cores with AVX-512 and BF16. A picture of {side:,} x {side:,} pixel
 
 _PROCESSORS = {
     "avx2": "AVX2",
-    "as_avx2": "the next one, told to have AVX2 alone",
+    "as_avx2": "AVX-512 processor as AVX2",
     "avx512": "AVX-512, BF16, VNNI",
 }
 
