@@ -215,19 +215,8 @@ def calibrate(
     chosen, remarks = _choose(candidates)
     config, remarks = chosen.config, [*as_is, *remarks]
     recorded = RecordedPictures(dataset)
-    found = find_offsets(trials.sample(config, recorded), objective)
-    offsets, counts = np.zeros(len(trained.classes)), chosen.counts
-    if found.helps(objective):
-        first, second = trials.halves(trials.opened(config, found.offsets.tolist()))
-        if objective.of_counts(first + second) > objective.of_counts(counts):
-            offsets, counts = found.offsets, first + second
-        else:
-            remarks.append("Offsets that help the sampled pixels do not help all: none were kept.")
-    else:
-        remarks.append(
-            "The offsets that each half of the pictures chose do not help the other half "
-            f"({100 * found.gain:+.2f} points of mIoU): none were kept."
-        )
+    found, offsets, counts, refused = _choose_offsets(trials, chosen, recorded, objective)
+    remarks += refused
     before, after = (
         Scores.from_counts(each, trained.classes) for each in (candidates[0].counts, counts)
     )
@@ -382,6 +371,32 @@ def _choose(candidates: Sequence[Candidate]) -> tuple[Candidate, list[str]]:
         f"Scale {best.scale:g}{flipped} is the best of all pictures, but what each half of them "
         "chose does not help the other half: the trained scale was kept."
     ]
+
+
+def _choose_offsets(
+    trials: _Trials, way: Candidate, pictures: SegmentationDataset, objective: Objective
+) -> tuple[FoundOffsets, np.ndarray, Counts, list[str]]:
+    """Return what the search found, the offsets that are kept, the pixels with them, and remarks.
+
+    Kept are those that help held-out pixels of the sample, and then all pixels of all pictures.
+    """
+    found = find_offsets(trials.sample(way.config, pictures), objective)
+    none = np.zeros(len(way.config.classes))
+    if not found.helps(objective):
+        return (
+            found,
+            none,
+            way.counts,
+            [
+                "The offsets that each half of the pictures chose do not help the other half "
+                f"({100 * found.gain:+.2f} points of mIoU): none were kept."
+            ],
+        )
+    first, second = trials.halves(trials.opened(way.config, found.offsets.tolist()))
+    if objective.of_counts(first + second) > objective.of_counts(way.counts):
+        return found, found.offsets, first + second, []
+    remark = "Offsets that help the sampled pixels do not help all: none were kept."
+    return found, none, way.counts, [remark]
 
 
 def _store(
