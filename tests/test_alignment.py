@@ -254,6 +254,19 @@ def test_a_run_in_parts_and_bf16(teacher: Path, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for record in records for value in record.values())
 
 
+def test_the_weights_decay_over_the_run(teacher: Path, tmp_path: Path) -> None:
+    """In the second of four iterations, (3/4)^2 of the weights is left."""
+    settings = ["schedule.iterations=4", "run.log_every=1", f"alignment.teacher={teacher}"]
+    for decay in (0, 2):
+        train(recipe(*settings, f"alignment.decay={decay}"), tmp_path / str(decay))
+    kept, decayed = (read_metrics(tmp_path / str(decay) / "metrics.jsonl") for decay in (0, 2))
+    terms = [f"loss_alignment_{term}" for term in TERMS]
+    assert [kept[0][term] for term in terms] == [decayed[0][term] for term in terms]
+    # The first step was the same, so the second one begins from the same weights.
+    for term in terms:
+        assert decayed[1][term] == pytest.approx(kept[1][term] * (3 / 4) ** 2, rel=1e-6), term
+
+
 # Teachers on disk
 
 

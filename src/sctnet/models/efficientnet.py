@@ -151,14 +151,28 @@ class SamePaddedConvolution(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "n ci h w"]) -> Float[Tensor, "n co ho wo"]:
         """Convolve; each side shrinks by the stride, rounded up."""
-        half = self.kernel_size[0] // 2
-        if self.stride[0] == 1 or half == 0:
-            return F.conv2d(x, self.weight, self.bias, self.stride, half, groups=self.groups)
+        half, one = self.kernel_size[0] // 2, self.stride[0] == 1
+        if one or half == 0:
+            return self._convolved(x, half)
+        if x.requires_grad:
+            # The gradient of what narrow and pad do is a view, on which PyTorch is slow.
+            x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
         x = F.pad(x, (half, half + 1, half, half + 1))
         for axis in (2, 3):
             side = x.shape[axis] - 2 * half - 1
             x = x.narrow(axis, 1 - side % 2, side + 2 * half)
-        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        return self._convolved(x, 0)
+
+    def _convolved(self, x: Tensor, padding: int) -> Tensor:
+        """Convolve; where a CPU learns in bf16, depthwise in float32, whose gradients are faster."""
+        slow = self.groups > 1 and (self.kernel_size[0] > 3 or self.stride[0] > 1)
+        if not (slow and x.requires_grad and torch.is_autocast_enabled("cpu")):
+            return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            weight = self.weight.float()
+            y = F.conv2d(x.float(), weight, bias, self.stride, padding, groups=self.groups)
+        return y.to(x.dtype)
 
 
 def _normalised(stage: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -105,11 +105,19 @@ class Alignment(nn.Module):
         }
 
     def weighted(
-        self, images: Float[Tensor, "n 3 h w"], student: Features, answer: Answer | None = None
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        student: Features,
+        answer: Answer | None = None,
+        progress: float = 0.0,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the terms times their weights."""
+        """Return the terms times their weights at ``progress``, the part of the run that is over.
+
+        The weights decay as (1 - progress) to the power of the recipe's ``decay``.
+        """
         terms = self(images, student, answer)
-        return {name: self.weights[name] * term for name, term in terms.items()}
+        left = (1 - progress) ** self.recipe.decay
+        return {name: left * self.weights[name] * term for name, term in terms.items()}
 
     def train(self, mode: bool = True) -> "Alignment":
         """Train the projections; the teacher stays as it is."""

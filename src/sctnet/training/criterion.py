@@ -25,12 +25,13 @@ class Criterion(nn.Module):
 
     @abstractmethod
     def forward(
-        self, batch: Any, divisor: Float[Tensor, ""], parts: int = 1
+        self, batch: Any, divisor: Float[Tensor, ""], parts: int = 1, progress: float = 0.0
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
         Sums are divided by ``divisor``, the total of :meth:`count` over the whole step. Means over
-        images are divided by the number of equal ``parts``.
+        images are divided by the number of equal ``parts``. ``progress`` is the fraction of the
+        run's iterations that were done before, on which weights may depend.
         """
 
     @abstractmethod

@@ -60,10 +60,11 @@ class Learner:
         # Data parallelism averages the gradients of the processes; they have to be summed here.
         divisor = whole.float() / self.fabric.world_size
         losses: list[dict[str, Tensor]] = []
+        progress = iteration / self.schedule.iterations
         self.criterion.train()
         for number, part in enumerate(parts, start=1):
             with self.fabric.no_backward_sync(self.criterion, enabled=number < len(parts)):
-                losses.append(self.criterion(part, divisor, len(parts)))
+                losses.append(self.criterion(part, divisor, len(parts), progress))
                 self.fabric.backward(losses[-1]["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()

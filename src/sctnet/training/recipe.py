@@ -108,6 +108,8 @@ class AlignmentRecipe(RecipePart):
     loss: Literal["cwd", "kl", "l2", "vid"] = "cwd"
     """The rows of Table 9(a); vid is the mutual information."""
     temperature: float = Field(default=4.0, gt=0, description="of cwd and kl")
+    decay: float = Field(default=0.0, ge=0)
+    """The power of the weights' polynomial decay to zero over the run; 0 keeps them."""
     shared_head: bool = True
     """Whether the student's feature goes through the teacher's decoder head; not in Table 9."""
     cache: TeacherCacheRecipe | None = None

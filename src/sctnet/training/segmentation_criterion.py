@@ -42,13 +42,18 @@ class SegmentationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: Sample | ViewedSample, divisor: Float[Tensor, ""], parts: int = 1
+        self,
+        batch: Sample | ViewedSample,
+        divisor: Float[Tensor, ""],
+        parts: int = 1,
+        progress: float = 0.0,
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses of a part of a step, and their sum as ``loss``.
 
         Sums over pixels are divided by ``divisor``: the labelled pixels of the whole step, in all
         parts and processes. So the result does not depend on the division into parts. Means over
-        images are divided by the number of equal ``parts``.
+        images are divided by the number of equal ``parts``. The alignment's weights decay with
+        ``progress``, the fraction of the run that is over.
         """
         images = self.preprocessing.normalise_crops(batch.image, batch.size)
         labels = batch.labels.long()
@@ -63,7 +68,7 @@ class SegmentationCriterion(Criterion):
             auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / divisor
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
         if self.alignment is not None:
-            for name, term in self.alignment.weighted(images, features, answer).items():
+            for name, term in self.alignment.weighted(images, features, answer, progress).items():
                 losses[f"loss_alignment_{name}"] = term / parts
         return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 

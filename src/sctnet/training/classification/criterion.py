@@ -50,7 +50,11 @@ class ClassificationCriterion(Criterion):
 
     @override
     def forward(
-        self, batch: ClassifiedSample, divisor: Float[Tensor, ""], parts: int = 1
+        self,
+        batch: ClassifiedSample,
+        divisor: Float[Tensor, ""],
+        parts: int = 1,
+        progress: float = 0.0,
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of a part of a step, divided by all its pictures, and their sum."""
         targets = soft_targets(
