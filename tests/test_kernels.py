@@ -214,8 +214,8 @@ SANITISED = """
 import numpy as np, torch
 import sctnet
 from sctnet.kernels.network import CpuNetwork, network, packing
+from sctnet.kernels import cross_entropy, library
 from sctnet.kernels.preprocessing import cpu_preprocessing
-from sctnet.kernels import library
 from sctnet.pipeline.label_map import label_map
 
 def aligned(length, kind=np.float32):
@@ -253,6 +253,15 @@ for size in [(1, 1), (5000, 1), (1, 5000), (70, 90)]:
     for wanted in [(1, 1), (33, 47), (200, 3)]:
         for antialias in (True, False):
             cpu_preprocessing(picture, wanted, antialias, mean, std)
+for kind in library().instruction_sets:
+    if not kind.offered:
+        continue
+    cross_entropy.instruction_set = lambda: kind
+    for classes in (1, 8, 19, 40):
+        for small, size in [((1, 1), (9, 7)), ((6, 5), (48, 41)), ((20, 3), (7, 300))]:
+            logits = torch.randn(2, classes, *small, requires_grad=True)
+            labels = torch.randint(0, classes, (2, *size))
+            cross_entropy.cpu_cross_entropy(logits, labels, None, 255).backward()
 print("nothing found")
 """
 

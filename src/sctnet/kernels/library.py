@@ -16,9 +16,9 @@ _NAME = "sctnet_kernels"
 _SETTING, _FILE = "SCTNET_KERNELS", "SCTNET_KERNELS_LIBRARY"
 _INDEX, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _FLOATS, _BYTES = 1, 2  # kinds of steps that read the picture
-_NO_MEMORY, _NOT_FINITE = 1, 2  # the library's Outcome
+_NO_MEMORY, _NOT_FINITE, _WRONG_LABEL = 1, 2, 3  # the library's Outcome
 _MOST_STAGES = 16
-_INTERFACE = 2
+_INTERFACE = 3
 """Of the library's functions: one more with every change of their arguments, there and here."""
 
 
@@ -89,6 +89,9 @@ class Library:
             )  # fmt: skip
             self._prepare = declare(
                 "sctnet_prepare", ctypes.c_int, _INDEX, *[_POINTER] * 9, _INDEX, _INDEX
+            )
+            self._cross_entropy = declare(
+                "sctnet_cross_entropy", ctypes.c_int, _INDEX, *[_POINTER] * 10, _INDEX, _INDEX
             )
             self._exponentials = declare(
                 "sctnet_exponentials", None, _INDEX, _POINTER, _POINTER, _INDEX
@@ -265,6 +268,68 @@ class Library:
             threads,
         )
         _failed(outcome)
+
+    def cross_entropy(
+        self,
+        kind: InstructionSet,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        ignored: int,
+        sides: tuple[Side, Side],
+        gradient: tuple[np.ndarray, np.ndarray],
+        losses: np.ndarray,
+        pieces: np.ndarray,
+        threads: int,
+    ) -> bool:
+        """Resize logits, n x h x w x k, to labels, n x rows x columns of int64, and compare them.
+
+        ``weights`` has one of each class. ``sides`` are down and across. The ``gradient`` has the
+        logits' layout twice: what pixels give the upper of the two rows that they read, at its
+        place, and what they give the lower one, at the same place. ``losses``, n x h of float64,
+        has the sums of these pixels. A piece is an image and which rows of logits. Returns whether
+        every label was a class or ``ignored``.
+
+        Raises :class:`MemoryError`.
+        """
+        down, across = sides
+        number, height, width, classes = logits.shape
+        assert kind.offered
+        assert labels.shape[0] == losses.shape[0] == number
+        assert losses.shape == (number, height)
+        assert all(each.shape == logits.shape for each in gradient)
+        assert weights.shape == (classes,)
+        for side, inputs, outputs in (
+            (down, height, labels.shape[1]),
+            (across, width, labels.shape[2]),
+        ):
+            _check_side(side, inputs, outputs)
+            assert len(side.taps) == 1
+        assert pieces.shape[1:] == (3,)
+        assert pieces.min(initial=0) >= 0
+        assert pieces[:, 0].max(initial=0) < number or not len(pieces)
+        assert pieces[:, 1:].max(initial=0) <= height
+        # Rows of labels read a row of logits and the next; none is skipped back.
+        starts = np.searchsorted(down.taps[0, 0], np.arange(height + 1)).astype(np.int32)
+        longest = [side.taps.shape[2] for side in sides]
+        numbers = np.array([*logits.shape[1:], *labels.shape[1:], ignored, *longest], np.int64)
+        arrays = [_place(array) for side in sides for array in (side.taps, side.shares)]
+        outcome = self._cross_entropy(
+            kind.number,
+            _place(numbers),
+            _place(logits, np.float32),
+            _place(labels, np.int64),
+            _place(weights, np.float32),
+            _place(starts),
+            (ctypes.c_void_p * 4)(*arrays),
+            *(_place(each, np.float32) for each in gradient),
+            _place(losses, np.float64),
+            _place(pieces, np.int64),
+            len(pieces),
+            threads,
+        )
+        _failed(outcome)
+        return bool(outcome != _WRONG_LABEL)
 
     def exponentials(self, kind: InstructionSet, powers: np.ndarray) -> np.ndarray:
         """Return e to the power of numbers that are not positive, as kernels compute it."""

@@ -164,7 +164,7 @@ class SamePaddedConvolution(nn.Conv2d):
         return self._convolved(x, 0)
 
     def _convolved(self, x: Tensor, padding: int) -> Tensor:
-        """Convolve; where a CPU learns in bf16, depthwise in float32, whose gradients are faster."""
+        """Convolve. Where a CPU learns in bf16, depthwise in float32: its gradients are faster."""
         slow = self.groups > 1 and (self.kernel_size[0] > 3 or self.stride[0] > 1)
         if not (slow and x.requires_grad and torch.is_autocast_enabled("cpu")):
             return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 from sctnet.data.class_frequencies import balanced_weights, count_class_pixels
 from sctnet.data.dataset import IGNORE, SegmentationDataset
 from sctnet.errors import SctnetError
+from sctnet.kernels.cross_entropy import cpu_cross_entropy
+from sctnet.kernels.library import instruction_set
+from sctnet.models.layers import resize
 from sctnet.processes import ALONE, Processes
 from sctnet.training.recipe import LossRecipe
 
@@ -19,6 +22,21 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy summed over the labelled pixels; 255 is ignored."""
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
+
+
+def resized_cross_entropy(
+    logits: Float[Tensor, "n k h w"],
+    labels: Int[Tensor, "n height width"],
+    class_weights: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the :func:`cross_entropy` of logits that are resized (bilinear) to the labels.
+
+    On a CPU the compiled library computes it without the map at the labels' size.
+    """
+    on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
+    if on_cpu and instruction_set() is not None:
+        return cpu_cross_entropy(logits, labels, class_weights, IGNORE)
+    return cross_entropy(resize(logits, (labels.shape[1], labels.shape[2])), labels, class_weights)
 
 
 def hard_example_cross_entropy(

@@ -12,7 +12,7 @@ from sctnet.models.layers import resize
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.criterion import Criterion
-from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
+from sctnet.training.losses import hard_example_cross_entropy, resized_cross_entropy
 from sctnet.training.recipe import LossRecipe
 
 
@@ -91,10 +91,10 @@ class SegmentationCriterion(Criterion):
         return self.alignment
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = resize(logits.float(), (labels.shape[1], labels.shape[2]))
-        ohem = self.loss.ohem
+        logits, ohem = logits.float(), self.loss.ohem
         if ohem is None:
-            return cross_entropy(logits, labels, self.class_weights)
+            return resized_cross_entropy(logits, labels, self.class_weights)
+        logits = resize(logits, (labels.shape[1], labels.shape[2]))
         return hard_example_cross_entropy(
             logits, labels, self.class_weights, ohem.threshold, ohem.minimal_share
         )

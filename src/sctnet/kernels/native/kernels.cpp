@@ -1,6 +1,7 @@
 // The functions of one instruction set; compiled once for each, with its flags, and its name as
 // SCTNET_LEVEL.
 
+#include "cross_entropy.h"
 #include "labels.h"
 #include "network.h"
 #include "preprocessing.h"
@@ -23,5 +24,5 @@ extern "C" const sctnet::Kernels SCTNET_NAME(sctnet_kernels_, SCTNET_LEVEL);
 const sctnet::Kernels SCTNET_NAME(sctnet_kernels_, SCTNET_LEVEL) = {
     SCTNET_QUOTED(SCTNET_LEVEL), LANES, ROWS, PANEL,
     TAKES_PAIRS, MULTIPLIES_PAIRS,
-    work, draw_labels, prepare_rows, exponentials,
+    work, draw_labels, prepare_rows, entropy_rows, exponentials,
 };

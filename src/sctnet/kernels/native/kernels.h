@@ -66,7 +66,7 @@ struct LabelMap {
     int64_t labels_stride;
     bool wide;
 };
-enum Outcome : int { DONE, NO_MEMORY, NOT_FINITE };
+enum Outcome : int { DONE, NO_MEMORY, NOT_FINITE, WRONG_LABEL };
 
 // What all pieces of prepared pictures share.
 struct Preparation {
@@ -81,6 +81,20 @@ struct Preparation {
     const float* statistics;  // mean of each channel, then its deviation
 };
 
+// What all pieces of a cross-entropy share.
+struct CrossEntropy {
+    const float* logits;    // pictures x rows x columns x classes
+    const int64_t* labels;  // pictures x height x width
+    const float* weights;   // of each class
+    const int32_t* starts;  // the first row of labels that reads each row of logits and the one below
+    Side down, across;      // of one stage
+    int64_t rows, columns, classes, height, width, ignored;
+    // The gradient, laid out as the logits: what the pixels of `starts` give each row, and the one
+    // below it.
+    float *upper, *lower;
+    double* losses;  // pictures x rows
+};
+
 // The functions of one instruction set.
 struct Kernels {
     const char* name;
@@ -91,6 +105,9 @@ struct Kernels {
     Outcome (*draw)(const LabelMap& map, int64_t picture, int64_t first, int64_t last);
     void (*prepare)(
         const Preparation& all, int64_t picture, int64_t begin, int64_t end, float* summed
+    );
+    Outcome (*entropy)(
+        const CrossEntropy& all, int64_t picture, int64_t begin, int64_t end, float* scratch
     );
     void (*exponentials)(const float* powers, float* results, int64_t count);
 };

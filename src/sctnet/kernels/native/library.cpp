@@ -97,7 +97,7 @@ void compute(void* context, int64_t thread) {
 }  // namespace
 
 // The version of these functions' arguments; kernels/library.py has the same number.
-SCTNET_EXPORT int64_t sctnet_interface() { return 2; }
+SCTNET_EXPORT int64_t sctnet_interface() { return 3; }
 
 // The names of a step's fields, one behind the other with commas between.
 SCTNET_EXPORT const char* sctnet_step_fields() {
@@ -159,7 +159,7 @@ namespace {
 // Pieces of pictures, each of which a thread takes at a time: picture, begin and end.
 struct Pieces {
     const Kernels* kernels;
-    const void* what;  // LabelMap or Preparation
+    const void* what;  // LabelMap, Preparation or CrossEntropy
     const int64_t* pieces;
     int64_t number;
     std::atomic<int64_t> taken{0};
@@ -184,6 +184,21 @@ void prepare_pieces(void* context, int64_t) {
         const int64_t* piece = all.pieces + 3 * k;
         if (!summed) all.outcome.store(NO_MEMORY);
         else all.kernels->prepare(what, piece[0], piece[1], piece[2], summed.get());
+    }
+}
+
+void entropy_pieces(void* context, int64_t) {
+    auto& all = *static_cast<Pieces*>(context);
+    auto& what = *static_cast<const CrossEntropy*>(all.what);
+    int64_t padded = (what.classes + all.kernels->lanes - 1) / all.kernels->lanes * all.kernels->lanes;
+    size_t floats = size_t((3 * what.columns + 1) * padded + what.columns);
+    std::unique_ptr<float[]> scratch(new (std::nothrow) float[floats]);
+    for (int64_t k; (k = all.taken.fetch_add(1)) < all.number;) {
+        const int64_t* piece = all.pieces + 3 * k;
+        Outcome outcome = NO_MEMORY;
+        if (scratch)
+            outcome = all.kernels->entropy(what, piece[0], piece[1], piece[2], scratch.get());
+        if (outcome != DONE) all.outcome.store(outcome);
     }
 }
 
@@ -221,5 +236,24 @@ SCTNET_EXPORT int sctnet_prepare(
                      down_weights, across_weights, sizes[4], sizes[5], statistics};
     Pieces all{ALL[instruction_set], &what, pieces, number};
     share(prepare_pieces, &all, threads);
+    return all.outcome.load();
+}
+
+// The cross-entropy of logits that are resized to labels, and its gradient. `numbers`: rows, columns
+// and classes of the logits, height and width of the labels, the label that is ignored, and the
+// longest of either side. `sides`: taps and shares down, then across. Returns an Outcome.
+SCTNET_EXPORT int sctnet_cross_entropy(
+    int64_t instruction_set, const int64_t* numbers, const float* logits, const int64_t* labels,
+    const float* weights, const int32_t* starts, const void* const* sides, float* upper, float* lower,
+    double* losses, const int64_t* pieces, int64_t number, int64_t threads
+) {
+    auto side = [&](int64_t k) {
+        return Side{nullptr, static_cast<const int32_t*>(sides[2 * k]),
+                    static_cast<const float*>(sides[2 * k + 1]), 0, 2, numbers[6 + k]};
+    };
+    CrossEntropy what{logits, labels, weights, starts, side(0), side(1), numbers[0], numbers[1], numbers[2],
+                      numbers[3], numbers[4], numbers[5], upper, lower, losses};
+    Pieces all{ALL[instruction_set], &what, pieces, number};
+    share(entropy_pieces, &all, threads);
     return all.outcome.load();
 }
