@@ -13,7 +13,13 @@ from torch.nn import functional as F
 
 from sctnet.models.dappm import DAPPM
 from sctnet.models.heads import SegmentationHead
-from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
+from sctnet.models.layers import (
+    BatchNorm,
+    conv_norm,
+    initialise_convolutions,
+    residual_pair,
+    resize,
+)
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 
 
@@ -42,13 +48,13 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, stride: int = 1) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            *_conv_norm(channels, channels, 1),
+            *conv_norm(channels, channels, 1),
             nn.ReLU(),
-            *_conv_norm(channels, channels, 3, stride),
+            *conv_norm(channels, channels, 3, stride),
             nn.ReLU(),
-            *_conv_norm(channels, 2 * channels, 1),
+            *conv_norm(channels, 2 * channels, 1),
         )
-        self.shortcut = nn.Sequential(*_conv_norm(channels, 2 * channels, 1, stride))
+        self.shortcut = conv_norm(channels, 2 * channels, 1, stride)
 
     def forward(self, x: Float[Tensor, "n c h_in w_in"]) -> Float[Tensor, "n c2 h w"]:
         """Return shortcut + residual."""
@@ -65,13 +71,13 @@ class BilateralStage(nn.Module):
 
     def __init__(self, low_in: int, low: int, high: int, halvings: int) -> None:
         super().__init__()
-        self.low = _residual_pair(low_in, low, stride=2)
-        self.high = _residual_pair(high, high)
-        self.compression = nn.Sequential(*_conv_norm(low, high, 1))
+        self.low = residual_pair(low_in, low, stride=2)
+        self.high = residual_pair(high, high)
+        self.compression = conv_norm(low, high)
         down: list[nn.Module] = []
         for remaining in reversed(range(halvings)):
             before = low >> (remaining + 1) if down else high
-            down += [nn.ReLU(), *_conv_norm(before, low >> remaining, 3, 2)]
+            down += [nn.ReLU(), *conv_norm(before, low >> remaining, 3, 2)]
         self.down = nn.Sequential(*down)
 
     def forward(
@@ -106,8 +112,8 @@ class DDRNet(SegmentationNetwork):
         c, classes = config.base_channels, config.num_classes
         self.widths = Widths(4 * c, 8 * c, 4 * c, config.head_channels)
         self.stem = nn.Sequential(*_stem_convolution(3, c), *_stem_convolution(c, c))
-        self.stage1 = _residual_pair(c, c)
-        self.stage2 = _residual_pair(c, 2 * c, stride=2)
+        self.stage1 = residual_pair(c, c)
+        self.stage2 = residual_pair(c, 2 * c, stride=2)
         self.stage3 = BilateralStage(2 * c, 4 * c, high=2 * c, halvings=1)
         self.stage4 = BilateralStage(4 * c, 8 * c, high=2 * c, halvings=2)
         self.low5 = Bottleneck(8 * c, stride=2)
@@ -143,16 +149,3 @@ class DDRNet(SegmentationNetwork):
 
 def _stem_convolution(in_channels: int, channels: int) -> list[nn.Module]:
     return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), BatchNorm(channels), nn.ReLU()]
-
-
-def _conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
-    return [conv, BatchNorm(channels)]
-
-
-def _residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
-    """Build two blocks; the second has no final ReLU."""
-    return nn.Sequential(
-        ResidualBlock(in_channels, channels, stride, bias=False),
-        ResidualBlock(channels, channels, final_relu=False, bias=False),
-    )

@@ -1,7 +1,7 @@
 """Small modules that all networks share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from jaxtyping import Float
@@ -56,6 +56,27 @@ def drop_path_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [list(islice(rates, depth)) for depth in depths]
 
 
+def conv_norm(
+    in_channels: int,
+    channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] | None = None,
+) -> nn.Sequential:
+    """Build a convolution without bias, its batch norm and, where one is named, an activation.
+
+    Odd kernels are padded so that only the stride changes the size.
+    """
+    conv = nn.Conv2d(
+        in_channels, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
+    norm = BatchNorm(channels)
+    return (
+        nn.Sequential(conv, norm) if activation is None else nn.Sequential(conv, norm, activation())
+    )
+
+
 class ResidualBlock(FoldsNorms):
     """Two 3x3 convolutions and a shortcut (He et al. 2016).
 
@@ -95,6 +116,14 @@ class ResidualBlock(FoldsNorms):
         """Fold both norms; the shortcut is a sequence."""
         self.conv1, self.norm1 = fold(self.conv1, self.norm1)
         self.conv2, self.norm2 = fold(self.conv2, self.norm2)
+
+
+def residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
+    """Build two blocks without biases; the second has no final ReLU."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, channels, stride, bias=False),
+        ResidualBlock(channels, channels, final_relu=False, bias=False),
+    )
 
 
 def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
