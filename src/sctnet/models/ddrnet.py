@@ -136,7 +136,7 @@ class DDRNet(SegmentationNetwork):
         high5 = self.high5(F.relu(high4))
         decoder_input = high5 + resize(context, (high5.shape[2], high5.shape[3]))
         decoder_feature, logits = self.head(decoder_input)
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(high3)[1]
+        auxiliary = () if self.auxiliary_head is None else (self.auxiliary_head(high3)[1],)
         return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
 
     def decode(
