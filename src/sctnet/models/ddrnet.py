@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from sctnet.models.dappm import DAPPM
 from sctnet.models.heads import SegmentationHead
 from sctnet.models.layers import (
-    BatchNorm,
+    Bottleneck,
     conv_norm,
     initialise_convolutions,
     residual_pair,
     resize,
+    strided_stem,
 )
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 
@@ -40,26 +41,6 @@ DDRNET_VARIANTS: dict[str, dict[str, Any]] = {
     "ddrnet-23-slim": {"base_channels": 32, "head_channels": 64},
     "ddrnet-23": {"base_channels": 64, "head_channels": 128},
 }
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution to twice the width, and a 1x1 shortcut; no final ReLU."""
-
-    def __init__(self, channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            *conv_norm(channels, channels, 1),
-            nn.ReLU(),
-            *conv_norm(channels, channels, 3, stride),
-            nn.ReLU(),
-            *conv_norm(channels, 2 * channels, 1),
-        )
-        self.shortcut = conv_norm(channels, 2 * channels, 1, stride)
-
-    def forward(self, x: Float[Tensor, "n c h_in w_in"]) -> Float[Tensor, "n c2 h w"]:
-        """Return shortcut + residual."""
-        y: Tensor = self.residual(x) + self.shortcut(x)
-        return y
 
 
 class BilateralStage(nn.Module):
@@ -111,13 +92,13 @@ class DDRNet(SegmentationNetwork):
         self.config = config
         c, classes = config.base_channels, config.num_classes
         self.widths = Widths(4 * c, 8 * c, 4 * c, config.head_channels)
-        self.stem = nn.Sequential(*_stem_convolution(3, c), *_stem_convolution(c, c))
+        self.stem = strided_stem(c)
         self.stage1 = residual_pair(c, c)
         self.stage2 = residual_pair(c, 2 * c, stride=2)
         self.stage3 = BilateralStage(2 * c, 4 * c, high=2 * c, halvings=1)
         self.stage4 = BilateralStage(4 * c, 8 * c, high=2 * c, halvings=2)
-        self.low5 = Bottleneck(8 * c, stride=2)
-        self.high5 = Bottleneck(2 * c)
+        self.low5 = Bottleneck(8 * c, 8 * c, stride=2)
+        self.high5 = Bottleneck(2 * c, 2 * c)
         self.dappm = DAPPM(16 * c, config.dappm_channels, 4 * c, bias=False)
         self.head = SegmentationHead(4 * c, config.head_channels, classes, bias=False)
         self.auxiliary_head = (
@@ -145,7 +126,3 @@ class DDRNet(SegmentationNetwork):
         """Return the decoder feature and the logits."""
         feature, logits = self.head(decoder_input)
         return feature, logits
-
-
-def _stem_convolution(in_channels: int, channels: int) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), BatchNorm(channels), nn.ReLU()]

@@ -10,10 +10,12 @@ from sctnet.errors import SctnetError
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
+from sctnet.models.pidnet import PIDNET_VARIANTS, PIDNet, PIDNetConfig
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
 from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
+from sctnet.models.stdc import STDC, STDC_VARIANTS, STDCConfig
 from sctnet.models.transformers_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
@@ -36,6 +38,8 @@ FAMILIES = (
     Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
     Family(DDRNet, DDRNetConfig, DDRNET_VARIANTS),
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
+    Family(STDC, STDCConfig, STDC_VARIANTS),
+    Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
@@ -48,7 +52,7 @@ def model_configuration(variant: str, num_classes: int, **options: Any) -> Netwo
     variant, option or value.
     """
     name = f"sctnet-{variant}" if f"sctnet-{variant}" in VARIANTS else variant
-    family = _family(name)
+    family = family_of(name)
     fields = {"variant": name, "num_classes": num_classes, **family.variants[name], **options}
     try:
         return family.config(**fields)
@@ -68,7 +72,7 @@ def read_configuration(fields: Any) -> NetworkConfig:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("variant"), str):
         raise ValueError("a mapping with a variant is needed")
     try:
-        family = _family(fields["variant"])
+        family = family_of(fields["variant"])
     except SctnetError as error:
         raise ValueError(str(error)) from error
     return family.config.model_validate(fields)
@@ -76,7 +80,7 @@ def read_configuration(fields: Any) -> NetworkConfig:
 
 def build(config: NetworkConfig) -> SegmentationNetwork:
     """Return a freshly initialised network, drawn from PyTorch's global generator."""
-    network: SegmentationNetwork = _family(config.variant).network(config)
+    network: SegmentationNetwork = family_of(config.variant).network(config)
     return network
 
 
@@ -95,7 +99,8 @@ def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
         return build(config).eval()
 
 
-def _family(variant: str) -> Family:
+def family_of(variant: str) -> Family:
+    """Return the family of a variant; raises :class:`SctnetError` for an unknown one."""
     for family in FAMILIES:
         if variant in family.variants:
             return family
