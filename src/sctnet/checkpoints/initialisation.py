@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sctnet.checkpoints.authors_checkpoint import authors_start
+from sctnet.checkpoints.authors_names import AUTHORS_NAMES
 from sctnet.checkpoints.backbone import IMAGENET, fill, load_start
 from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model
 from sctnet.checkpoints.released_checkpoint import released_start
@@ -54,6 +56,8 @@ def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Init
 def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:
     if isinstance(model, SCTNet):
         return fill(model, released_start(path, model), str(path))
+    if type(model) in AUTHORS_NAMES:
+        return fill(model, authors_start(path, model.config), str(path))
     return load_encoder(model, path)
 
 

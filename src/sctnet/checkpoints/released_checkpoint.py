@@ -240,7 +240,7 @@ def read_checkpoint(path: Path) -> object:
 
 def state_dict_of(content: object, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, wherever it keeps them."""
-    for key in ("state_dict", "model"):
+    for key in ("state_dict_ema", "state_dict", "model"):  # an average counts more than the last
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:

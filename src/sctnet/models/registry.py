@@ -13,6 +13,7 @@ from sctnet.models.network import NetworkConfig, SegmentationNetwork
 from sctnet.models.pidnet import PIDNET_VARIANTS, PIDNet, PIDNetConfig
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
+from sctnet.models.seaformer import SEAFORMER_VARIANTS, SeaFormer, SeaFormerConfig
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
 from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
 from sctnet.models.stdc import STDC, STDC_VARIANTS, STDCConfig
@@ -40,6 +41,7 @@ FAMILIES = (
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
     Family(STDC, STDCConfig, STDC_VARIANTS),
     Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
+    Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )

@@ -1,0 +1,95 @@
+"""What the authors of other networks call the tensors in their checkpoints."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sctnet.models import SegmentationNetwork
+from sctnet.models.seaformer import SeaFormer
+
+Rules = tuple[tuple[str, str], ...]
+"""Regular expressions and what takes the place of a match; all are applied, one after the other."""
+
+
+class AuthorsNames(NamedTuple):
+    """How a network's tensors are found in a checkpoint of its authors."""
+
+    rules: Rules
+    """From our names to theirs."""
+    ignored: Mapping[str, tuple[str, ...]]
+    """What a checkpoint may hold beside the network: a word for it, and how the keys begin."""
+    copies: Rules = ()
+    """From keys that name a tensor once more to the one that counts."""
+
+    def theirs(self, key: str) -> str:
+        """Return the authors' name of a tensor of ours."""
+        for ours, theirs in self.rules:
+            key = re.sub(ours, theirs, key)
+        return key
+
+    def original(self, key: str) -> str:
+        """Return the key that counts, of the authors' keys for one tensor."""
+        for copy, first in self.copies:
+            key = re.sub(copy, first, key)
+        return key
+
+
+_CONV_NORM: Rules = (
+    # The TopFormer code's convolution with its norm, which SeaFormer's took over.
+    (r"^(backbone\..*)\.0\.weight$", r"\1.c.weight"),
+    (r"^(backbone\..*)\.1\.(\w+)$", r"\1.bn.\2"),
+)
+_CONV_MODULE: Rules = (
+    # MMSegmentation's, in the heads.
+    (r"^(decode_head\..*)\.0\.weight$", r"\1.conv.weight"),
+    (r"^(decode_head\..*)\.1\.(\w+)$", r"\1.bn.\2"),
+    (r"^head\.classifier\.", "decode_head.conv_seg."),
+)
+_MOBILE_BLOCK: Rules = (
+    (r"\.attention\.(q|k|v)(uery|ey|alue)\.", r".attention.to_\1."),
+    (r"\.attention\.project\.", ".attention.proj."),
+    (r"\.feed_forward\.expand\.", ".mlp.fc1."),
+    (r"\.feed_forward\.depthwise\.", ".mlp.dwconv."),
+    (r"\.feed_forward\.squeeze\.", ".mlp.fc2."),
+    (r"\.attention\.", ".attn."),
+    (r"\.residual\.", ".conv."),
+)
+
+_SEAFORMER: Rules = (
+    (r"^stages\.0\.0\.", "backbone.smb1.stem_block.0."),
+    *((rf"^stages\.0\.{block}\.", f"backbone.smb1.layer{block}.") for block in (1, 2, 3)),
+    *(
+        (
+            rf"^stages\.{stage}\.{block}\.residual\.",
+            f"backbone.smb{stage + 1}.layer{block + 1}.conv.",
+        )
+        for stage in (1, 2, 3, 4)
+        for block in (0, 1)
+    ),
+    *(
+        (
+            rf"^stages\.{stage}\.{block + 1}\.",
+            f"backbone.trans{stage - 2}.transformer_blocks.{block}.",
+        )
+        for stage in (3, 4)
+        for block in range(9)
+    ),
+    (r"\.(row|column)s\.query_positions$", r".pos_emb_\1q.pos_embed"),
+    (r"\.(row|column)s\.key_positions$", r".pos_emb_\1k.pos_embed"),
+    (r"\.(row|column)s\.project\.", r".proj_encode_\1."),
+    (r"\.attention\.detail\.0\.", ".attention.dwconv."),
+    (r"\.attention\.detail\.2\.", ".attention.pwconv."),
+    *_MOBILE_BLOCK,
+    *_CONV_NORM,
+    (r"^head\.fusions\.0\.", "decode_head.fuse1."),
+    (r"^head\.fusions\.1\.", "decode_head.fuse2."),
+    (r"\.detail\.(\d)", r".local_embedding.\1"),
+    (r"\.gate\.(\d)", r".global_act.\1"),
+    (r"^head\.scale\.", "decode_head.linear_fuse."),
+    *_CONV_MODULE,
+)
+
+AUTHORS_NAMES: dict[type[SegmentationNetwork], AuthorsNames] = {
+    SeaFormer: AuthorsNames(_SEAFORMER, {"classifier of the pre-training": ("backbone.linear.",)}),
+}
+"""Of the networks whose authors' checkpoints can be read."""
