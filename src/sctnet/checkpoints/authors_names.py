@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sctnet.models import SegmentationNetwork
 from sctnet.models.seaformer import SeaFormer
+from sctnet.models.topformer import TopFormer
 
 Rules = tuple[tuple[str, str], ...]
 """Regular expressions and what takes the place of a match; all are applied, one after the other."""
@@ -89,7 +90,33 @@ _SEAFORMER: Rules = (
     *_CONV_MODULE,
 )
 
+_TOPFORMER_LAYERS = (
+    # Stages of the pyramid, and their blocks; block 0 of the first is the stem.
+    *((0, block) for block in (1, 2, 3)),
+    *((stage, block) for stage in (1, 2) for block in (0, 1)),
+    *((3, block) for block in (0, 1, 2)),
+)
+_TOPFORMER: Rules = (
+    (r"^pyramid\.0\.0\.", "backbone.tpm.stem.0."),
+    *(
+        (rf"^pyramid\.{stage}\.{block}\.", f"backbone.tpm.layer{layer}.")
+        for layer, (stage, block) in enumerate(_TOPFORMER_LAYERS, start=1)
+    ),
+    (r"^transformer\.", "backbone.trans.transformer_blocks."),
+    (r"^injections\.(\d)\.(fusion\.)?detail\.", r"injections.\1.local_embedding."),
+    (r"^injections\.(\d)\.(fusion\.)?gate\.", r"injections.\1.global_act."),
+    (r"^injections\.(\d)\.semantics\.", r"injections.\1.global_embedding."),
+    # The first of their four is empty.
+    *((rf"^injections\.{n}\.(\w+)\.0\.", rf"backbone.SIM.{n + 1}.\1.conv.") for n in range(3)),
+    *((rf"^injections\.{n}\.(\w+)\.1\.", rf"backbone.SIM.{n + 1}.\1.bn.") for n in range(3)),
+    *_MOBILE_BLOCK,
+    *_CONV_NORM,
+    (r"^head\.fuse\.", "decode_head.linear_fuse."),
+    *_CONV_MODULE,
+)
+
 AUTHORS_NAMES: dict[type[SegmentationNetwork], AuthorsNames] = {
     SeaFormer: AuthorsNames(_SEAFORMER, {"classifier of the pre-training": ("backbone.linear.",)}),
+    TopFormer: AuthorsNames(_TOPFORMER, {}),
 }
 """Of the networks whose authors' checkpoints can be read."""

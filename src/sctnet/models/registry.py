@@ -17,6 +17,7 @@ from sctnet.models.seaformer import SEAFORMER_VARIANTS, SeaFormer, SeaFormerConf
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
 from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
 from sctnet.models.stdc import STDC, STDC_VARIANTS, STDCConfig
+from sctnet.models.topformer import TOPFORMER_VARIANTS, TopFormer, TopFormerConfig
 from sctnet.models.transformers_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
@@ -42,6 +43,7 @@ FAMILIES = (
     Family(STDC, STDCConfig, STDC_VARIANTS),
     Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
     Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
+    Family(TopFormer, TopFormerConfig, TOPFORMER_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
