@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sctnet.models import SegmentationNetwork
+from sctnet.models.rtformer import RTFormer
 from sctnet.models.seaformer import SeaFormer
 from sctnet.models.topformer import TopFormer
 
@@ -115,8 +116,39 @@ _TOPFORMER: Rules = (
     *_CONV_MODULE,
 )
 
+_RTFORMER: Rules = (
+    (r"^stem\.", "conv1."),
+    (r"^stage(\d)\.(\d)\.(\w+(?<!attention)\.)", r"layer\1.\2.\3"),
+    *((rf"^(stage4\.{n}|layer4\.{n})\.", f"layer{n + 4}.") for n in (0, 1)),
+    (r"^high3\.", "layer3_.0."),
+    (r"^compression\.", "compression3."),
+    (r"\.low_shortcut\.", ".attn_shortcut_l."),
+    (r"^(layer.*)\.shortcut\.", r"\1.downsample."),
+    (r"\.low_attention\.keys$", ".attn_l.k"),
+    (r"\.low_attention\.values$", ".attn_l.v"),
+    (r"\.low_attention\.", ".attn_l."),
+    (r"\.high_attention\.low_norm\.", ".cross_kv.0."),
+    (r"\.high_attention\.keys_values\.", ".cross_kv.2."),
+    (r"\.high_attention\.", ".attn_h."),
+    (r"\.(low|high)_feed_forward\.", r".mlp_\1."),
+    (r"\.mlp_([lh])\w+\.", r".mlp_\1."),
+    (r"^(layer\d_?\.\d)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^dappm\.scales\.0\.", "spp.scale0."),
+    *((rf"^dappm\.scales\.(\d)\.{n}\.", rf"spp.scale\1.{n + 1}.") for n in (0, 2)),
+    *((rf"^dappm\.processes\.{n}\.", f"spp.process{n + 1}.") for n in range(4)),
+    (r"^dappm\.", "spp."),
+    (r"^head\.", "seghead."),
+    (r"^auxiliary_head\.", "seghead_extra."),
+    (r"^(seghead\w*)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^(seghead\w*)\.conv\.", r"\1.conv1."),
+    (r"^(seghead\w*)\.classifier\.", r"\1.conv2."),
+    (r"\.running_mean$", "._mean"),
+    (r"\.running_var$", "._variance"),
+)
+
 AUTHORS_NAMES: dict[type[SegmentationNetwork], AuthorsNames] = {
     SeaFormer: AuthorsNames(_SEAFORMER, {"classifier of the pre-training": ("backbone.linear.",)}),
     TopFormer: AuthorsNames(_TOPFORMER, {}),
+    RTFormer: AuthorsNames(_RTFORMER, {}),
 }
 """Of the networks whose authors' checkpoints can be read."""

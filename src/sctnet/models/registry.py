@@ -11,6 +11,7 @@ from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
 from sctnet.models.pidnet import PIDNET_VARIANTS, PIDNet, PIDNetConfig
+from sctnet.models.rtformer import RTFORMER_VARIANTS, RTFormer, RTFormerConfig
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
 from sctnet.models.seaformer import SEAFORMER_VARIANTS, SeaFormer, SeaFormerConfig
@@ -44,6 +45,7 @@ FAMILIES = (
     Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
     Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
     Family(TopFormer, TopFormerConfig, TOPFORMER_VARIANTS),
+    Family(RTFormer, RTFormerConfig, RTFORMER_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
