@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sctnet.models import SegmentationNetwork
+from sctnet.models.afformer import AFFormer
 from sctnet.models.rtformer import RTFormer
 from sctnet.models.seaformer import SeaFormer
 from sctnet.models.topformer import TopFormer
@@ -146,9 +147,53 @@ _RTFORMER: Rules = (
     (r"\.running_var$", "._variance"),
 )
 
+_AFFORMER: Rules = (
+    (r"^(stem\.\d)\.0\.", r"backbone.\1.conv."),
+    (r"^(stem\.\d)\.1\.", r"backbone.\1.bn."),
+    (r"^stages\.(\d)\.pixels\.", r"backbone.patch_embed_stages.\1.patch_embeds.0.patch_conv."),
+    (r"^stages\.(\d)\.prototypes\.", r"backbone.patch_embed_stages.\1.patch_embeds.1.patch_conv."),
+    (r"\.patch_conv\.0\.", ".patch_conv.dwconv."),
+    (r"\.patch_conv\.1\.", ".patch_conv.pwconv."),
+    (r"\.patch_conv\.2\.", ".patch_conv.bn."),
+    (r"^stages\.(\d)\.", r"backbone.mhca_stages.\1."),
+    (r"\.describe\.residual\.0\.0\.", ".Restore.conv1.conv."),
+    (r"\.describe\.residual\.0\.1\.", ".Restore.conv1.bn."),
+    (r"\.describe\.residual\.1\.0\.", ".Restore.dwconv."),
+    (r"\.describe\.residual\.1\.1\.", ".Restore.norm."),
+    (r"\.describe\.residual\.2\.0\.", ".Restore.conv2.conv."),
+    (r"\.describe\.residual\.2\.1\.", ".Restore.conv2.bn."),
+    (r"\.aggregate\.0\.", ".aggregate.conv."),
+    (r"\.aggregate\.1\.", ".aggregate.bn."),
+    (r"\.encoder\.positions\.", ".mhca_blks.0.cpe.proj."),
+    (r"\.encoder\.filters\.high_pass\.", ".mhca_blks.0.crpe.conv_list."),
+    (r"\.encoder\.blocks\.", ".mhca_blks.0.MHCA_layers."),
+    (r"\.attention_norm\.", ".norm1."),
+    (r"\.feed_forward_norm\.", ".norm2."),
+    (r"\.query_key_value\.", ".factoratt_crpe.qkv."),
+    (r"\.project\.", ".factoratt_crpe.proj."),
+    (r"\.expand\.", ".mlp.fc1."),
+    (r"\.depthwise\.", ".mlp.dwconv.dwconv."),
+    (r"\.squeeze\.(weight|bias)$", r".mlp.fc2.\1"),
+    (r"^head\.squeeze\.0\.", "decode_head.squeeze.conv."),
+    (r"^head\.squeeze\.1\.", "decode_head.squeeze.gn."),
+    (r"^head\.classifier\.", "decode_head.conv_seg."),
+)
+
 AUTHORS_NAMES: dict[type[SegmentationNetwork], AuthorsNames] = {
     SeaFormer: AuthorsNames(_SEAFORMER, {"classifier of the pre-training": ("backbone.linear.",)}),
     TopFormer: AuthorsNames(_TOPFORMER, {}),
     RTFormer: AuthorsNames(_RTFORMER, {}),
+    AFFormer: AuthorsNames(
+        _AFFORMER,
+        {
+            "classifier of the pre-training": ("backbone.cls_head.",),
+            "convolution that the authors' head leaves unused": ("decode_head.align.",),
+        },
+        # Every block of a stage lists what they share again.
+        copies=(
+            (r"\.MHCA_layers\.\d+\.cpe\.", ".cpe."),
+            (r"\.MHCA_layers\.\d+\.(factoratt_crpe\.)?crpe\.", ".crpe."),
+        ),
+    ),
 }
 """Of the networks whose authors' checkpoints can be read."""

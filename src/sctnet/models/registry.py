@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
+from sctnet.models.afformer import AFFORMER_VARIANTS, AFFormer, AFFormerConfig
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
@@ -46,6 +47,7 @@ FAMILIES = (
     Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
     Family(TopFormer, TopFormerConfig, TOPFORMER_VARIANTS),
     Family(RTFormer, RTFormerConfig, RTFORMER_VARIANTS),
+    Family(AFFormer, AFFormerConfig, AFFORMER_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
