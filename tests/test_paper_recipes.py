@@ -100,6 +100,8 @@ ROWS = {
     "table4_cfblock": (79.4, {"model.options.stage4_block": "cfblock"}),
     "table5_segnext-t": (79.8, {"model.variant": "segnext-t", "alignment": None}),
     "table5_segnext-t_siam": (80.1, {"model.variant": "segnext-t"}),
+    "table5_seaformer-b": (77.7, {"model.variant": "seaformer-b", "alignment": None}),
+    "table5_seaformer-b_siam": (78.1, {"model.variant": "seaformer-b"}),
     "table5_ddrnet-23": (79.5, {"model.variant": "ddrnet-23", "alignment": None}),
     "table5_ddrnet-23_siam": (79.6, {"model.variant": "ddrnet-23"}),
     "table5_segformer-b0": (74.7, {"model.variant": "segformer-b0", "alignment": None}),

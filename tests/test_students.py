@@ -47,11 +47,29 @@ SMALL = {
         "head_channels": 16,
     },
     "pidnet-s": {"base_channels": 8, "context_channels": 8, "head_channels": 16},
+    "seaformer-b": {
+        "widths": (4, 8, 12, 16, 24, 32),
+        "depths": (1, 2),
+        "heads": 2,
+        "key_channels": (4, 6),
+        "fusion_channels": (16, 20),
+    },
+    "topformer-b": {
+        "stem_channels": 4,
+        "widths": (8, 12, 16, 24),
+        "depth": 2,
+        "heads": 2,
+        "key_channels": 4,
+        "decoder_channels": 16,
+    },
+    "rtformer-s": {"base_channels": 8, "dappm_channels": 16, "head_channels": 16},
+    "afformer-b": {"widths": (8, 16, 24, 32), "depths": (1, 2, 1), "decoder_channels": 64},
 }
 HELPED = {
     "ddrnet-23-slim": ("auxiliary",),
     "stdc1": ("auxiliary", "boundary"),
     "pidnet-s": ("auxiliary", "boundary"),
+    "rtformer-s": ("auxiliary",),
 }
 """The losses of heads that help in training."""
 each_student = pytest.mark.parametrize("variant", SMALL)
@@ -92,6 +110,16 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
         ("pidnet-s", {}, 19, 7_625_715, "7.6"),
         # The paper prints 34.4; the released code's M has these.
         ("pidnet-m", {}, 19, 28_538_515, "28.5"),
+        ("seaformer-b", {}, 150, 8_605_654, "8.6"),
+        ("seaformer-b", {}, 19, 8_584_563, "8.6"),
+        # Published 5.1, on ADE20K; Cityscapes has fewer classifiers.
+        ("topformer-b", {}, 150, 5_062_646, "5.1"),
+        ("topformer-b", {}, 19, 5_028_979, "5.0"),
+        # Published 4.8 and 16.8: see test_what_the_published_rtformers_count.
+        ("rtformer-s", {}, 19, 5_365_043, "5.4"),
+        ("rtformer-b", {}, 19, 17_765_971, "17.8"),
+        # Published 3.0: the authors' head has another convolution of 66,048 that nothing uses.
+        ("afformer-b", {}, 19, 2_970_287 - 66_048, "2.9"),
         ("segnext-t", {}, 150, 4_263_414, "4.3"),
         ("segnext-t", {}, 19, 4_229_747, "4.2"),
         ("segformer-b0", {}, 150, 3_753_718, "3.8"),
@@ -104,7 +132,7 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
     ],
 )
 def test_parameters(variant, options, num_classes, parameters, published):
-    if variant.startswith(("ddrnet", "stdc", "pidnet")):
+    if variant.startswith(("ddrnet", "stdc", "pidnet", "rtformer")):
         options = {"auxiliary_head": False}  # which the published count is without
     with torch.device("meta"):
         model = create_model(variant, num_classes, **options)
@@ -113,9 +141,36 @@ def test_parameters(variant, options, num_classes, parameters, published):
 
 
 @pytest.mark.parametrize(
+    ("variant", "options", "published"),
+    [
+        # The released S has an injection more than the one of the paper.
+        ("rtformer-s", {"last_injection": False}, "4.8"),
+        ("rtformer-b", {}, "16.8"),
+    ],
+)
+def test_what_the_published_rtformers_count(variant, options, published):
+    """They leave out the learned keys and values, which belong to no layer of their framework."""
+    with torch.device("meta"):
+        model = create_model(variant, 19, auxiliary_head=False, **options)
+    counted = [
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.endswith((".keys", ".values"))
+    ]
+    assert f"{sum(counted) / 1e6:.1f}" == published
+
+
+@pytest.mark.parametrize(
     ("variant", "billions"),
     # Published: 36.3 and 143.1 (Pan et al. 2022); 50.5 (Guo et al. 2022), with norms.
-    [("ddrnet-23-slim", 36.3), ("ddrnet-23", 143.1), ("segnext-t", 50.1)],
+    # 13.7 (Wan et al. 2023) and 34.4 (Dong et al. 2023), with norms and activations.
+    [
+        ("ddrnet-23-slim", 36.3),
+        ("ddrnet-23", 143.1),
+        ("segnext-t", 50.1),
+        ("seaformer-b", 13.3),
+        ("afformer-b", 33.7),
+    ],
 )
 def test_multiply_adds(variant, billions):
     counted = count_multiply_adds(abstract_network(variant, 19), 1024, 2048)
@@ -143,14 +198,38 @@ def test_shapes(variant, size):
 
 @pytest.mark.parametrize(
     "variant",
-    ["ddrnet-23-slim", "ddrnet-23", "stdc1", "stdc2", "pidnet-s", "segnext-t", "segformer-b0"],
+    [
+        "ddrnet-23-slim",
+        "ddrnet-23",
+        "stdc1",
+        "stdc2",
+        "pidnet-s",
+        "seaformer-b",
+        "topformer-b",
+        "rtformer-s",
+        "rtformer-b",
+        "afformer-b",
+        "segnext-t",
+        "segformer-b0",
+    ],
 )
 def test_shapes_of_the_whole_networks(variant):
     assert_shapes(create_model(variant, len(CLASSES)).eval(), (70, 54))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (31, 7)], ids=str)
-@pytest.mark.parametrize("variant", ["ddrnet-23-slim", "stdc1", "segnext-t"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "ddrnet-23-slim",
+        "stdc1",
+        "segnext-t",
+        "seaformer-b",
+        "topformer-b",
+        "rtformer-s",
+        "afformer-b",
+    ],
+)
 def test_convolutions_see_any_size(variant, size):
     assert_shapes(small(variant).eval(), size)
     assert small(variant)(torch.randn(1, 3, *size)).isfinite().all()
@@ -225,6 +304,22 @@ REACHED = {
     ("pidnet-s", "stage4"): (("stage3", "stage4"), ("context5", "difference4")),
     ("pidnet-s", "decoder"): (("context5", "pappm", "boundary5", "detail5"), ("head",)),
     ("pidnet-s", "logits"): (("context5", "pappm", "boundary5", "detail5"), ("head",)),
+    ("seaformer-b", "stage3"): (("stages.0", "stages.2"), ("stages.3", "head")),
+    ("seaformer-b", "stage4"): (("stages.0", "stages.3"), ("stages.4", "head")),
+    ("seaformer-b", "decoder"): (("stages.4", "head.fusions"), ("head.scale",)),
+    ("seaformer-b", "logits"): (("stages.4", "head.fusions"), ("head.scale",)),
+    ("topformer-b", "stage3"): (("pyramid.0", "pyramid.2"), ("pyramid.3", "transformer")),
+    ("topformer-b", "stage4"): (("pyramid.0", "pyramid.3"), ("transformer", "injections")),
+    ("topformer-b", "decoder"): (("transformer", "injections"), ("head",)),
+    ("topformer-b", "logits"): (("transformer", "injections"), ("head",)),
+    ("rtformer-s", "stage3"): (("stem", "stage3"), ("compression", "stage4")),
+    ("rtformer-s", "stage4"): (("stage4.0", "high3", "compression"), ("dappm", "head")),
+    ("rtformer-s", "decoder"): (("stage4", "dappm"), ("head",)),
+    ("rtformer-s", "logits"): (("stage4", "dappm"), ("head",)),
+    ("afformer-b", "stage3"): (("stem", "stages.2.encoder"), ("stages.2.describe", "stages.3")),
+    ("afformer-b", "stage4"): (("stages.2", "stages.3.encoder"), ("stages.3.describe", "head")),
+    ("afformer-b", "decoder"): (("stages.3",), ("head",)),
+    ("afformer-b", "logits"): (("stages.3",), ("head",)),
     ("segnext-t", "stage3"): (("stages.0", "stages.2"), ("stages.3", "head")),
     ("segnext-t", "stage4"): (("stages.0", "stages.3"), ("head",)),
     ("segnext-t", "decoder"): (("stages.1", "stages.2", "stages.3"), ("head",)),
@@ -338,6 +433,13 @@ LEFT = {
     "stdc1": 0,
     # PAPPM: 5 scales, their process, compression and shortcut; the head's first.
     "pidnet-s": 5 + 1 + 2 + 1,
+    "seaformer-b": 0,
+    "topformer-b": 0,
+    # A shortcut; of each block the norms of two attentions, of the low map that is pooled, of two
+    # feed-forward networks, of the compression and before the first halving; and what DDRNet has
+    # left, with the compression of stage 3.
+    "rtformer-s": 1 + 2 * (2 + 1 + 2 + 1 + 1) + 5 + 4 + 2 + 1 + 1,
+    "afformer-b": 0,
     "segnext-t": 4,  # the attention norm of each block, which has two readers
     "segformer-b0": 0,
 }
@@ -417,3 +519,22 @@ def test_a_run_of_another_student(variant, taught, tmp_path):
     record = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     assert all(math.isfinite(value) for value in record.values())
     assert any("alignment" in key for key in record) == taught
+
+
+@pytest.mark.slow
+@each_student
+def test_a_hundred_iterations_teach_streets(variant, tmp_path):
+    """The whole networks, from scratch."""
+    settings = [
+        "augmentation.crop=[96, 128]",
+        "optimizer.rate=2e-3",
+        "schedule={iterations: 100, warmup_iterations: 10}",
+        "run={batch_size: 4, log_every: 1, validate_every: 100, checkpoint_every: 100}",
+        "data.validation=[]",
+        "data.workers=0",
+    ]
+    train(load_recipe("synthetic/sctnet-tiny", settings, student=variant), tmp_path / "run")
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == 100
+    # The loss of guessing falls to less than a half.
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

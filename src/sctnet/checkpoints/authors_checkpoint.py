@@ -12,6 +12,7 @@ from torch import Tensor
 from sctnet.checkpoints.authors_names import AUTHORS_NAMES
 from sctnet.checkpoints.backbone import save_backbone
 from sctnet.checkpoints.model_folder import WeightsSource, check_tensor, save_model
+from sctnet.checkpoints.paddle_checkpoint import PADDLE_SUFFIX, read_paddle_checkpoint
 from sctnet.checkpoints.released_checkpoint import (
     ConversionReport,
     read_checkpoint,
@@ -37,9 +38,10 @@ def convert_authors_checkpoint(
     """Convert a checkpoint of a network's authors to a model folder, and report every key.
 
     ``variant`` is one of :func:`authors_variants`. A file without a head is an ImageNet backbone
-    and becomes a start for training. Nothing is executed: the file is read with
-    ``weights_only=True``. Raises :class:`SctnetError`, and writes nothing, for a file that cannot
-    be read, unknown or missing keys, values that are not finite, and shapes of another variant.
+    and becomes a start for training. Files are those of PyTorch or, with the ending ``.pdparams``,
+    of Paddle; nothing in them is executed. Raises :class:`SctnetError`, and writes nothing, for a
+    file that cannot be read, unknown or missing keys, values that are not finite, and shapes of
+    another variant.
     """
     path = Path(checkpoint)
     content = _read(path, model_configuration(variant, 2))
@@ -91,7 +93,10 @@ class _Content(NamedTuple):
 
 def _read(path: Path, config: NetworkConfig) -> _Content:
     """Match a file's keys with the network's; classes and auxiliary head are those of the file."""
-    found = _without_wrapper(state_dict_of(read_checkpoint(path), path), path)
+    if path.suffix == PADDLE_SUFFIX:
+        found = read_paddle_checkpoint(path)
+    else:
+        found = _without_wrapper(state_dict_of(read_checkpoint(path), path), path)
     names = AUTHORS_NAMES[family_of(config.variant).network]
     classifier = found.get(names.theirs("head.classifier.weight"))
     classes = 2 if classifier is None else len(classifier)

@@ -8,14 +8,17 @@ import typer
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A .pth file of the released code, or of a teacher.")
+        Path,
+        typer.Argument(
+            help="A .pth file of the released code, of a teacher, or of a network's authors."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The model folder to write.")],
     variant: Annotated[
         str | None,
         typer.Option(
             help="sctnet-s or sctnet-b, found from the widths by default; or the network of other "
-            "authors whose checkpoint this is (seaformer-b)."
+            "authors whose checkpoint this is, such as seaformer-b."
         ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names, separated by commas.")] = None,
