@@ -14,6 +14,7 @@ from sctnet.data.augmentation import Sample
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, create_model
 from sctnet.models.counting import count_multiply_adds, count_parameters
+from sctnet.models.internimage import DeformableConvolution
 from sctnet.models.registry import FAMILIES, abstract_network
 from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.models.segnext import NonNegativeFactorisation
@@ -64,12 +65,33 @@ SMALL = {
     },
     "rtformer-s": {"base_channels": 8, "dappm_channels": 16, "head_channels": 16},
     "afformer-b": {"widths": (8, 16, 24, 32), "depths": (1, 2, 1), "decoder_channels": 64},
+    "bisenet-r18": {"base_channels": 8, "context_channels": 16, "head_channels": 16},
+    "bisenetv2": {"channels": 16},
+    "ocrnet-hrnet-w18": {
+        "base_channels": 4,
+        "stem_channels": 8,
+        "modules": (1, 1, 1),
+        "blocks": 1,
+        "head_channels": 16,
+        "object_channels": 8,
+    },
+    "internimage-t": {
+        "channels": 8,
+        "depths": (1, 1, 2, 1),
+        "groups": (1, 2, 2, 4),
+        "head_channels": 16,
+        "auxiliary_channels": 8,
+    },
 }
 HELPED = {
     "ddrnet-23-slim": ("auxiliary",),
     "stdc1": ("auxiliary", "boundary"),
     "pidnet-s": ("auxiliary", "boundary"),
     "rtformer-s": ("auxiliary",),
+    "bisenet-r18": ("auxiliary",),
+    "bisenetv2": ("auxiliary",),
+    "ocrnet-hrnet-w18": ("auxiliary",),
+    "internimage-t": ("auxiliary",),
 }
 """The losses of heads that help in training."""
 each_student = pytest.mark.parametrize("variant", SMALL)
@@ -87,6 +109,9 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 tensor.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
+        if isinstance(module, DeformableConvolution):  # taps that moved
+            module.offsets.weight.data.normal_(std=0.5)
+            module.weights.weight.data.normal_()
         for scale in ("attention_scale", "feed_forward_scale"):
             if hasattr(module, scale):
                 getattr(module, scale).data.fill_(1)
@@ -101,7 +126,6 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
     [
         ("ddrnet-23-slim", {}, 19, 5_695_987, "5.7"),
         ("ddrnet-23", {}, 19, 20_148_947, "20.1"),
-        # The paper prints 4.3 for both; without ADE20K's 150 classifiers it is 4.2.
         # Published: 8.44 and 12.47 of the classifiers, whose last three layers have 3.12. The paper
         # prints 14.2 and 22.2: about what the authors' training network counts with its heads for
         # detail, in which every block of the backbone stands twice (14.2 and 22.3).
@@ -120,6 +144,16 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
         ("rtformer-b", {}, 19, 17_765_971, "17.8"),
         # Published 3.0: the authors' head has another convolution of 66,048 that nothing uses.
         ("afformer-b", {}, 19, 2_970_287 - 66_048, "2.9"),
+        # The paper prints BiSeNet's own 49.0; CoinCheung's code has these.
+        ("bisenet-r18", {}, 19, 13_275_539, "13.3"),
+        ("bisenetv2", {}, 19, 3_358_627, "3.4"),
+        ("bisenetv2-l", {}, 19, 19_920_947, "19.9"),
+        # Published: 12.1 and 70.4 by MMSegmentation.
+        ("ocrnet-hrnet-w18", {}, 19, 12_080_036, "12.1"),
+        ("ocrnet-hrnet-w48", {}, 19, 70_371_446, "70.4"),
+        # Published: 59, with the auxiliary head.
+        ("internimage-t", {"auxiliary_head": True}, 19, 58_976_278, "59.0"),
+        # The paper prints 4.3 for both; without ADE20K's 150 classifiers it is 4.2.
         ("segnext-t", {}, 150, 4_263_414, "4.3"),
         ("segnext-t", {}, 19, 4_229_747, "4.2"),
         ("segformer-b0", {}, 150, 3_753_718, "3.8"),
@@ -132,7 +166,7 @@ def used(model: SegmentationNetwork) -> SegmentationNetwork:
     ],
 )
 def test_parameters(variant, options, num_classes, parameters, published):
-    if variant.startswith(("ddrnet", "stdc", "pidnet", "rtformer")):
+    if variant.startswith(("ddrnet", "stdc", "pidnet", "rtformer", "bisenet")):
         options = {"auxiliary_head": False}  # which the published count is without
     with torch.device("meta"):
         model = create_model(variant, num_classes, **options)
@@ -162,12 +196,19 @@ def test_what_the_published_rtformers_count(variant, options, published):
 
 @pytest.mark.parametrize(
     ("variant", "billions"),
-    # Published: 36.3 and 143.1 (Pan et al. 2022); 50.5 (Guo et al. 2022), with norms.
-    # 13.7 (Wan et al. 2023) and 34.4 (Dong et al. 2023), with norms and activations.
     [
+        # Published: 36.3 and 143.1 (Pan et al. 2022); 50.5 (Guo et al. 2022), with norms.
         ("ddrnet-23-slim", 36.3),
         ("ddrnet-23", 143.1),
         ("segnext-t", 50.1),
+        # Published: 47.6 (Xu et al. 2023); 1296.8 (Yuan et al. 2020); 1889, with sampling.
+        ("pidnet-s", 47.2),
+        pytest.param("ocrnet-hrnet-w48", 1297.9, marks=pytest.mark.slow),
+        pytest.param("internimage-t", 1875.0, marks=pytest.mark.slow),
+        # Published: 118.5 at 512 x 1024 (Yu et al. 2021), a quarter of this size: not the same
+        # layers are repeated, which the paper leaves open.
+        ("bisenetv2-l", 410.2),
+        # Published: 13.7 (Wan et al. 2023), 34.4 (Dong et al. 2023), with norms and activations.
         ("seaformer-b", 13.3),
         ("afformer-b", 33.7),
     ],
@@ -202,13 +243,13 @@ def test_shapes(variant, size):
         "ddrnet-23-slim",
         "ddrnet-23",
         "stdc1",
-        "stdc2",
         "pidnet-s",
         "seaformer-b",
         "topformer-b",
         "rtformer-s",
         "rtformer-b",
         "afformer-b",
+        "bisenetv2-l",
         "segnext-t",
         "segformer-b0",
     ],
@@ -223,6 +264,8 @@ def test_shapes_of_the_whole_networks(variant):
     [
         "ddrnet-23-slim",
         "stdc1",
+        "bisenet-r18",
+        "bisenetv2",
         "segnext-t",
         "seaformer-b",
         "topformer-b",
@@ -320,6 +363,22 @@ REACHED = {
     ("afformer-b", "stage4"): (("stages.2", "stages.3.encoder"), ("stages.3.describe", "head")),
     ("afformer-b", "decoder"): (("stages.3",), ("head",)),
     ("afformer-b", "logits"): (("stages.3",), ("head",)),
+    ("bisenet-r18", "stage3"): (("stem", "stage3"), ("stage4", "context", "spatial")),
+    ("bisenet-r18", "stage4"): (("stage3", "stage4"), ("context", "spatial")),
+    ("bisenet-r18", "decoder"): (("stage4", "context", "spatial", "fusion"), ("head",)),
+    ("bisenet-r18", "logits"): (("stage4", "context", "spatial", "fusion"), ("head",)),
+    ("bisenetv2", "stage3"): (("stem", "stage3"), ("stage4", "detail")),
+    ("bisenetv2", "stage4"): (("stage3", "stage4"), ("context", "detail")),
+    ("bisenetv2", "decoder"): (("context", "detail", "fusion"), ("head",)),
+    ("bisenetv2", "logits"): (("context", "detail", "fusion"), ("head",)),
+    ("ocrnet-hrnet-w18", "stage3"): (("stage3", "stage4.0.exchange.2"), ("head",)),
+    ("ocrnet-hrnet-w18", "stage4"): (("stage3", "stage4.0.exchange.3"), ("head",)),
+    ("ocrnet-hrnet-w18", "decoder"): (("stage4.0.exchange.0",), ("head",)),
+    ("ocrnet-hrnet-w18", "logits"): (("stage4.0.exchange.0",), ("head",)),
+    ("internimage-t", "stage3"): (("stages.0", "stages.2"), ("stages.3", "head")),
+    ("internimage-t", "stage4"): (("stages.0", "stages.3"), ("head",)),
+    ("internimage-t", "decoder"): (("stages.3", "head.bottleneck"), ("head.fusion",)),
+    ("internimage-t", "logits"): (("stages.3", "head.bottleneck"), ("head.fusion",)),
     ("segnext-t", "stage3"): (("stages.0", "stages.2"), ("stages.3", "head")),
     ("segnext-t", "stage4"): (("stages.0", "stages.3"), ("head",)),
     ("segnext-t", "decoder"): (("stages.1", "stages.2", "stages.3"), ("head",)),
@@ -440,6 +499,10 @@ LEFT = {
     # left, with the compression of stage 3.
     "rtformer-s": 1 + 2 * (2 + 1 + 2 + 1 + 1) + 5 + 4 + 2 + 1 + 1,
     "afformer-b": 0,
+    "bisenet-r18": 0,
+    "bisenetv2": 1,  # that of the global average, which the sum behind it reads too
+    "ocrnet-hrnet-w18": 0,
+    "internimage-t": 0,
     "segnext-t": 4,  # the attention norm of each block, which has two readers
     "segformer-b0": 0,
 }
@@ -452,7 +515,9 @@ def test_fused_networks_compute_the_same(variant, tmp_path):
     images = torch.randn(2, 3, 97, 131, dtype=torch.float64)
     with torch.no_grad():
         logits, fused = model(images), model.fuse()
-        assert fused.features(images).auxiliary_logits == ()
+        if "auxiliary_head" in type(model.config).model_fields:
+            assert fused.features(images).auxiliary_logits == ()
+            assert fused.features(images).boundary_logits is None
         torch.testing.assert_close(fused(images), logits, rtol=1e-10, atol=1e-10)
         assert torch.equal(fused.fuse()(images), fused(images))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

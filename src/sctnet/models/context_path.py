@@ -42,9 +42,9 @@ class ContextPath(nn.Module):
     ) -> tuple[Float[Tensor, "n c h8 w8"], Float[Tensor, "n c h16 w16"]]:
         """Return context at ``size``, which is that of stride 8, and at stride 16."""
         fourth = self.refine4(stage4) + self.average(pooled(stage4))
-        at16 = self.smooth4(_repeated(fourth, (stage3.shape[2], stage3.shape[3])))
+        at16 = self.smooth4(repeated(fourth, (stage3.shape[2], stage3.shape[3])))
         third = self.refine3(stage3) + at16
-        return self.smooth3(_repeated(third, size)), at16
+        return self.smooth3(repeated(third, size)), at16
 
 
 class FeatureFusion(nn.Module):
@@ -72,6 +72,6 @@ def pooled(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
     return x.mean((2, 3), keepdim=True)
 
 
-def _repeated(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Tensor:
+def repeated(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Tensor:
     """Repeat pixels, as both codes do here."""
     return F.interpolate(x, size, mode="nearest")

@@ -8,9 +8,13 @@ from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
 from sctnet.models.afformer import AFFORMER_VARIANTS, AFFormer, AFFormerConfig
+from sctnet.models.bisenet import BISENET_VARIANTS, BiSeNet, BiSeNetConfig
+from sctnet.models.bisenetv2 import BISENETV2_VARIANTS, BiSeNetV2, BiSeNetV2Config
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
+from sctnet.models.internimage import INTERNIMAGE_VARIANTS, InternImage, InternImageConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
+from sctnet.models.ocrnet import OCRNET_VARIANTS, OCRNet, OCRNetConfig
 from sctnet.models.pidnet import PIDNET_VARIANTS, PIDNet, PIDNetConfig
 from sctnet.models.rtformer import RTFORMER_VARIANTS, RTFormer, RTFormerConfig
 from sctnet.models.sctnet import SCTNet
@@ -44,6 +48,10 @@ FAMILIES = (
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
     Family(STDC, STDCConfig, STDC_VARIANTS),
     Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
+    Family(BiSeNet, BiSeNetConfig, BISENET_VARIANTS),
+    Family(BiSeNetV2, BiSeNetV2Config, BISENETV2_VARIANTS),
+    Family(OCRNet, OCRNetConfig, OCRNET_VARIANTS),
+    Family(InternImage, InternImageConfig, INTERNIMAGE_VARIANTS),
     Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
     Family(TopFormer, TopFormerConfig, TOPFORMER_VARIANTS),
     Family(RTFormer, RTFormerConfig, RTFORMER_VARIANTS),
