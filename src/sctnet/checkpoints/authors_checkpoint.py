@@ -101,23 +101,24 @@ def _read(path: Path, config: NetworkConfig) -> _Content:
     classifier = found.get(names.theirs("head.classifier.weight"))
     classes = 2 if classifier is None else len(classifier)
     config = config.model_copy(update={"num_classes": classes})
-    if "auxiliary_head" in type(config).model_fields:
-        has_one = names.theirs("auxiliary_head.classifier.weight") in found
-        config = config.model_copy(update={"auxiliary_head": has_one})
     with torch.device("meta"):
         network = build(config)
+        helping = [key for key in network.state_dict() if key.startswith("auxiliary_head.")]
+        if helping and not any(names.theirs(key) in found for key in helping):
+            config = config.model_copy(update={"auxiliary_head": False})
+            network = build(config)
     expected = network.state_dict()
     ours = {names.theirs(key): key for key in expected}
-    if not any(key.startswith("backbone.") for key in found) and any(
-        key.startswith("backbone.") for key in ours
+    if not any(key.startswith(names.backbone) for key in found) and any(
+        key.startswith(names.backbone) for key in ours
     ):
-        found = {f"backbone.{key}": tensor for key, tensor in found.items()}  # alone, it is bare
+        found = {f"{names.backbone}{key}": tensor for key, tensor in found.items()}
     tensors, ignored = {}, {}
     for key, tensor in found.items():
         group = next((word for word, heads in names.ignored.items() if key.startswith(heads)), None)
         if key in ours:
             check_tensor(key, tensor, expected[ours[key]], str(path))
-            tensors[ours[key]] = tensor
+            tensors[ours[key]] = names.changed(ours[key], tensor)
         elif (first := names.original(key)) in found and first != key:
             if not torch.equal(tensor, found[first]):
                 raise SctnetError(
@@ -133,7 +134,9 @@ def _read(path: Path, config: NetworkConfig) -> _Content:
         module, _, last = key.rpartition(".")
         if last == "num_batches_tracked" and f"{module}.running_mean" in tensors:
             tensors.setdefault(key, torch.zeros(()).long())  # Paddle counts none; nothing reads it
-    missing = tuple(key for key in expected if key not in tensors)
+    missing = tuple(
+        key for key in expected if key not in tensors and not key.endswith(names.absent)
+    )
     backbone_only = not any(key.startswith("head.") for key in tensors)
     needed = [key for key in missing if not backbone_only or key.startswith(_backbone(network))]
     if needed:

@@ -1,13 +1,21 @@
 """What the authors of other networks call the tensors in their checkpoints."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+from torch import Tensor
 
 from sctnet.models import SegmentationNetwork
 from sctnet.models.afformer import AFFormer
+from sctnet.models.bisenet import BiSeNet
+from sctnet.models.bisenetv2 import BiSeNetV2
+from sctnet.models.internimage import InternImage
+from sctnet.models.ocrnet import OCRNet
+from sctnet.models.pidnet import PIDNet
 from sctnet.models.rtformer import RTFormer
 from sctnet.models.seaformer import SeaFormer
+from sctnet.models.stdc import STDC
 from sctnet.models.topformer import TopFormer
 
 Rules = tuple[tuple[str, str], ...]
@@ -23,6 +31,12 @@ class AuthorsNames(NamedTuple):
     """What a checkpoint may hold beside the network: a word for it, and how the keys begin."""
     copies: Rules = ()
     """From keys that name a tensor once more to the one that counts."""
+    backbone: str = "backbone."
+    """How the keys of the backbone begin, which alone in a file come without it."""
+    absent: tuple[str, ...] = ()
+    """Ends of our keys that theirs lack; what they start with computes the same."""
+    changed: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor
+    """From our key and their tensor to ours."""
 
     def theirs(self, key: str) -> str:
         """Return the authors' name of a tensor of ours."""
@@ -179,7 +193,241 @@ _AFFORMER: Rules = (
     (r"^head\.classifier\.", "decode_head.conv_seg."),
 )
 
+_BLOCK: Rules = (
+    # ResNet's names of a residual block's parts.
+    (r"\.norm(\d)\.", r".bn\1."),
+    (r"\.shortcut\.", ".downsample."),
+    *(
+        (rf"\.residual\.{index}\.", f".{part}.")
+        for index, part in zip(
+            (0, 1, 3, 4, 6, 7), ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"), strict=True
+        )
+    ),
+)
+_BISENET: Rules = (
+    (r"^context\.average\.", "cp.conv_avg."),
+    (r"^context\.smooth4\.", "cp.conv_head32."),
+    (r"^context\.smooth3\.", "cp.conv_head16."),
+    (r"^context\.refine4\.", "cp.arm32."),
+    (r"^context\.refine3\.", "cp.arm16."),
+    (r"^(cp\.arm\d+)\.attention\.0\.", r"\1.conv_atten."),
+    (r"^(cp\.arm\d+)\.attention\.1\.", r"\1.bn_atten."),
+    (r"^fusion\.fusion\.", "ffm.convblk."),
+    (r"^(cp\..*(?:conv_avg|conv_head\d+|arm\d+\.conv)|ffm\.convblk)\.0\.", r"\1.conv."),
+    (r"^(cp\..*(?:conv_avg|conv_head\d+|arm\d+\.conv)|ffm\.convblk)\.1\.", r"\1.bn."),
+    (r"^head\.", "conv_out."),
+    (r"^auxiliary_head\.context8\.", "conv_out16."),
+    (r"^auxiliary_head\.context16\.", "conv_out32."),
+    (r"^auxiliary_head\.boundary\.", "conv_out_sp8."),
+    (r"^(conv_out\w*)\.conv\.", r"\1.conv.conv."),
+    (r"^(conv_out\w*)\.norm2\.", r"\1.conv.bn."),
+    (r"^(conv_out\w*)\.classifier\.", r"\1.conv_out."),
+)
+_STDC: Rules = (
+    (r"^stem\.(\d)\.0\.", r"cp.backbone.features.\1.conv."),
+    (r"^stem\.(\d)\.1\.", r"cp.backbone.features.\1.bn."),
+    (r"^stage\d\.(\d+)\.", r"cp.backbone.features.\1."),
+    (r"\.down\.", ".avd_layer."),
+    (r"\.first\.0\.", ".conv_list.0.conv."),
+    (r"\.first\.1\.", ".conv_list.0.bn."),
+    *(
+        (rf"\.further\.{index}\.{place}\.", f".conv_list.{index + 1}.{part}.")
+        for index in range(3)
+        for place, part in enumerate(("conv", "bn"))
+    ),
+    (r"^fusion\.attention\.0\.", "ffm.conv1."),
+    (r"^fusion\.attention\.2\.", "ffm.conv2."),
+    *_BISENET,
+)
+_PIDNET: Rules = (
+    (r"^stem\.", "model.conv1."),
+    (r"^stage(\d)\.", r"model.layer\1."),
+    (r"^context5\.", "model.layer5."),
+    (r"^detail5\.", "model.layer5_.0."),
+    (r"^detail(\d)\.", r"model.layer\1_."),
+    (r"^boundary3\.", "model.layer3_d."),
+    (r"^boundary(\d)\.", r"model.layer\1_d.0."),
+    (r"^compression(\d)\.", r"model.compression\1."),
+    (r"^difference(\d)\.", r"model.diff\1."),
+    (r"^attention(\d)\.detail\.", r"model.pag\1.f_x."),
+    (r"^attention(\d)\.context\.", r"model.pag\1.f_y."),
+    (r"^pappm\.scales\.0\.", "model.spp.scale0."),
+    # Their pooling is the first entry of the sequence; ours stands apart.
+    (r"^pappm\.scales\.(\d)\.0\.", r"model.spp.scale\1.1."),
+    (r"^pappm\.scales\.(\d)\.2\.", r"model.spp.scale\1.3."),
+    (r"^pappm\.process\.", "model.spp.scale_process."),
+    (r"^pappm\.", "model.spp."),
+    (r"^fusion\.detail\.", "model.dfm.conv_p."),
+    (r"^fusion\.context\.", "model.dfm.conv_i."),
+    (r"^head\.", "model.final_layer."),
+    (r"^auxiliary_head\.detail\.", "model.seghead_p."),
+    (r"^auxiliary_head\.boundary\.", "model.seghead_d."),
+    (r"^model\.((?:final_layer|seghead_.))\.conv\.", r"model.\1.conv1."),
+    (r"^model\.((?:final_layer|seghead_.))\.classifier\.", r"model.\1.conv2."),
+    *((a, b) for a, b in _BLOCK[:1]),
+    (r"^model\.(layer.*)\.shortcut\.", r"model.\1.downsample."),
+    *_BLOCK[2:],
+)
+
+
+_BISENET_R18: Rules = (
+    (r"^stem\.0\.", "cp.resnet.conv1."),
+    (r"^stem\.1\.", "cp.resnet.bn1."),
+    (r"^stage(\d)\.", r"cp.resnet.layer\1."),
+    (r"^(cp\.resnet\..*)\.norm(\d)\.", r"\1.bn\2."),
+    (r"\.shortcut\.", ".downsample."),
+    *((rf"^spatial\.{index}\.", f"sp.conv{index + 1}.") for index in range(3)),
+    (r"^spatial\.3\.", "sp.conv_out."),
+    (r"^(sp\.\w+)\.0\.", r"\1.conv."),
+    (r"^(sp\.\w+)\.1\.", r"\1.bn."),
+    (r"^fusion\.attention\.0\.", "ffm.conv."),
+    (r"^fusion\.attention\.1\.", "ffm.bn."),
+    *_BISENET,
+)
+_WITH_RELU = (
+    r"(detail\.\w+\.\d|segment\.S1S2\.(?:conv|left\.\d|fuse)|segment\..*\.conv1"
+    r"|segment\.S5_5\.conv_\w+|aux\w+\.conv|aux\w+\.conv_out\.0\.1)"
+)
+"""What BiSeNetV2's code builds as a convolution with norm and ReLU, by the names of its parts."""
+_BISENETV2: Rules = (
+    *(
+        (rf"^detail\.{index}\.", f"detail.{place}.")
+        for index, place in enumerate(
+            ("S1.0", "S1.1", "S2.0", "S2.1", "S2.2", "S3.0", "S3.1", "S3.2")
+        )
+    ),
+    (r"^stem\.first\.", "segment.S1S2.conv."),
+    (r"^stem\.convolved\.", "segment.S1S2.left."),
+    (r"^stem\.fusion\.", "segment.S1S2.fuse."),
+    (r"^stage2\.", "segment.S3."),
+    (r"^stage3\.", "segment.S4."),
+    (r"^stage4\.", "segment.S5_4."),
+    (r"\.gather\.", ".conv1."),
+    (r"\.expand\.", ".dwconv1."),
+    (r"\.0\.depthwise\.", ".0.dwconv2."),
+    (r"\.depthwise\.", ".dwconv."),
+    (r"\.project\.", ".conv2."),
+    (r"\.shortcut\.0\.(\d)\.", r".shortcut.\1."),
+    (r"\.shortcut\.1\.0\.", ".shortcut.2."),
+    (r"\.shortcut\.1\.1\.", ".shortcut.3."),
+    (r"^context\.norm\.", "segment.S5_5.bn."),
+    (r"^context\.average\.", "segment.S5_5.conv_gap."),
+    (r"^context\.fusion\.", "segment.S5_5.conv_last."),
+    (r"^fusion\.detail_same\.", "bga.left1."),
+    (r"^fusion\.detail_down\.", "bga.left2."),
+    (r"^fusion\.semantic_up\.", "bga.right1."),
+    (r"^fusion\.semantic_same\.", "bga.right2."),
+    (r"^fusion\.fusion\.", "bga.conv."),
+    (r"^head\.conv\.", "head.conv.conv."),
+    (r"^head\.norm2\.", "head.conv.bn."),
+    (r"^head\.classifier\.", "head.conv_out.1."),
+    (r"^auxiliary_head\.3\.", "aux5_4."),
+    *((rf"^auxiliary_head\.{index}\.", f"aux{index + 2}.") for index in range(3)),
+    (r"^(aux\w+)\.up\.", r"\1.conv_out.0.1."),
+    (r"^(aux\w+)\.classifier\.", r"\1.conv_out.1."),
+    (rf"^{_WITH_RELU}\.0\.", r"\1.conv."),
+    (rf"^{_WITH_RELU}\.1\.", r"\1.bn."),
+)
+
+
+_OCRNET: Rules = (
+    (r"^stem\.0\.", "backbone.conv1."),
+    (r"^stem\.1\.", "backbone.bn1."),
+    (r"^stem\.3\.", "backbone.conv2."),
+    (r"^stem\.4\.", "backbone.bn2."),
+    (r"^stage1\.", "backbone.layer1."),
+    (r"^transition1\.0\.", "backbone.transition1.0."),
+    (r"^transition1\.1\.", "backbone.transition1.1.0."),
+    (r"^transition2\.", "backbone.transition2.2.0."),
+    (r"^transition3\.", "backbone.transition3.3.0."),
+    (r"^stage(\d)\.", r"backbone.stage\1."),
+    (r"\.exchange\.", ".fuse_layers."),
+    *_BLOCK,
+    (r"^head\.regions\.", "decode_head.0.convs.0."),
+    (r"^head\.region_classifier\.", "decode_head.0.conv_seg."),
+    (r"^head\.classifier\.", "decode_head.1.conv_seg."),
+    (r"^head\.pixels\.", "decode_head.1.bottleneck."),
+    *(
+        (rf"^head\.{ours}\.", f"decode_head.1.object_context_block.{theirs}.")
+        for ours, theirs in (
+            ("query", "query_project"),
+            ("key", "key_project"),
+            ("value", "value_project"),
+            ("expand", "out_project"),
+            ("fusion", "bottleneck"),
+        )
+    ),
+    (r"^(decode_head\..*)\.0\.(weight)$", r"\1.conv.\2"),
+    (r"^(decode_head\..*)\.1\.(\w+)$", r"\1.bn.\2"),
+)
+_INTERNIMAGE: Rules = (
+    (r"^stages\.0\.down\.0\.", "backbone.patch_embed.conv1."),
+    (r"^stages\.0\.down\.1\.", "backbone.patch_embed.norm1.1."),
+    (r"^stages\.0\.down\.3\.", "backbone.patch_embed.conv2."),
+    (r"^stages\.0\.down\.4\.", "backbone.patch_embed.norm2.1."),
+    *(
+        (rf"^stages\.{stage}\.down\.{place}\.", f"backbone.levels.{stage - 1}.downsample.{part}.")
+        for stage in (1, 2, 3)
+        for place, part in enumerate(("conv", "norm.1"))
+    ),
+    (r"^stages\.(\d)\.norm\.", r"backbone.levels.\1.norm.0."),
+    (r"^stages\.", "backbone.levels."),
+    (r"\.convolution_norm\.", ".norm1.0."),
+    (r"\.feed_forward_norm\.", ".norm2.0."),
+    (r"\.convolution_scale$", ".gamma1"),
+    (r"\.feed_forward_scale$", ".gamma2"),
+    (r"\.feed_forward\.0\.", ".mlp.fc1."),
+    (r"\.feed_forward\.2\.", ".mlp.fc2."),
+    (r"\.convolution\.neighbours\.", ".dcn.dw_conv.0."),
+    (r"\.convolution\.norm\.", ".dcn.dw_conv.1.1."),
+    (r"\.convolution\.offsets\.", ".dcn.offset."),
+    (r"\.convolution\.weights\.", ".dcn.mask."),
+    (r"\.convolution\.project_in\.", ".dcn.input_proj."),
+    (r"\.convolution\.project_out\.", ".dcn.output_proj."),
+    (r"^head\.pooled\.(\d)\.", r"decode_head.psp_modules.\1.1."),
+    (r"^head\.bottleneck\.", "decode_head.bottleneck."),
+    (r"^head\.laterals\.", "decode_head.lateral_convs."),
+    (r"^head\.smooth\.", "decode_head.fpn_convs."),
+    (r"^head\.fusion\.", "decode_head.fpn_bottleneck."),
+    (r"^auxiliary_head\.0\.", "auxiliary_head.convs.0."),
+    (r"^auxiliary_head\.2\.", "auxiliary_head.conv_seg."),
+    (r"^(auxiliary_head\..*)\.0\.(weight)$", r"\1.conv.\2"),
+    (r"^(auxiliary_head\..*)\.1\.(\w+)$", r"\1.bn.\2"),
+    *_CONV_MODULE,
+)
+
+
+def _stdc_gain(key: str, tensor: Tensor) -> Tensor:
+    """Return a norm's gain as they compute it outside of the backbone: in-place norms."""
+    in_backbone = key.startswith(("stem.", "stage"))
+    is_gain = tensor.ndim == 1 and key.endswith(".weight")
+    return tensor.abs() + 1e-5 if is_gain and not in_backbone else tensor
+
+
 AUTHORS_NAMES: dict[type[SegmentationNetwork], AuthorsNames] = {
+    STDC: AuthorsNames(
+        _STDC,
+        {
+            "classifier of the pre-training": tuple(
+                f"cp.backbone.{part}." for part in ("conv_last", "fc", "bn", "linear")
+            ),
+            "head for details of another stride": tuple(
+                f"conv_out_sp{stride}." for stride in (2, 4, 16)
+            ),
+        },
+        backbone="cp.backbone.",
+        copies=((r"\.x\d+\.0\.", ".features."),),
+        absent=("classifier.bias",),
+        changed=_stdc_gain,
+    ),
+    PIDNet: AuthorsNames(_PIDNET, {"loss": ("sem_loss.", "bd_loss.")}, backbone="model."),
+    BiSeNet: AuthorsNames(_BISENET_R18, {}),
+    BiSeNetV2: AuthorsNames(_BISENETV2, {}),
+    OCRNet: AuthorsNames(_OCRNET, {}),
+    InternImage: AuthorsNames(
+        _INTERNIMAGE,
+        {"classifier of the pre-training": ("backbone.conv_head.", "backbone.head.")},
+    ),
     SeaFormer: AuthorsNames(_SEAFORMER, {"classifier of the pre-training": ("backbone.linear.",)}),
     TopFormer: AuthorsNames(_TOPFORMER, {}),
     RTFormer: AuthorsNames(_RTFORMER, {}),
