@@ -100,7 +100,10 @@ def _read(path: Path, config: NetworkConfig) -> _Content:
     names = AUTHORS_NAMES[family_of(config.variant).network]
     classifier = found.get(names.theirs("head.classifier.weight"))
     classes = 2 if classifier is None else len(classifier)
-    config = config.model_copy(update={"num_classes": classes})
+    updates: dict[str, int] = {"num_classes": classes}
+    if "auxiliary_head" in type(config).model_fields:
+        updates["auxiliary_head"] = True
+    config = config.model_copy(update=updates)
     with torch.device("meta"):
         network = build(config)
         helping = [key for key in network.state_dict() if key.startswith("auxiliary_head.")]
