@@ -81,7 +81,7 @@ class CrossResolutionAttention(nn.Module):
         self, high: Float[Tensor, "n c h w"], low: Float[Tensor, "n cl hl wl"]
     ) -> Float[Tensor, "n c h w"]:
         """Return a map of the size of ``high``."""
-        pooled = F.adaptive_max_pool2d(self.low_norm(low), CROSS_SIZE)
+        pooled = _largest(_largest(self.low_norm(low), 2), 3)
         keys, values = self.keys_values(pooled).flatten(2).chunk(2, dim=1)
         products = keys.mT @ self.norm(high).flatten(2)
         # By the number of keys: the authors scale by it and not by the channels.
@@ -208,3 +208,19 @@ class RTFormer(SegmentationNetwork):
 def _halving(in_channels: int, channels: int) -> list[nn.Module]:
     conv = nn.Conv2d(in_channels, channels, 3, 2, padding=1, bias=False)
     return [BatchNorm(in_channels), nn.ReLU(), conv]
+
+
+def _largest(x: Float[Tensor, "n c hi wi"], axis: int) -> Float[Tensor, "n c h w"]:
+    """Reduce an axis to the largest values of as many regions, which may overlap.
+
+    Equal to PyTorch's adaptive pooling, which cannot be exported to ONNX.
+    """
+    length = x.shape[axis]
+    number = torch.arange(CROSS_SIZE, device=x.device)[:, None]
+    first, last = number * length // CROSS_SIZE, ((number + 1) * length - 1) // CROSS_SIZE
+    offsets = torch.arange((length + 2 * CROSS_SIZE - 2) // CROSS_SIZE, device=x.device)
+    # Shorter regions repeat their last value.
+    places = torch.minimum(first + offsets, last)
+    values = x.index_select(axis, places.flatten())
+    shape = (*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    return values.reshape(shape).amax(axis + 1)
