@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import pickle
 import struct
 import tarfile
 import zlib
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sctnet.checkpoints.paddle_checkpoint import read_paddle_checkpoint
 from sctnet.data.classification.webdataset import open_shards
 from sctnet.data.coco_instances import find_instances
 from sctnet.data.dataset_yaml import read_config
@@ -253,6 +255,12 @@ def _read_video(path: Path) -> None:
             pass
 
 
+def paddle() -> bytes:
+    """Return a state dict as ``paddle.save`` writes it."""
+    content = {"a.weight": np.ones((3, 2, 1, 1), np.float32), "a._mean": np.zeros(3)}
+    return pickle.dumps({**content, "StructuredToParameterName@@": {"a.weight": "a_0.w_0"}}, 4)
+
+
 READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], object]]] = {
     "picture": (pictures, read_image),
     "mask": (pictures, read_mask),
@@ -266,6 +274,7 @@ READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], object
     "recipe": (lambda: {"YAML": recipe()}, lambda path: load_recipe(str(path))),
     "layout": (lambda: {"labelmap.txt": b"a:1,2,3::\np:3,4,5::\n"}, _read_layout),
     "shard": (lambda: {"tar": shard()}, _read_shard),
+    "Paddle": (lambda: {"pdparams": paddle()}, read_paddle_checkpoint),
     "video": (lambda: {each: video(each) for each in ("mp4", "matroska")}, _read_video),
 }
 """What is read, by a word: undamaged samples, and the function that reads a file."""

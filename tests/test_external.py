@@ -117,7 +117,7 @@ def test_features_are_those_of_transformers(variant: str, size: tuple[int, int])
     feature, logits = network.decode(features.decoder_input)
     assert torch.equal(feature, features.decoder_feature)
     assert torch.equal(logits, features.logits)
-    assert features.auxiliary_logits is None
+    assert features.auxiliary_logits == ()
     maps = (features.stage3, features.stage4, features.decoder_input, features.decoder_feature)
     assert tuple(one.shape[1] for one in maps) == tuple(network.widths)
     for one, stride in ((features.stage2, 8), (features.stage3, 16), (features.stage4, 32)):
@@ -131,10 +131,11 @@ def test_all_that_learns_gets_gradients_and_helps(variant: str) -> None:
     features = network.features(torch.randn(2, 3, 64, 96))
     outputs = [features.logits.square().mean()]
     if "segformer" in variant:
-        assert features.auxiliary_logits is None
+        assert features.auxiliary_logits == ()
     else:
-        assert features.auxiliary_logits.shape == (2, len(CLASSES), *features.stage3.shape[2:])
-        outputs.append(features.auxiliary_logits.square().mean())
+        (helping,) = features.auxiliary_logits
+        assert helping.shape == (2, len(CLASSES), *features.stage3.shape[2:])
+        outputs.append(helping.square().mean())
     torch.stack(outputs).sum().backward()
     without = [name for name, one in network.named_parameters() if one.grad is None]
     assert without == []
@@ -157,7 +158,7 @@ def test_the_classifier_takes_offsets(variant: str) -> None:
 
 def test_without_an_auxiliary_head() -> None:
     network = small("upernet-swin-tiny", use_auxiliary_head=False).train()
-    assert network.features(torch.randn(2, 3, 64, 64)).auxiliary_logits is None
+    assert network.features(torch.randn(2, 3, 64, 64)).auxiliary_logits == ()
     assert not any("auxiliary" in key for key in network.state_dict())
 
 

@@ -1,5 +1,7 @@
 """Losses and learning rates against the released numbers, PyTorch and properties."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,12 @@ from sctnet.data.augmentation import Sample
 from sctnet.data.class_frequencies import balanced_weights
 from sctnet.models.layers import resize
 from sctnet.pipeline.preprocessing import PreprocessingConfig
-from sctnet.training.losses import cross_entropy, hard_example_cross_entropy
+from sctnet.training.losses import (
+    boundaries,
+    boundary_cross_entropy,
+    cross_entropy,
+    hard_example_cross_entropy,
+)
 from sctnet.training.optim import build_optimizer, set_learning_rate
 from sctnet.training.recipe import OHEM, LossRecipe, OptimizerRecipe, ScheduleRecipe
 from sctnet.training.schedule import learning_rate
@@ -90,6 +97,39 @@ def test_auxiliary_loss_has_its_weight() -> None:
     assert float(losses[0.4]["loss"]) == pytest.approx(
         float(losses[0.4]["loss_main"] + losses[0.4]["loss_auxiliary"])
     )
+
+
+def test_boundaries_are_four_pixels_wide() -> None:
+    labels = torch.zeros(1, 9, 12, dtype=torch.long)
+    labels[..., 5:] = 3
+    expected = torch.zeros(9, 12, dtype=torch.bool)
+    expected[:, 3:7] = True
+    assert torch.equal(boundaries(labels)[0], expected)
+    labels[0, 4] = 255  # belongs to no class, and hides nothing of the others'
+    expected[4] = False
+    assert torch.equal(boundaries(labels)[0], expected)
+    assert not boundaries(torch.full((2, 9, 12), 255)).any()
+    assert not boundaries(torch.full((2, 9, 12), 7)).any()
+
+
+def test_boundaries_and_the_rest_weigh_the_same() -> None:
+    labels = torch.zeros(3, 20, 30, dtype=torch.long)
+    labels[0, :, 15:] = 1
+    labels[1, :10] = 255
+    labels[1, 18:] = 2
+    unsure = torch.zeros(3, 1, 20, 30, dtype=torch.float64, requires_grad=True)
+    loss = boundary_cross_entropy(unsure, labels)
+    shares = torch.tensor([4 / 30, 4 / 10])  # the third image has no boundary and no loss
+    expected = (2 * shares * (1 - shares)).sum() * math.log(2) / 3
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
+    loss.backward()
+    assert unsure.grad is not None
+    assert not unsure.grad[1, :, :10].any()
+    assert not unsure.grad[2].any()
+    each = [boundary_cross_entropy(unsure[[i]], labels[[i]]) for i in range(3)]
+    assert float((sum(each) / 3).detach()) == pytest.approx(float(loss.detach()))
+    ignored = boundary_cross_entropy(unsure, torch.full_like(labels, 255))
+    assert float(ignored.detach()) == 0
 
 
 def test_padding_is_zero_after_normalisation() -> None:

@@ -60,7 +60,10 @@ def assert_shapes(variant, size):
         logits = model(images)
     channels = {"stage2": 2 * c, "stage3": 4 * c, "stage4": 8 * c, "decoder_input": 4 * c}
     channels |= {"decoder_feature": 4 * c, "logits": 5, "auxiliary_logits": 5}
-    for name, feature in features._asdict().items():
+    maps = features._asdict()
+    (maps["auxiliary_logits"],) = features.auxiliary_logits
+    assert maps.pop("boundary_logits") is None
+    for name, feature in maps.items():
         stride = {"stage3": 16, "stage4": 32}.get(name, 8)
         expected = (1, channels[name], *(math.ceil(side / stride) for side in size))
         assert feature.shape == expected, name
@@ -77,7 +80,7 @@ def test_every_parameter_learns(variant):
     features = model.features(torch.randn(2, 3, 64, 64))
     labels = torch.randint(5, features.logits.shape[-2:]).expand(2, -1, -1)
     loss = F.cross_entropy(features.logits, labels)
-    (loss + F.cross_entropy(features.auxiliary_logits, labels)).backward()
+    (loss + F.cross_entropy(features.auxiliary_logits[0], labels)).backward()
     wrong = [
         name
         for name, parameter in model.named_parameters()

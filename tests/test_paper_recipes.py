@@ -100,6 +100,8 @@ ROWS = {
     "table4_cfblock": (79.4, {"model.options.stage4_block": "cfblock"}),
     "table5_segnext-t": (79.8, {"model.variant": "segnext-t", "alignment": None}),
     "table5_segnext-t_siam": (80.1, {"model.variant": "segnext-t"}),
+    "table5_seaformer-b": (77.7, {"model.variant": "seaformer-b", "alignment": None}),
+    "table5_seaformer-b_siam": (78.1, {"model.variant": "seaformer-b"}),
     "table5_ddrnet-23": (79.5, {"model.variant": "ddrnet-23", "alignment": None}),
     "table5_ddrnet-23_siam": (79.6, {"model.variant": "ddrnet-23"}),
     "table5_segformer-b0": (74.7, {"model.variant": "segformer-b0", "alignment": None}),
@@ -132,8 +134,8 @@ ROWS = {
     "table9c_3_10": (79.5, {"alignment.decoder": 10, "alignment.stage3": 10}),
     "table9c_3_15": (79.7, {"alignment.decoder": 15, "alignment.stage3": 15}),
     "table9c_3_20": (79.1, {"alignment.decoder": 20, "alignment.stage3": 20}),
-    "table10_ocrnet": (80.0, {"alignment.decoder": 0, "alignment.shared_head": False}),
-    "table10_internimage": (80.5, {"alignment.decoder": 0, "alignment.shared_head": False}),
+    "table10_ocrnet": (80.0, {"alignment.teacher": "runs/cityscapes/teacher_ocrnet-hrnet-w48"}),
+    "table10_internimage": (80.5, {"alignment.teacher": "runs/cityscapes/teacher_internimage-t"}),
     "table10_swin": (79.8, {"alignment.teacher": "runs/cityscapes/teacher_upernet-swin-tiny"}),
     "table10_segformer": (80.5, {"alignment.teacher": "runs/cityscapes/teacher_segformer-b3"}),
 }
@@ -159,6 +161,16 @@ def test_ablation(row: str) -> None:
     may_differ = {"name", "description", "published_miou", "model", "alignment"}
     assert recipe.model_dump(exclude=may_differ) == base.model_dump(exclude=may_differ)
     model_configuration(recipe.model.variant, 19, **recipe.model.options)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("table10")])
+def test_a_recipe_trains_each_teacher_of_table_10(row: str) -> None:
+    folder = load_recipe(f"ablation/{row}").alignment.teacher
+    if "swin" in row:  # on CamVid
+        folder = folder.replace("cityscapes", "camvid")
+    recipe = load_recipe(folder.removeprefix("runs/"))
+    assert recipe.alignment is None
+    assert recipe.model.variant == folder.split("teacher_")[1]
 
 
 def test_the_base_is_b_seg100_with_siam() -> None:

@@ -228,7 +228,18 @@ def _children(parent: int) -> list[int]:
     return sorted(int(number) for number in text.split())
 
 
-@pytest.mark.parametrize("variant", ["sctnet-tiny", "ddrnet-23-slim", "segnext-t", "segformer-b0"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "sctnet-tiny",
+        "ddrnet-23-slim",
+        "segnext-t",
+        "segformer-b0",
+        "seaformer-b",
+        "rtformer-s",
+        "afformer-b",
+    ],
+)
 def test_a_network_of_several_gpus_is_not_taken_for_a_fused_one(
     variant: str, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ class FakeNetwork(SegmentationNetwork):
         generator = torch.Generator().manual_seed(self.calls)
         logits = torch.cat([-side, side], 1)
         logits = logits + self.noise * torch.randn(logits.shape, generator=generator)
-        return Features(None, images, images, None, None, logits, None)
+        return Features(None, images, images, None, None, logits)
 
     def decode(self, decoder_input):
         raise NotImplementedError

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sctnet.checkpoints.authors_checkpoint import authors_start
+from sctnet.checkpoints.authors_names import AUTHORS_NAMES
 from sctnet.checkpoints.backbone import IMAGENET, fill, load_start
 from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model
+from sctnet.checkpoints.paddle_checkpoint import PADDLE_SUFFIX
 from sctnet.checkpoints.released_checkpoint import released_start
 from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.models import SCTNet, SegmentationNetwork
@@ -34,15 +37,16 @@ class Initialisation:
 
 
 def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Initialisation:
-    """Initialise a network from a folder, a hub id, a .pth file or ``imagenet``.
+    """Initialise a network from a folder, a hub id, a .pth or .pdparams file or ``imagenet``.
 
     A released ImageNet backbone (``.pth``) of an SCTNet must fill stem to stage 4, and may hold
-    only a DAPPM and its classifier in addition. From a released segmentation network everything is
+    only a DAPPM and its classifier in addition; for other networks such a file is one of their
+    authors. From a released segmentation network everything is
     loaded but the classifiers, because the file does not name their classes. From a model of this
     package with other classes than ``classes``, the classifiers are not loaded. Raises
     :class:`SctnetError`, and changes nothing, for a file that does not fit.
     """
-    if init.endswith(".pth"):
+    if init.endswith((".pth", PADDLE_SUFFIX)):
         file: Path | None = Path(init)
         new = _from_file(model, Path(init))
     else:
@@ -54,6 +58,8 @@ def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Init
 def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:
     if isinstance(model, SCTNet):
         return fill(model, released_start(path, model), str(path))
+    if type(model) in AUTHORS_NAMES:
+        return fill(model, authors_start(path, model.config), str(path))
     return load_encoder(model, path)
 
 

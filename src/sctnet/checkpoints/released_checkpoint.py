@@ -19,7 +19,7 @@ from sctnet.checkpoints.model_folder import Colour, WeightsSource, check_tensor,
 from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SCTNetConfig, model_configuration
 
-_MAX_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 """The largest released training checkpoint, B with its teacher and optimiser, is below 1 GiB."""
 
 _NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -218,8 +218,8 @@ def _missing(
 def read_checkpoint(path: Path) -> object:
     """Return the content of a PyTorch file without executing anything in it."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise SctnetError(f"{path}: larger than {_MAX_BYTES >> 30} GiB, no SCTNet is so large")
+        if path.stat().st_size > MAX_BYTES:
+            raise SctnetError(f"{path}: larger than {MAX_BYTES >> 30} GiB, no SCTNet is so large")
         with torch.serialization.safe_globals(_NUMPY_NAMES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except SctnetError:
@@ -240,7 +240,7 @@ def read_checkpoint(path: Path) -> object:
 
 def state_dict_of(content: object, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, wherever it keeps them."""
-    for key in ("state_dict", "model"):
+    for key in ("state_dict_ema", "state_dict", "model"):  # an average counts more than the last
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:

@@ -8,11 +8,18 @@ import typer
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A .pth file of the released code, or of a teacher.")
+        Path,
+        typer.Argument(
+            help="A .pth file of the released code, of a teacher, or of a network's authors."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The model folder to write.")],
     variant: Annotated[
-        str | None, typer.Option(help="sctnet-s or sctnet-b; found from the widths by default.")
+        str | None,
+        typer.Option(
+            help="sctnet-s or sctnet-b, found from the widths by default; or the network of other "
+            "authors whose checkpoint this is, such as seaformer-b."
+        ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names, separated by commas.")] = None,
     teacher: Annotated[
@@ -27,6 +34,7 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a released checkpoint into a model folder, strictly."""
+    from sctnet.checkpoints.authors_checkpoint import authors_variants, convert_authors_checkpoint
     from sctnet.checkpoints.released_checkpoint import convert_checkpoint
     from sctnet.errors import SctnetError
 
@@ -36,7 +44,10 @@ def convert(
             raise SctnetError("--variant and --keys do not go with --teacher: leave them out")
         _convert_teacher(checkpoint, out, names)
         return
-    report = convert_checkpoint(checkpoint, out, variant, classes=names)
+    if variant in authors_variants():
+        report = convert_authors_checkpoint(checkpoint, out, variant, names)
+    else:
+        report = convert_checkpoint(checkpoint, out, variant, classes=names)
     if keys:
         for key in report.used:
             print(f"used     {key}")  # noqa: T201

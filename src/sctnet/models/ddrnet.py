@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from sctnet.models.dappm import DAPPM
 from sctnet.models.heads import SegmentationHead
-from sctnet.models.layers import BatchNorm, ResidualBlock, initialise_convolutions, resize
+from sctnet.models.layers import (
+    Bottleneck,
+    conv_norm,
+    initialise_convolutions,
+    residual_pair,
+    resize,
+    strided_stem,
+)
 from sctnet.models.network import Features, NetworkConfig, SegmentationNetwork, Widths
 
 
@@ -36,26 +43,6 @@ DDRNET_VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution to twice the width, and a 1x1 shortcut; no final ReLU."""
-
-    def __init__(self, channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            *_conv_norm(channels, channels, 1),
-            nn.ReLU(),
-            *_conv_norm(channels, channels, 3, stride),
-            nn.ReLU(),
-            *_conv_norm(channels, 2 * channels, 1),
-        )
-        self.shortcut = nn.Sequential(*_conv_norm(channels, 2 * channels, 1, stride))
-
-    def forward(self, x: Float[Tensor, "n c h_in w_in"]) -> Float[Tensor, "n c2 h w"]:
-        """Return shortcut + residual."""
-        y: Tensor = self.residual(x) + self.shortcut(x)
-        return y
-
-
 class BilateralStage(nn.Module):
     """Two residual blocks in each branch; then each branch adds the features of the other.
 
@@ -65,13 +52,13 @@ class BilateralStage(nn.Module):
 
     def __init__(self, low_in: int, low: int, high: int, halvings: int) -> None:
         super().__init__()
-        self.low = _residual_pair(low_in, low, stride=2)
-        self.high = _residual_pair(high, high)
-        self.compression = nn.Sequential(*_conv_norm(low, high, 1))
+        self.low = residual_pair(low_in, low, stride=2)
+        self.high = residual_pair(high, high)
+        self.compression = conv_norm(low, high)
         down: list[nn.Module] = []
         for remaining in reversed(range(halvings)):
             before = low >> (remaining + 1) if down else high
-            down += [nn.ReLU(), *_conv_norm(before, low >> remaining, 3, 2)]
+            down += [nn.ReLU(), *conv_norm(before, low >> remaining, 3, 2)]
         self.down = nn.Sequential(*down)
 
     def forward(
@@ -105,13 +92,13 @@ class DDRNet(SegmentationNetwork):
         self.config = config
         c, classes = config.base_channels, config.num_classes
         self.widths = Widths(4 * c, 8 * c, 4 * c, config.head_channels)
-        self.stem = nn.Sequential(*_stem_convolution(3, c), *_stem_convolution(c, c))
-        self.stage1 = _residual_pair(c, c)
-        self.stage2 = _residual_pair(c, 2 * c, stride=2)
+        self.stem = strided_stem(c)
+        self.stage1 = residual_pair(c, c)
+        self.stage2 = residual_pair(c, 2 * c, stride=2)
         self.stage3 = BilateralStage(2 * c, 4 * c, high=2 * c, halvings=1)
         self.stage4 = BilateralStage(4 * c, 8 * c, high=2 * c, halvings=2)
-        self.low5 = Bottleneck(8 * c, stride=2)
-        self.high5 = Bottleneck(2 * c)
+        self.low5 = Bottleneck(8 * c, 8 * c, stride=2)
+        self.high5 = Bottleneck(2 * c, 2 * c)
         self.dappm = DAPPM(16 * c, config.dappm_channels, 4 * c, bias=False)
         self.head = SegmentationHead(4 * c, config.head_channels, classes, bias=False)
         self.auxiliary_head = (
@@ -130,7 +117,7 @@ class DDRNet(SegmentationNetwork):
         high5 = self.high5(F.relu(high4))
         decoder_input = high5 + resize(context, (high5.shape[2], high5.shape[3]))
         decoder_feature, logits = self.head(decoder_input)
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(high3)[1]
+        auxiliary = () if self.auxiliary_head is None else (self.auxiliary_head(high3)[1],)
         return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
 
     def decode(
@@ -139,20 +126,3 @@ class DDRNet(SegmentationNetwork):
         """Return the decoder feature and the logits."""
         feature, logits = self.head(decoder_input)
         return feature, logits
-
-
-def _stem_convolution(in_channels: int, channels: int) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), BatchNorm(channels), nn.ReLU()]
-
-
-def _conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
-    return [conv, BatchNorm(channels)]
-
-
-def _residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
-    """Build two blocks; the second has no final ReLU."""
-    return nn.Sequential(
-        ResidualBlock(in_channels, channels, stride, bias=False),
-        ResidualBlock(channels, channels, final_relu=False, bias=False),
-    )

@@ -1,7 +1,7 @@
 """Small modules that all networks share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from jaxtyping import Float
@@ -56,6 +56,27 @@ def drop_path_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [list(islice(rates, depth)) for depth in depths]
 
 
+def conv_norm(
+    in_channels: int,
+    channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] | None = None,
+) -> nn.Sequential:
+    """Build a convolution without bias, its batch norm and, where one is named, an activation.
+
+    Odd kernels are padded so that only the stride changes the size.
+    """
+    conv = nn.Conv2d(
+        in_channels, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
+    norm = BatchNorm(channels)
+    return (
+        nn.Sequential(conv, norm) if activation is None else nn.Sequential(conv, norm, activation())
+    )
+
+
 class ResidualBlock(FoldsNorms):
     """Two 3x3 convolutions and a shortcut (He et al. 2016).
 
@@ -95,6 +116,57 @@ class ResidualBlock(FoldsNorms):
         """Fold both norms; the shortcut is a sequence."""
         self.conv1, self.norm1 = fold(self.conv1, self.norm1)
         self.conv2, self.norm2 = fold(self.conv2, self.norm2)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution, the last to ``expansion`` times the width, and a shortcut.
+
+    A stride above 1 or a change of width makes the shortcut a 1x1 convolution. There are no biases.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        expansion: int = 2,
+        stride: int = 1,
+        final_relu: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = expansion * channels
+        self.residual = nn.Sequential(
+            *conv_norm(in_channels, channels, 1),
+            nn.ReLU(),
+            *conv_norm(channels, channels, 3, stride),
+            nn.ReLU(),
+            *conv_norm(channels, out_channels, 1),
+        )
+        self.final_relu = nn.ReLU() if final_relu else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = conv_norm(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:
+        """Return shortcut + residual."""
+        y: Tensor = self.final_relu(self.residual(x) + self.shortcut(x))
+        return y
+
+
+def strided_stem(channels: int) -> nn.Sequential:
+    """Build two 3x3 convolutions of stride 2, with biases, each with its norm and a ReLU."""
+    modules: list[nn.Module] = []
+    for in_channels in (3, channels):
+        conv = nn.Conv2d(in_channels, channels, 3, 2, padding=1)
+        modules += [conv, BatchNorm(channels), nn.ReLU()]
+    return nn.Sequential(*modules)
+
+
+def residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
+    """Build two blocks without biases; the second has no final ReLU."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, channels, stride, bias=False),
+        ResidualBlock(channels, channels, final_relu=False, bias=False),
+    )
 
 
 def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:

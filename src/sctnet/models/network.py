@@ -49,8 +49,10 @@ class Features(NamedTuple):
     """The input of the classifier before its norm; in a fused network, after the norm."""
     logits: Float[Tensor, "n k h w"]
     """At the size of the decoder feature."""
-    auxiliary_logits: Float[Tensor, "n k ha wa"] | None
-    """Logits of the auxiliary head, which helps in training; None without one."""
+    auxiliary_logits: tuple[Float[Tensor, "n k _ _"], ...] = ()
+    """Logits of the auxiliary heads, which help in training, each at a size of its own."""
+    boundary_logits: Float[Tensor, "n 1 hb wb"] | None = None
+    """Logits of a head that tells boundaries between classes, another help in training."""
 
 
 class Widths(NamedTuple):

@@ -51,7 +51,7 @@ class PyramidNetwork(SegmentationNetwork):
         size = (stages[0].shape[2], stages[0].shape[3])
         decoder_input = torch.cat([resize(level, size) for level in self.levels(stages)], dim=1)
         decoder_feature, logits = self.decode(decoder_input)
-        return Features(*self.shown(stages), decoder_input, decoder_feature, logits, None)
+        return Features(*self.shown(stages), decoder_input, decoder_feature, logits)
 
 
 def folded_fusion(convolution: nn.Module, norm: nn.Module, classifier: nn.Module) -> Fusion:

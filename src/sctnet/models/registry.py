@@ -7,13 +7,23 @@ import torch
 from pydantic import ValidationError
 
 from sctnet.errors import SctnetError
+from sctnet.models.afformer import AFFORMER_VARIANTS, AFFormer, AFFormerConfig
+from sctnet.models.bisenet import BISENET_VARIANTS, BiSeNet, BiSeNetConfig
+from sctnet.models.bisenetv2 import BISENETV2_VARIANTS, BiSeNetV2, BiSeNetV2Config
 from sctnet.models.ddrnet import DDRNET_VARIANTS, DDRNet, DDRNetConfig
 from sctnet.models.efficientnet import EFFICIENTNET_VARIANTS, EfficientNet, EfficientNetConfig
+from sctnet.models.internimage import INTERNIMAGE_VARIANTS, InternImage, InternImageConfig
 from sctnet.models.network import NetworkConfig, SegmentationNetwork
+from sctnet.models.ocrnet import OCRNET_VARIANTS, OCRNet, OCRNetConfig
+from sctnet.models.pidnet import PIDNET_VARIANTS, PIDNet, PIDNetConfig
+from sctnet.models.rtformer import RTFORMER_VARIANTS, RTFormer, RTFormerConfig
 from sctnet.models.sctnet import SCTNet
 from sctnet.models.sctnet_configuration import VARIANTS, SCTNetConfig
+from sctnet.models.seaformer import SEAFORMER_VARIANTS, SeaFormer, SeaFormerConfig
 from sctnet.models.segformer import SEGFORMER_VARIANTS, SegFormer, SegFormerConfig
 from sctnet.models.segnext import SEGNEXT_VARIANTS, SegNeXt, SegNeXtConfig
+from sctnet.models.stdc import STDC, STDC_VARIANTS, STDCConfig
+from sctnet.models.topformer import TOPFORMER_VARIANTS, TopFormer, TopFormerConfig
 from sctnet.models.transformers_configuration import (
     SEGFORMER_SIZES,
     UPERNET_SIZES,
@@ -36,6 +46,16 @@ FAMILIES = (
     Family(EfficientNet, EfficientNetConfig, EFFICIENTNET_VARIANTS),
     Family(DDRNet, DDRNetConfig, DDRNET_VARIANTS),
     Family(SegNeXt, SegNeXtConfig, SEGNEXT_VARIANTS),
+    Family(STDC, STDCConfig, STDC_VARIANTS),
+    Family(PIDNet, PIDNetConfig, PIDNET_VARIANTS),
+    Family(BiSeNet, BiSeNetConfig, BISENET_VARIANTS),
+    Family(BiSeNetV2, BiSeNetV2Config, BISENETV2_VARIANTS),
+    Family(OCRNet, OCRNetConfig, OCRNET_VARIANTS),
+    Family(InternImage, InternImageConfig, INTERNIMAGE_VARIANTS),
+    Family(SeaFormer, SeaFormerConfig, SEAFORMER_VARIANTS),
+    Family(TopFormer, TopFormerConfig, TOPFORMER_VARIANTS),
+    Family(RTFormer, RTFormerConfig, RTFORMER_VARIANTS),
+    Family(AFFormer, AFFormerConfig, AFFORMER_VARIANTS),
     Family(TransformersSegFormer, TransformersConfig, {name: {} for name in SEGFORMER_SIZES}),
     Family(TransformersUPerNet, TransformersConfig, {name: {} for name in UPERNET_SIZES}),
 )
@@ -48,7 +68,7 @@ def model_configuration(variant: str, num_classes: int, **options: Any) -> Netwo
     variant, option or value.
     """
     name = f"sctnet-{variant}" if f"sctnet-{variant}" in VARIANTS else variant
-    family = _family(name)
+    family = family_of(name)
     fields = {"variant": name, "num_classes": num_classes, **family.variants[name], **options}
     try:
         return family.config(**fields)
@@ -68,7 +88,7 @@ def read_configuration(fields: Any) -> NetworkConfig:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("variant"), str):
         raise ValueError("a mapping with a variant is needed")
     try:
-        family = _family(fields["variant"])
+        family = family_of(fields["variant"])
     except SctnetError as error:
         raise ValueError(str(error)) from error
     return family.config.model_validate(fields)
@@ -76,7 +96,7 @@ def read_configuration(fields: Any) -> NetworkConfig:
 
 def build(config: NetworkConfig) -> SegmentationNetwork:
     """Return a freshly initialised network, drawn from PyTorch's global generator."""
-    network: SegmentationNetwork = _family(config.variant).network(config)
+    network: SegmentationNetwork = family_of(config.variant).network(config)
     return network
 
 
@@ -95,7 +115,8 @@ def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
         return build(config).eval()
 
 
-def _family(variant: str) -> Family:
+def family_of(variant: str) -> Family:
+    """Return the family of a variant; raises :class:`SctnetError` for an unknown one."""
     for family in FAMILIES:
         if variant in family.variants:
             return family

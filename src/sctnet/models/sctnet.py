@@ -63,7 +63,7 @@ class SCTNet(SegmentationNetwork):
         stage2, stage3, stage4 = self._stages(images)
         decoder_input = self._decoder_input(stage2, stage4)
         decoder_feature, logits = self.head(decoder_input)
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(stage2)[1]
+        auxiliary = () if self.auxiliary_head is None else (self.auxiliary_head(stage2)[1],)
         return Features(stage2, stage3, stage4, decoder_input, decoder_feature, logits, auxiliary)
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c8 h32 w32"]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sctnet.errors import SctnetError
 from sctnet.models.layers import (
-    BatchNorm,
     DropPath,
+    conv_norm,
     drop_path_rates,
     initialise_convolutions,
 )
@@ -106,8 +106,10 @@ class SegFormerHead(nn.Module):
         self, widths: Sequence[int], channels: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(_conv_norm_relu(width, channels) for width in widths)
-        self.fusion = _conv_norm_relu(len(widths) * channels, channels)
+        self.projections = nn.ModuleList(
+            conv_norm(width, channels, activation=nn.ReLU) for width in widths
+        )
+        self.fusion = conv_norm(len(widths) * channels, channels, activation=nn.ReLU)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
@@ -215,10 +217,4 @@ def _stage(number: int, in_channels: int, channels: int, rates: list[float]) -> 
             )
         ),
         ChannelNorm(channels),
-    )
-
-
-def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1, bias=False), BatchNorm(channels), nn.ReLU()
     )

@@ -136,7 +136,7 @@ class SegNeXt(SegmentationNetwork):
         size = (second.shape[2], second.shape[3])
         decoder_input = torch.cat([second, resize(third, size), resize(fourth, size)], dim=1)
         decoder_feature, logits = self.head(decoder_input)
-        return Features(second, third, fourth, decoder_input, decoder_feature, logits, None)
+        return Features(second, third, fourth, decoder_input, decoder_feature, logits)
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]

@@ -53,7 +53,7 @@ class TransformersNetwork(SegmentationNetwork):
         decoder_input = self._concatenated(stages)
         decoder_feature, logits = self.decode(decoder_input)
         helps = self.training and self.auxiliary_head is not None
-        auxiliary = self.network.auxiliary_head(stages) if helps else None
+        auxiliary = (self.network.auxiliary_head(stages),) if helps else ()
         _, second, third, fourth = stages
         return Features(second, third, fourth, decoder_input, decoder_feature, logits, auxiliary)
 

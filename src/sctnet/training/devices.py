@@ -77,8 +77,11 @@ def launch_fabric(recipe: Recipe, processes: Processes) -> Fabric:
     if processes.launcher is not None:
         place = _MEETING_PLACES[processes.launcher]()
     several = processes.count > 1
-    # With a weight of 0, no loss reaches the auxiliary head.
-    idle = isinstance(recipe, SegmentationRecipe) and recipe.loss.auxiliary_weight == 0
+    # With a weight of 0, no loss reaches a head that helps in training.
+    idle = isinstance(recipe, SegmentationRecipe) and 0 in (
+        recipe.loss.auxiliary_weight,
+        recipe.loss.boundary_weight,
+    )
     fabric = Fabric(
         accelerator="auto" if torch.cuda.is_available() or not several else "cpu",
         devices=processes.local_count,

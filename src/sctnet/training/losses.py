@@ -1,7 +1,7 @@
 """Losses as pure functions, and the class weights of a recipe."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,6 +68,34 @@ def hard_example_cross_entropy(
         hard = torch.zeros_like(labelled)
         hard[labelled] = probability <= limit
     return losses[hard].mean() * count
+
+
+def boundary_cross_entropy(
+    logits: Float[Tensor, "n 1 h w"], labels: Int[Tensor, "n h w"]
+) -> Float[Tensor, ""]:
+    """Return the balanced cross-entropy of boundaries (Xu et al. 2023), a mean over the images.
+
+    Within an image, boundary pixels weigh as much as the share of all others, and the others as
+    much as the share of boundary pixels. The mean is that of the labelled pixels.
+    """
+    labelled = labels != IGNORE
+    boundary = boundaries(labels)
+    counts = labelled.sum((1, 2)).clamp(min=1)
+    share = (boundary.sum((1, 2)) / counts)[:, None, None]
+    weights = torch.where(boundary, 1 - share, share) * labelled
+    losses = F.binary_cross_entropy_with_logits(
+        logits[:, 0], boundary.to(logits.dtype), reduction="none"
+    )
+    return ((losses * weights).sum((1, 2)) / counts).mean()
+
+
+def boundaries(labels: Int[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
+    """Return the labelled pixels with another class at most two pixels away: four pixels wide."""
+    labelled = labels != IGNORE
+    highest = labels.masked_fill(~labelled, -1).float()
+    lowest = labels.masked_fill(~labelled, 2**16).float()
+    spread = F.max_pool2d(torch.stack([highest, -lowest], dim=1), 5, stride=1, padding=2).sum(1)
+    return labelled & (spread > 0)
 
 
 def _inside(labels: Tensor) -> Tensor:

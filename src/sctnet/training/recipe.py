@@ -73,9 +73,10 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LossRecipe(RecipePart):
-    """Cross-entropy on the main head plus a weighted one on the auxiliary head."""
+    """Cross-entropy on the main head plus a weighted one on each auxiliary head."""
 
     auxiliary_weight: float = Field(default=0.4, ge=0)
+    boundary_weight: float = Field(default=20.0, ge=0, description="of a head for boundaries")
     class_weights: Literal["none", "balanced"] | tuple[_Weight, ...] = "none"
     """``balanced``: 1 / sqrt(fraction of the pixels of a class); the mean over all pixels is 1."""
     ohem: OHEM | None = None

@@ -12,14 +12,19 @@ from sctnet.models.layers import resize
 from sctnet.pipeline.preprocessing import Preprocessing, PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.criterion import Criterion
-from sctnet.training.losses import hard_example_cross_entropy, resized_cross_entropy
+from sctnet.training.losses import (
+    boundary_cross_entropy,
+    hard_example_cross_entropy,
+    resized_cross_entropy,
+)
 from sctnet.training.recipe import LossRecipe
 
 
 class SegmentationCriterion(Criterion):
-    """A network and its losses: cross-entropy on the main and, weighted, on the auxiliary head.
+    """A network and its losses: cross-entropy on the main and, weighted, on the auxiliary heads.
 
-    With an alignment, the terms of its teacher are added, each under its own name.
+    A head for boundaries has its own loss. With an alignment, the terms of its teacher are added,
+    each under its own name.
     """
 
     class_weights: Tensor | None
@@ -64,9 +69,14 @@ class SegmentationCriterion(Criterion):
             answer = self.alignment.ask(images, self.model.logits_size(images), views)
         features = self._features(images)
         losses = {"loss_main": self._cross_entropy(features.logits, labels) / divisor}
-        if features.auxiliary_logits is not None and self.loss.auxiliary_weight > 0:
-            auxiliary = self._cross_entropy(features.auxiliary_logits, labels) / divisor
+        if features.auxiliary_logits and self.loss.auxiliary_weight > 0:
+            heads = [self._cross_entropy(logits, labels) for logits in features.auxiliary_logits]
+            auxiliary = torch.stack(heads).sum() / divisor
             losses["loss_auxiliary"] = self.loss.auxiliary_weight * auxiliary
+        if features.boundary_logits is not None and self.loss.boundary_weight > 0:
+            told = resize(features.boundary_logits.float(), (labels.shape[1], labels.shape[2]))
+            boundary = boundary_cross_entropy(told, labels) / parts
+            losses["loss_boundary"] = self.loss.boundary_weight * boundary
         if self.alignment is not None:
             for name, term in self.alignment.weighted(images, features, answer, progress).items():
                 losses[f"loss_alignment_{name}"] = term / parts
