@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from sctnet.data.dataset import (
     NoSuchSplitError,
     SegmentationDataset,
 )
-from sctnet.data.dataset_yaml import read_config
-from sctnet.data.folder import find_drawn, folder_dataset
-from sctnet.data.pairing import Mismatch, find_files
+from sctnet.data.dataset_yaml import ALL, is_yaml, read_config
+from sctnet.data.folder import find_split, folder_dataset
+from sctnet.data.folds import fold_of, part_of_folds
+from sctnet.data.pairing import Mismatch
 from sctnet.data.registry import known_splits, open_dataset
 from sctnet.data.training_size import CPU, GPU, median_size, training_size
 from sctnet.errors import SctnetError
@@ -120,7 +121,7 @@ class Report:
         """Return findings, counts and suggestions for programs."""
         number = len(self.classes)
         size = self.training_size()
-        left_out = {split.name: dict(split.left_out) for split in self.splits}
+        opened = {split.name: split for split in self.splits}
         splits = {
             name: {
                 "pictures": tally.pictures,
@@ -128,7 +129,8 @@ class Report:
                 "pixels": tally.pixels[:number].tolist(),
                 "pictures_by_class": tally.occurrences[:number].tolist(),
                 "ignored_share": self.ignored_share(name),
-                "left_out": left_out[name],
+                "left_out": dict(opened[name].left_out),
+                "unlabelled": opened[name].unlabelled,
             }
             for name, tally in self.tallies.items()
         }
@@ -156,7 +158,7 @@ def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSpl
     opened = []
     for name in names or known_splits(source):
         try:
-            opened.append(_open_split(source, name))
+            opened.append(_told_once(_open_split(source, name), opened))
         except NoSuchSplitError:
             if names:
                 raise
@@ -189,25 +191,36 @@ def check_dataset(
 
 def _open_split(source: str | Path, name: str) -> OpenedSplit:
     path = Path(source)
-    config = read_config(path) if path.suffix.lower() in {".yaml", ".yml"} else None
+    config = read_config(path) if is_yaml(path) else None
     mismatches: list[Mismatch] = []
-    if config is None or name in config.polygons:
-        try:
-            if config is None:
-                return OpenedSplit(name, open_dataset(source, [name]))
-            found, left_out = find_drawn(path.parent, config, name, mismatches.append)
-            drawn = {item.mask: picture for item, picture in found.items()}
-            data = folder_dataset(f"{path.stem} {name}", config, list(found), drawn)
-            return OpenedSplit(name, data, None, mismatches, left_out)
-        except NoSuchSplitError:
-            raise
-        except SctnetError as error:
-            nothing = FileDataset(name, (), None, (), _never)
-            return OpenedSplit(name, nothing, mismatches=[Mismatch("split", str(error))])
-    if name not in config.images:
-        open_dataset(source, [name])  # says so
-    files, left_out = find_files(path.parent, config, name, mismatches.append)
-    return OpenedSplit(name, folder_dataset(name, config, files), config, mismatches, left_out)
+    try:
+        if config is None:
+            return OpenedSplit(name, open_dataset(source, [name]))
+        fold = fold_of(name, config)
+        own = name if fold is None else ALL if config.is_undivided else "train"
+        if own not in config.images:
+            open_dataset(source, [name])  # says so
+        found = find_split(path.parent, config, own, mismatches.append)
+        data = folder_dataset(f"{path.stem} {name}", config, found.files, found.drawn)
+        if fold is not None and len(data):
+            data = part_of_folds(data, [name], [fold], path, config)
+    except NoSuchSplitError:
+        raise
+    except SctnetError as error:
+        nothing = FileDataset(name, (), None, (), _never)
+        return OpenedSplit(name, nothing, mismatches=[*mismatches, Mismatch("split", str(error))])
+    of_masks = None if own in config.polygons else config
+    return OpenedSplit(name, data, of_masks, mismatches, found.left_out, found.unlabelled)
+
+
+def _told_once(split: OpenedSplit, before: Sequence[OpenedSplit]) -> OpenedSplit:
+    """Leave out what was told of another split: folds are found in the same files."""
+    if split.mismatches and any(split.mismatches == each.mismatches for each in before):
+        return replace(split, mismatches=(), left_out={}, unlabelled=0)
+    if any((split.left_out, split.unlabelled) == (e.left_out, e.unlabelled) for e in before):
+        is_fold = split.config is not None and fold_of(split.name, split.config) is not None
+        return replace(split, left_out={}, unlabelled=0) if is_fold else split
+    return split
 
 
 def _never(path: Path) -> Labels:

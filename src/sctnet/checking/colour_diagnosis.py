@@ -49,12 +49,11 @@ def _is_ignored_by(values: Mapping[int, int], config: FolderConfig) -> bool:
 
 def diagnose(config: FolderConfig, seen: Tally) -> Diagnosis | None:
     """Return why the masks do not match the description; None if they do."""
+    if config.rgb_masks == "mixed":
+        of_colours = _unknown_colours(config, seen) if seen.masks_of_colours else None
+        return of_colours or diagnose_values(config, seen.values)
     if seen.masks_of_values and seen.masks_of_colours:
-        return Diagnosis(
-            "mixed-masks",
-            f"{seen.masks_of_values} masks hold numbers and {seen.masks_of_colours} RGB colours: "
-            "export them all in one way",
-        )
+        return _mixed(config, seen)
     if seen.masks_of_colours:
         if config.rgb_masks:
             return _unknown_colours(config, seen)
@@ -62,6 +61,22 @@ def diagnose(config: FolderConfig, seen: Tally) -> Diagnosis | None:
     if config.rgb_masks:
         return _numbers_for_colours(config, seen)
     return _shuffled_palette(config, seen) or diagnose_values(config, seen.values)
+
+
+def _mixed(config: FolderConfig, seen: Tally) -> Diagnosis:
+    found = f"{seen.masks_of_values} masks hold numbers and {seen.masks_of_colours} RGB colours"
+    if config.colours is None:
+        advice = "list colours and set rgb_masks: mixed, or export them all in one way"
+        return Diagnosis("mixed-masks", f"{found}: {advice}")
+    known = {_code(colour) for colour in (*config.colours, *config.ignored_colours)}
+    changes: dict[str, Any] = {"rgb_masks": "mixed"}
+    if 0 in seen.colours and 0 not in known:  # black usually means void
+        changes["ignored_colours"] = (*config.ignored_colours, (0, 0, 0))
+    mended = corrected(config, changes)
+    if set(seen.colours) - known - {0} or diagnose_values(mended, seen.values) is not None:
+        advice = "and not all of them are described: export them all in one way"
+        return Diagnosis("mixed-masks", f"{found}, {advice}")
+    return Diagnosis("mixed-masks", f"{found}, and rgb_masks is not mixed", changes)
 
 
 def _colours_for_numbers(config: FolderConfig, seen: Tally) -> Diagnosis:

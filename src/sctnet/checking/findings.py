@@ -10,6 +10,7 @@ from sctnet.checking.survey import EXAMPLES, Examples, OpenedSplit, Tally
 from sctnet.checking.value_diagnosis import Diagnosis, histogram
 from sctnet.data.dataset import IGNORE
 from sctnet.data.dataset_yaml import FolderConfig
+from sctnet.data.likeness import copies_between
 from sctnet.data.mask_to_labels import colour_code
 from sctnet.data.pairing import SPOIL_NOTHING
 
@@ -20,6 +21,8 @@ _PROBLEMS = {
     "missing-folder": "a folder of the YAML is missing",
     "no-pictures": "no picture was found",
     "missing-mask": "pictures without a mask",
+    "listed-missing": "files that are listed and not there",
+    "listed-twice": "pictures that are listed again, which count once",
     "jpeg-mask": "masks saved as JPEG, which changes their values: export them again as PNG",
     "shared-stem": "files that share one stem, and so one mask",
     "unreadable-image": "pictures that cannot be read",
@@ -71,6 +74,7 @@ def find_all(
             findings += _labels(split, tallies[split.name], split.name == training)
     known = [split for split in splits if split.name not in diagnoses]
     findings += [*_absent_classes(known, tallies, training), *_shared_pictures(splits, tallies)]
+    findings += _copies(splits, tallies)
     findings += [
         _repeated(name, tally.repeated) for name, tally in tallies.items() if tally.repeated.count
     ]
@@ -174,17 +178,17 @@ def _ignored_values(config: FolderConfig | None, tally: Tally) -> str:
 
     One of them may be what an absent class really looks like.
     """
-    if config is None or (config.ids is None and not config.rgb_masks):
+    if config is None or (config.ids is None and not config.holds_colours):
         return ""
     taken = set(config.ids or ())
-    if config.rgb_masks:
+    if config.holds_colours:
         taken = {int(colour_code(np.array(colour))) for colour in config.colours or ()}
-    stored = tally.colours if config.rgb_masks else tally.values
+    stored = tally.colours if config.holds_colours else tally.values
     total = max(1, sum(stored.values()))
     others = {code: pixels for code, pixels in stored.items() if code not in taken}
     if not others:
         return ""
-    shown = histogram(others, colours=config.rgb_masks, total=total)
+    shown = histogram(others, colours=config.holds_colours, total=total)
     return f"; what the masks hold instead is ignored: {shown}"
 
 
@@ -225,6 +229,44 @@ def _shared_pictures(
                     sentence,
                     shared.count,
                     tuple(shared.details),
+                    tuple(pictures),
+                )
+
+
+def _copies(splits: Sequence[OpenedSplit], tallies: Mapping[str, Tally]) -> Iterator[Finding]:
+    """Find pictures that are in two splits as copies: re-encoded, resized, cropped at a border."""
+    for position, first in enumerate(splits):
+        for second in splits[position + 1 :]:
+            one, other = tallies[first.name], tallies[second.name]
+            same = one.digests.keys() & other.digests.keys()
+            apart = {one.digests[digest] for digest in same}
+            others_apart = {other.digests[digest] for digest in same}
+            numbers = [number for number in one.thumbnails if number not in apart]
+            other_numbers = [n for n in other.thumbnails if n not in others_apart]
+            pairs = copies_between(
+                [one.thumbnails[number] for number in numbers],
+                [other.thumbnails[number] for number in other_numbers],
+            )
+            examples, pictures = Examples(), []
+            for pair in sorted(pairs, key=lambda pair: -pair.likeness):
+                index, other_index = numbers[pair.first], other_numbers[pair.second]
+                names = first.data.item_name(index), second.data.item_name(other_index)
+                examples.add(index, f"{' ~ '.join(names)} ({pair.likeness:.2f})")
+                if examples.count <= EXAMPLES // 2:
+                    pictures += [(first.name, index), (second.name, other_index)]
+            if examples.count:
+                sentence = (
+                    f"pictures of {second.name} look like pictures of {first.name}: copies "
+                    "(re-encoded, resized, cropped) or frames of one scene make scores too good; "
+                    "keep each pair in one split"
+                )
+                yield Finding(
+                    "near-duplicate",
+                    False,
+                    f"{first.name}, {second.name}",
+                    sentence,
+                    examples.count,
+                    tuple(examples.details),
                     tuple(pictures),
                 )
 

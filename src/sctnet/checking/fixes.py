@@ -10,10 +10,10 @@ import yaml
 from sctnet.checking.check import Report
 from sctnet.checking.survey import OpenedSplit
 from sctnet.checking.value_diagnosis import Diagnosis, corrected
-from sctnet.data.dataset import FileDataset
-from sctnet.data.dataset_yaml import FolderConfig, read_config
+from sctnet.data.dataset import FileDataset, Files
+from sctnet.data.dataset_yaml import FolderConfig, is_list, read_config
 from sctnet.data.folder import folder_dataset
-from sctnet.data.pairing import mask_stem
+from sctnet.data.pairing import folder_of, mask_stem
 from sctnet.data.streams import in_threads
 from sctnet.errors import SctnetError
 from sctnet.pictures.palette import default_palette, save_label_map
@@ -73,8 +73,17 @@ def _write_yaml(report: Report, target: Path) -> list[str]:
     if config.ids is not None:
         fields["ids"] = dict(config.ids)  # JSON would turn the keys into strings
     base = Path(report.source).parent
-    for key, folders in (("images", config.images), ("masks", config.masks)):
-        fields[key] = {s.name: _relative(base / folders[s.name], target) for s in splits}
+    fields["images"], fields["masks"] = {}, {}
+    for split in splits:
+        folders = _folders(split, config, base)
+        if folders is None:
+            fields["images"][split.name] = [
+                [_relative(item.image, target), _relative(item.mask, target)]
+                for item in _files(split)
+            ]
+        else:
+            fields["images"][split.name] = _relative(folders[0], target)
+            fields["masks"][split.name] = _relative(folders[1], target)
     fields.pop("polygons", None)  # none of the splits that have masks
     _dump(fields, target, [first])
     return [f"Written to {target}: {_change(first)}.", *_guesses([first])]
@@ -84,7 +93,10 @@ def _write_masks(report: Report, target: Path) -> list[str]:
     config, base = _config(report), Path(report.source).parent
     splits = _with_pictures(report)
     for split in splits:
-        images, masks = base / config.images[split.name], base / config.masks[split.name]
+        folders = _folders(split, config, base)
+        if folders is None:
+            continue
+        images, masks = folders
         if images == masks or images in masks.parents:
             raise SctnetError(
                 f"{masks}: masks that lie among their images cannot be replaced by others: "
@@ -92,11 +104,19 @@ def _write_masks(report: Report, target: Path) -> list[str]:
             )
     failures = [failure for split in splits for failure in _remap(report, split, target)]
     diagnoses = list(report.diagnoses.values())
-    fields: dict[str, Any] = {
-        "images": {s.name: _relative(base / config.images[s.name], target / "x") for s in splits},
-        "masks": {s.name: f"masks/{s.name}" for s in splits},
-        "classes": list(config.classes),
-    }
+    fields: dict[str, Any] = {"images": {}, "masks": {}, "classes": list(config.classes)}
+    for split in splits:
+        folders = _folders(split, config, base)
+        if folders is None:
+            masks_of = ((item, _mended(split, config, item)) for item in _files(split))
+            fields["images"][split.name] = [
+                [_relative(item.image, target / "x"), mask.as_posix()]
+                for item, mask in masks_of
+                if (target / mask).is_file()
+            ]
+        else:
+            fields["images"][split.name] = _relative(folders[0], target / "x")
+            fields["masks"][split.name] = f"masks/{split.name}"
     colours = _colours(config, diagnoses)
     if colours is not None:
         fields["colours"] = [list(colour) for colour in colours]
@@ -121,9 +141,7 @@ def _remap(report: Report, split: OpenedSplit, target: Path) -> list[str]:
     )
 
     def write(index: int) -> str | None:
-        image = PurePath(data.files[index].name).relative_to(split.name)
-        stem = mask_stem(Path(image), config.model_copy(update={"mask_suffix": ""}))
-        path = target / "masks" / split.name / stem.with_name(f"{stem.name}.png")
+        path = target / _mended(split, config, data.files[index])
         try:
             labels = reader.labels(index)
         except SctnetError as error:
@@ -134,6 +152,26 @@ def _remap(report: Report, split: OpenedSplit, target: Path) -> list[str]:
 
     written = in_threads(write, range(len(data)), min(8, os.cpu_count() or 1))
     return [failure for failure in written if failure is not None]
+
+
+def _mended(split: OpenedSplit, config: FolderConfig, item: Files) -> Path:
+    """Return the path of a mended mask below the folder that --fix names."""
+    image = Path(*PurePath(item.name).parts[1:])  # without the split
+    stem = mask_stem(image, config.model_copy(update={"mask_suffix": ""}))
+    return Path("masks", split.name, stem.with_name(f"{stem.name}.png"))
+
+
+def _files(split: OpenedSplit) -> Sequence[Files]:
+    assert isinstance(split.data, FileDataset)
+    return split.data.files
+
+
+def _folders(split: OpenedSplit, config: FolderConfig, base: Path) -> tuple[Path, Path] | None:
+    """Return a split's folders of pictures and masks; None for what is listed, and for folds."""
+    images, masks = config.images.get(split.name), config.masks.get(split.name)
+    if images is None or masks is None or is_list(images) or is_list(masks):
+        return None
+    return folder_of(base, images), folder_of(base, masks)
 
 
 def _config(report: Report) -> FolderConfig:

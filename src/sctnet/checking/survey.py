@@ -14,7 +14,8 @@ from jaxtyping import Int, Integer, UInt8
 from sctnet.data.dataset import IGNORE, FileDataset, Labels, SegmentationDataset
 from sctnet.data.dataset_yaml import FolderConfig
 from sctnet.data.images import DeepColoursError, frame_count, read_mask, read_mask_encoding
-from sctnet.data.mask_to_labels import colour_code, value_table
+from sctnet.data.likeness import MOST, Thumbnail, thumbnail
+from sctnet.data.mask_to_labels import as_meant, colour_code, value_table
 from sctnet.data.pairing import Mismatch
 from sctnet.data.picture_files import MASK_ENDINGS
 from sctnet.data.published_layouts import UNKNOWN
@@ -39,6 +40,8 @@ class OpenedSplit:
     mismatches: Sequence[Mismatch] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     """The number of files among the pictures that are not taken for some, by their endings."""
+    unlabelled: int = 0
+    """The number of pictures without a mask, where the YAML allows them."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Survey:
     index: int
     size: tuple[int, int] | None = None
     digest: bytes = b""
+    thumbnail: Thumbnail | None = None
     counts: Int[np.ndarray, " 256"] | None = None
     """Pixels by label; :data:`UNKNOWN` counts those of no label."""
     raw: RawValues | None = None
@@ -99,6 +103,8 @@ class Tally:
     masks_of_colours: int = 0
     digests: dict[bytes, int] = field(default_factory=dict)
     """The first picture of every content: some 150 bytes a picture."""
+    thumbnails: dict[int, Thumbnail | None] = field(default_factory=dict)
+    """By the picture's number, of the first :data:`~sctnet.data.likeness.MOST` pictures."""
     repeated: Examples = field(default_factory=Examples)
     unlabelled: Examples = field(default_factory=Examples)
     unknown: Examples = field(default_factory=Examples)
@@ -114,6 +120,8 @@ class Tally:
             if survey.index in _surveyed(len(split.data)):
                 self.looked_at.append(survey.size)
             self._add_digest(survey, split)
+            if len(self.thumbnails) < MOST:
+                self.thumbnails[survey.index] = survey.thumbnail
         if survey.raw is not None:
             self._add_raw(survey.raw, survey.palette)
         if survey.counts is not None:
@@ -163,13 +171,27 @@ def joined_values(tallies: Iterable[Tally]) -> Tally:
 
 def survey_split(split: OpenedSplit) -> Iterator[Survey]:
     """Yield the survey of every picture of a split, in order, read in threads."""
-    table = None if split.config is None else value_table(split.config)
+    tables = None if split.config is None else _tables(split.config)
 
     def survey(index: int) -> Survey:
         seen = _of_picture(split.data, index)
-        return _with_mask(seen, split, table) if split.data.labelled else seen
+        return _with_mask(seen, split, tables) if split.data.labelled else seen
 
     return in_threads(survey, range(len(split.data)), min(8, cpu_count() or 1))
+
+
+class _Tables(NamedTuple):
+    """The labels of what masks store, where the description has them store such."""
+
+    of_values: UInt8[np.ndarray, " codes"] | None
+    of_colours: UInt8[np.ndarray, " codes"] | None
+
+
+def _tables(config: FolderConfig) -> _Tables:
+    return _Tables(
+        value_table(config) if config.holds_numbers else None,
+        value_table(config, of_colours=True) if config.holds_colours else None,
+    )
 
 
 def raw_values(mask: Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> RawValues:
@@ -191,24 +213,23 @@ def _of_picture(data: SegmentationDataset, index: int) -> Survey:
         return Survey(index, problems=(Mismatch("unreadable-image", str(error)),))
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    survey = Survey(index, (image.shape[0], image.shape[1]), digest.digest())
+    size = (image.shape[0], image.shape[1])
+    survey = Survey(index, size, digest.digest(), thumbnail(image))
     frames = frame_count(data.files[index].image) if isinstance(data, FileDataset) else 1
     if frames == 1:
         return survey
     return _and(survey, "several-frames", f"{data.item_name(index)} holds {frames}")
 
 
-def _with_mask(
-    survey: Survey, split: OpenedSplit, table: UInt8[np.ndarray, " codes"] | None
-) -> Survey:
-    """Add what the mask holds; ``table`` leads from its stored values to labels."""
+def _with_mask(survey: Survey, split: OpenedSplit, tables: _Tables | None) -> Survey:
+    """Add what the mask holds; the tables lead from its stored values to labels."""
     try:
-        if table is None or _is_drawn(split.data, survey.index):
+        if tables is None or _is_drawn(split.data, survey.index):
             labels = split.data.labels(survey.index)
             size = labels.shape
             survey = replace(survey, counts=_label_counts(labels, len(split.data.classes)))
         else:
-            survey, size = _with_raw_mask(survey, split, table)
+            survey, size = _with_raw_mask(survey, split, tables)
     except SctnetError as error:
         return _and(survey, "unreadable-mask", str(error))
     return (
@@ -232,22 +253,25 @@ def _label_counts(labels: Labels, classes: int) -> Int[np.ndarray, " 256"]:
 
 
 def _with_raw_mask(
-    survey: Survey, split: OpenedSplit, table: UInt8[np.ndarray, " codes"]
+    survey: Survey, split: OpenedSplit, tables: _Tables
 ) -> tuple[Survey, tuple[int, int]]:
     assert isinstance(split.data, FileDataset)
-    assert split.config is not None
     path = split.data.files[survey.index].mask
     try:
         mask = read_mask(path)
     except DeepColoursError as error:
         mask = read_mask(path, reduce=True)
         survey = _and(survey, "deep-mask", str(error))
+    if all(each is not None for each in tables):  # of either kind
+        assert tables.of_colours is not None
+        mask = as_meant(mask, tables.of_colours, path)
     raw = raw_values(mask)
     encoding = read_mask_encoding(path)
     if encoding.is_jpeg:
         sentence = f"{path} is a JPEG, whatever its name says, and a JPEG changes what it stores"
         survey = _and(survey, "jpeg-mask", sentence)
-    if raw.are_colours != split.config.rgb_masks:
+    table = tables.of_colours if raw.are_colours else tables.of_values
+    if table is None:
         labels = np.full(len(raw.codes), UNKNOWN, np.uint8)
     elif raw.codes[0] < 0 or raw.codes[-1] >= len(table):
         raise SctnetError(f"{path}: the mask's values must lie between 0 and {len(table) - 1}")

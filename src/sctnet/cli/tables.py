@@ -145,6 +145,8 @@ def _contents(report: Report) -> Iterator[str]:
             labels = f"{100 * report.ignored_share(name):.3g} % of the pixels ignored"
         pictures = "1 picture" if tally.pictures == 1 else f"{tally.pictures} pictures"
         yield f"  {name}: {pictures}{size}, {labels}"
+        if split.unlabelled:
+            yield f"  {name}: {split.unlabelled} more without a mask, which are left out"
         if split.left_out:
             yield f"  {name}: {left_out_sentence(split.left_out)}"
 

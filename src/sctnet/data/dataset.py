@@ -99,6 +99,19 @@ class FileDataset(SegmentationDataset):
         self.files = tuple(files)
         self._read_labels = read_labels
 
+    def part(self, name: str, numbers: Sequence[int]) -> "FileDataset":
+        """Return some of the pictures, by their numbers here, as a data set of another name."""
+        files = [self.files[number] for number in numbers]
+        return FileDataset(
+            name,
+            self.classes,
+            self.colours,
+            files,
+            self._read_labels,
+            raw_values=self.raw_values,
+            labelled=self.labelled,
+        )
+
     def __len__(self) -> int:
         return len(self.files)
 

@@ -1,17 +1,37 @@
-"""A user's data set: image and mask folders, described by a YAML file."""
+"""A user's data set: image and mask folders, or lists, described by a YAML file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sctnet.data.coco_instances import DrawnPicture, find_instances
 from sctnet.data.dataset import FileDataset, Files, Labels, check_splits
-from sctnet.data.dataset_yaml import FolderConfig, read_config
+from sctnet.data.dataset_yaml import FolderConfig, is_list, read_config
+from sctnet.data.file_lists import find_listed
 from sctnet.data.labelme import LabelNames, read_labelme
 from sctnet.data.mask_to_labels import label_reader
-from sctnet.data.pairing import SHAPES_SUFFIX, SPOIL_NOTHING, Mismatch, find_files, overlap
+from sctnet.data.pairing import (
+    SHAPES_SUFFIX,
+    SPOIL_NOTHING,
+    Mismatch,
+    find_files,
+    folder_of,
+    overlap,
+)
 from sctnet.data.picture_files import pictures_below, tell_left_out, tell_once
 from sctnet.errors import SctnetError
+
+
+class SplitFiles(NamedTuple):
+    """What a split has."""
+
+    files: list[Files]
+    drawn: dict[Path, DrawnPicture]
+    """The pictures of a file of instances, by what stands for their masks."""
+    left_out: Mapping[str, int]
+    """The number of files among the pictures that are not taken for some, by their endings."""
+    unlabelled: int = 0
 
 
 def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
@@ -29,19 +49,37 @@ def open_folder(yaml_path: str | Path, splits: Sequence[str]) -> FileDataset:
     drawn: dict[Path, DrawnPicture] = {}
     for split in splits:
         unused: list[Mismatch] = []
-        if split in config.polygons:
-            found, left_out = find_drawn(base, config, split, partial(_refuse, unused))
-            files += found
-            drawn |= {item.mask: picture for item, picture in found.items()}
-        else:
-            paired, left_out = find_files(base, config, split, partial(_refuse, unused))
-            files += paired
-        tell_left_out(base / config.images[split], left_out)
+        found = find_split(base, config, split, partial(_refuse, unused))
+        files += found.files
+        drawn |= found.drawn
+        place = config.images[split]
+        tell_left_out(base / place if isinstance(place, Path) else yaml_path, found.left_out)
+        if found.unlabelled:
+            tell_once(
+                f"{yaml_path}: {found.unlabelled} pictures of {split} have no mask and are left "
+                "out, as unlabelled: allowed has it"
+            )
         for cause, what in SPOIL_NOTHING.items():
             sentences = [mismatch.sentence for mismatch in unused if mismatch.cause == cause]
             if sentences:
                 tell_once(f"{yaml_path}: {what} are left out ({len(sentences)}): {sentences[0]}")
     return folder_dataset(f"{yaml_path.stem} {'+'.join(splits)}", config, files, drawn)
+
+
+def find_split(
+    base: Path, config: FolderConfig, split: str, complain: Callable[[Mismatch], None]
+) -> SplitFiles:
+    """Return what a split has, be it listed, in folders or in a file of instances.
+
+    ``complain`` is told of everything that does not pair; where it returns, the rest is paired.
+    """
+    if split in config.polygons:
+        found, left_out = find_drawn(base, config, split, complain)
+        drawn = {item.mask: picture for item, picture in found.items()}
+        return SplitFiles(list(found), drawn, left_out)
+    find = find_listed if is_list(config.images[split]) else find_files
+    paired = find(base, config, split, complain)
+    return SplitFiles(paired.files, {}, paired.left_out, paired.unlabelled)
 
 
 def find_drawn(
@@ -52,12 +90,16 @@ def find_drawn(
     ``complain`` is told of what is left out, too: pictures that the file does not list count where
     no other split has its pictures there.
     """
-    source, images = base / config.polygons[split], base / config.images[split]
+    source, images = base / config.polygons[split], folder_of(base, config.images[split])
     names = LabelNames(config.classes, config.ignored_labels)
     found = find_instances(source, images, split, names, complain)
     below = pictures_below(images)
     listed = {item.image for item in found}
-    others = [base / place for other, place in config.images.items() if other != split]
+    others = [
+        folder_of(base, place)
+        for other, place in config.images.items()
+        if other != split and not is_list(place)
+    ]
     if not any(overlap(images, other) for other in others):
         for picture in below.taken:
             if picture not in listed:

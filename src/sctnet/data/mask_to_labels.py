@@ -10,7 +10,7 @@ from jaxtyping import Integer, UInt8
 
 from sctnet.data.dataset import IGNORE, Colour, Labels
 from sctnet.data.dataset_yaml import RAW_VALUE_LIMIT, FolderConfig
-from sctnet.data.images import read_mask
+from sctnet.data.images import read_mask, read_mask_encoding
 from sctnet.data.published_layouts import UNKNOWN
 from sctnet.errors import SctnetError
 
@@ -20,14 +20,16 @@ def label_reader(config: FolderConfig, reduce: bool) -> Callable[[Path], Labels]
 
     ``reduce`` is that of :func:`~sctnet.data.images.read_mask`.
     """
+    if config.rgb_masks == "mixed":
+        return partial(_read_either, value_table(config), value_table(config, True), reduce)
     if config.rgb_masks:
-        return partial(_read_colours, value_table(config), reduce)
+        return partial(_read_colours, value_table(config, True), reduce)
     return partial(_read_values, value_table(config))
 
 
-def value_table(config: FolderConfig) -> UInt8[np.ndarray, " codes"]:
+def value_table(config: FolderConfig, of_colours: bool = False) -> UInt8[np.ndarray, " codes"]:
     """Return the label, or :data:`UNKNOWN`, of every raw value, or of every colour's code."""
-    if config.rgb_masks:
+    if of_colours:
         assert config.colours is not None
         table = colour_lookup(config.colours, config.ignored_colours)
     elif config.ids is not None:
@@ -47,6 +49,48 @@ def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
             f"{path}: the mask holds colours, not class numbers: "
             "set rgb_masks: true, or save it with one channel"
         )
+    return _labels_of_values(table, values, path)
+
+
+def _read_colours(table: UInt8[np.ndarray, "codes"], reduce: bool, path: Path) -> Labels:
+    values = read_mask(path, reduce=reduce)
+    if values.ndim != 3:
+        raise SctnetError(
+            f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
+        )
+    return _labels_of_colours(table, values, path)
+
+
+def _read_either(
+    of_values: UInt8[np.ndarray, "values"],
+    of_colours: UInt8[np.ndarray, "codes"],
+    reduce: bool,
+    path: Path,
+) -> Labels:
+    values = as_meant(read_mask(path, reduce=reduce), of_colours, path)
+    if values.ndim == 3:
+        return _labels_of_colours(of_colours, values, path)
+    return _labels_of_values(of_values, values, path)
+
+
+def as_meant(
+    values: Integer[np.ndarray, "h w *stored"], of_colours: UInt8[np.ndarray, "codes"], path: Path
+) -> Integer[np.ndarray, "h w *meant"]:
+    """Return a mask's colours where its palette has those of classes alone, else what it stores."""
+    if values.ndim == 3 or values.dtype != np.uint8:
+        return values
+    palette = np.array(read_mask_encoding(path).palette, np.uint8)
+    if not len(palette) or values.max() >= len(palette):
+        return values
+    used = palette[np.unique(values)]
+    if (of_colours.take(colour_code(used)) == UNKNOWN).any():
+        return values
+    return np.asarray(palette[values])
+
+
+def _labels_of_values(
+    table: UInt8[np.ndarray, "values"], values: Integer[np.ndarray, "h w"], path: Path
+) -> Labels:
     if values.dtype != np.uint8 and (values.min() < 0 or values.max() >= RAW_VALUE_LIMIT):
         raise SctnetError(f"{path}: the mask's values must lie between 0 and {RAW_VALUE_LIMIT - 1}")
     # Of bytes, OpenCV's look-up takes a third of NumPy's time.
@@ -57,15 +101,12 @@ def _read_values(table: UInt8[np.ndarray, "values"], path: Path) -> Labels:
             f"{path}: the mask's value {values[unknown][0]} is neither a class nor ignore: "
             "correct the mask, or map its values by ids"
         )
-    return labels
+    return np.asarray(labels)
 
 
-def _read_colours(table: UInt8[np.ndarray, "codes"], reduce: bool, path: Path) -> Labels:
-    values = read_mask(path, reduce=reduce)
-    if values.ndim != 3:
-        raise SctnetError(
-            f"{path}: the mask holds one number per pixel, not colours: set rgb_masks: false"
-        )
+def _labels_of_colours(
+    table: UInt8[np.ndarray, "codes"], values: Integer[np.ndarray, "h w 3"], path: Path
+) -> Labels:
     labels = table.take(colour_code(values))
     unknown = labels == UNKNOWN
     if unknown.any():

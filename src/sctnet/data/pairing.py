@@ -1,12 +1,12 @@
 """Which mask belongs to which picture, by their names in the folders of a YAML file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sctnet.data.dataset import Files
-from sctnet.data.dataset_yaml import FolderConfig
+from sctnet.data.dataset_yaml import FolderConfig, Listed, is_list
 from sctnet.data.picture_files import (
     JPEG_ENDINGS,
     MASK_ENDINGS,
@@ -16,13 +16,14 @@ from sctnet.data.picture_files import (
 )
 
 SHAPES_SUFFIX = ".json"  # of LabelMe
-
+MASK_SUFFIXES = (*MASK_ENDINGS, SHAPES_SUFFIX)
 
 SPOIL_NOTHING = {
     "missing-picture": "masks without a picture",
     "other-suffix": "files without the suffix of the YAML file",
     "unlisted-picture": "pictures that are not listed",
     "empty-area": "annotations without a pixel",
+    "listed-twice": "pictures listed again",
 }
 """The causes of mismatches that leave something out and no more, and what that is."""
 
@@ -31,8 +32,8 @@ class Mismatch(NamedTuple):
     """Something that keeps a picture and its mask from being paired."""
 
     cause: str
-    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem, or one of
-    :data:`SPOIL_NOTHING`."""
+    """A short name: missing-folder, no-pictures, missing-mask, jpeg-mask, shared-stem,
+    listed-missing, or one of :data:`SPOIL_NOTHING`."""
     sentence: str
 
 
@@ -42,6 +43,8 @@ class Paired(NamedTuple):
     files: list[Files]
     left_out: Mapping[str, int]
     """The number of files that are not taken for pictures, by their endings."""
+    unlabelled: int = 0
+    """The number of pictures without a mask, where the YAML allows them."""
 
 
 def find_files(
@@ -51,15 +54,15 @@ def find_files(
 
     ``complain`` is told of everything that does not pair; where it returns, the rest is paired.
     """
-    image_folder, mask_folder = base / config.images[split], base / config.masks[split]
+    image_folder = folder_of(base, config.images[split])
+    mask_folder = folder_of(base, config.masks[split])
     for key, folder in (("images", image_folder), ("masks", mask_folder)):
         if not folder.is_dir():
-            sentence = f"{folder}: no such folder: correct {key}.{split} in the YAML file"
-            complain(Mismatch("missing-folder", sentence))
+            complain_of_folder(folder, f"{key}.{split}", complain)
             return Paired([], {})
     beside = mask_folder == image_folder and config.mask_suffix == config.image_suffix
-    suffixes = (SHAPES_SUFFIX,) if beside else (*MASK_ENDINGS, SHAPES_SUFFIX)
-    masks = _find_masks(mask_folder, suffixes, complain)
+    suffixes = (SHAPES_SUFFIX,) if beside else MASK_SUFFIXES
+    masks = find_masks(mask_folder, suffixes, complain)
     image_of_mask, left_out = _images_by_stem(image_folder, mask_folder, config, complain)
     if not image_of_mask:
         sentence = (
@@ -68,9 +71,14 @@ def find_files(
             "YAML file"
         )
         complain(Mismatch("no-pictures", sentence))
+    unlabelled = 0
     for stem, image in image_of_mask.items():
         if stem not in masks:
-            complain(_without_mask(image, mask_folder / stem, suffixes))
+            mismatch = _without_mask(image, mask_folder / stem, suffixes)
+            if config.unlabelled == "allowed" and mismatch.cause == "missing-mask":
+                unlabelled += 1
+            else:
+                complain(mismatch)
     unused = _without_picture(base, config, split, masks, image_of_mask) if image_of_mask else []
     for mask in unused:
         complain(Mismatch("missing-picture", f"{mask} has no picture below {image_folder}"))
@@ -82,7 +90,19 @@ def find_files(
         for stem, image in image_of_mask.items()
         if stem in masks
     ]
-    return Paired(files, left_out)
+    return Paired(files, left_out, unlabelled)
+
+
+def folder_of(base: Path, place: Path | Listed) -> Path:
+    """Return a folder of the YAML file; a place that is no list."""
+    assert isinstance(place, Path)
+    return base / place
+
+
+def complain_of_folder(folder: Path, key: str, complain: Callable[[Mismatch], None]) -> None:
+    """Tell that a folder of the YAML file is missing."""
+    sentence = f"{folder}: no such folder: correct {key} in the YAML file"
+    complain(Mismatch("missing-folder", sentence))
 
 
 def _images_by_stem(
@@ -111,12 +131,20 @@ def _images_by_stem(
     return images, left_out
 
 
-def _find_masks(
-    folder: Path, suffixes: Sequence[str], complain: Callable[[Mismatch], None]
+def find_masks(
+    folder: Path,
+    suffixes: Sequence[str],
+    complain: Callable[[Mismatch], None],
+    pictures: Collection[Path] = (),
 ) -> dict[Path, Path]:
-    """Return the masks below a folder by their relative path without its ending."""
+    """Return the masks below a folder by their relative path without its ending.
+
+    What is among ``pictures`` is none.
+    """
     masks: dict[Path, Path] = {}
     for path in files_below(folder, lambda name: Path(name).suffix.lower() in suffixes).taken:
+        if path in pictures:
+            continue
         stem = path.relative_to(folder).with_suffix("")
         if stem in masks:
             sentence = f"{masks[stem]} and {path} share one stem: keep one of them"
@@ -134,10 +162,12 @@ def _without_picture(
     images: Mapping[Path, Path],
 ) -> list[Path]:
     """Return the masks that no split has a picture for; splits may share a folder of masks."""
-    folder = base / config.masks[split]
+    folder = folder_of(base, config.masks[split])
     used = {folder / stem for stem in images}
     for other, place in config.masks.items():
-        others, pictures = base / place, base / config.images[other]
+        if is_list(place) or is_list(config.images[other]):
+            continue
+        others, pictures = folder_of(base, place), folder_of(base, config.images[other])
         if other != split and pictures.is_dir() and overlap(folder, others):
             found, _ = _images_by_stem(pictures, others, config, lambda _: None)
             used |= {others / stem for stem in found}
@@ -147,7 +177,7 @@ def _without_picture(
         if folder / stem not in used
         and (mask.suffix.lower() in MASK_ENDINGS or _holds_shapes(mask))
         and stem.name.endswith(config.mask_suffix)
-        and not _is_image(mask, config, base / config.images[split], folder)
+        and not _is_image(mask, config, folder_of(base, config.images[split]), folder)
     ]
 
 
@@ -205,7 +235,10 @@ def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Misma
                 "export the masks again as PNG"
             )
             return Mismatch("jpeg-mask", sentence)
-    sentence = f"{image} has no mask: expected {expected} with one of {', '.join(suffixes)}"
+    sentence = (
+        f"{image} has no mask: expected {expected} with one of {', '.join(suffixes)}, or set "
+        "unlabelled: allowed"
+    )
     return Mismatch("missing-mask", sentence)
 
 

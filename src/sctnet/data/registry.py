@@ -8,8 +8,15 @@ from sctnet.data.ade20k import is_ade20k, open_ade20k
 from sctnet.data.camvid import is_camvid, open_camvid
 from sctnet.data.cityscapes import is_cityscapes, open_cityscapes
 from sctnet.data.cocostuff import is_cocostuff, open_cocostuff
-from sctnet.data.dataset import NoSuchSplitError, SegmentationDataset
+from sctnet.data.dataset import (
+    FileDataset,
+    NoSuchSplitError,
+    SegmentationDataset,
+    check_splits,
+)
+from sctnet.data.dataset_yaml import ALL, is_yaml, read_config
 from sctnet.data.folder import open_folder
+from sctnet.data.folds import FOLDED, fold_of, part_of_folds
 from sctnet.data.synthetic.streets import open_synthetic
 from sctnet.data.voc import is_voc, open_voc
 from sctnet.errors import SctnetError
@@ -35,13 +42,35 @@ def open_dataset(source: str | Path, splits: Sequence[str]) -> SegmentationDatas
 
     ``source`` is a data set's YAML file (``.yaml`` or ``.yml``), the root of a CamVid in the
     SegNet authors' layout, of a Cityscapes, ADE20K, COCO-Stuff-10K or Pascal VOC as published,
-    or the word ``synthetic``, for drawn streets that need no files. Raises :class:`SctnetError`
-    for anything else, and for an unknown split.
+    or the word ``synthetic``, for drawn streets that need no files. A split may be one of its
+    folds (:func:`~sctnet.data.folds.fold_of`): of the split ``train``, or of all pictures where a
+    YAML file names no split; ``train`` and ``val`` are then folds themselves. Raises
+    :class:`SctnetError` for anything else, and for an unknown split.
     """
+    path = Path(source)
+    config = read_config(path) if is_yaml(path) else None
+    undivided = config is not None and config.is_undivided
+    own = [split for split in splits if fold_of(split) is None]
+    if undivided and (own or not splits):
+        check_splits(own, [*FOLDED, ALL], source)
+    folds = [fold_of(split, config) for split in splits]
+    wanted = [fold for fold in folds if fold is not None]
+    if not wanted:
+        return _open(source, splits)
+    if len(wanted) < len(folds):
+        raise SctnetError(f"{source}: folds and other splits overlap: name the one or the others")
+    whole = _open(source, [ALL if undivided else "train"])
+    if not isinstance(whole, FileDataset):
+        raise SctnetError(f"{source}: only pictures in files are divided into folds: choose others")
+    return part_of_folds(whole, splits, wanted, path, config)
+
+
+def _open(source: str | Path, splits: Sequence[str]) -> SegmentationDataset:
+    """Open splits that the source itself names."""
     if str(source) == "synthetic":
         return open_synthetic(splits)
     path = Path(source)
-    if path.suffix.lower() in {".yaml", ".yml"}:
+    if is_yaml(path):
         return open_folder(path, splits)
     for layout in _LAYOUTS:
         if layout.is_at(path):

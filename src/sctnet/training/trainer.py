@@ -202,7 +202,8 @@ class _Run:
             raise SctnetError(
                 f"{self.folder.checkpoint_file}: the run was begun on "
                 f"{checkpoint['train_pictures']} pictures with {len(checkpoint['classes'])} "
-                "classes, and these data have changed: resume it on the same, or begin another"
+                "classes, and these data have changed: resume it on the same, or begin another "
+                f"from its weights with model.init={self.folder.path} and another --out"
             )
         self.learner.load_state(checkpoint)
         self.iteration = checkpoint["iteration"]
