@@ -155,7 +155,7 @@ def open_splits(source: str | Path, names: Sequence[str] = ()) -> list[OpenedSpl
     for the same pictures (coarse ones). Raises :class:`SctnetError` for a source that is not a data
     set, and for a split it does not have.
     """
-    opened = []
+    opened: list[OpenedSplit] = []
     for name in names or known_splits(source):
         try:
             opened.append(_told_once(_open_split(source, name), opened))

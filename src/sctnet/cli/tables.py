@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sctnet.evaluation.evaluator import Evaluation
     from sctnet.inference.calibration import CalibrationReport
     from sctnet.inference.files import PredictionSummary
+    from sctnet.training.repetitions import Repetitions
 
 _MAX_CLASSES = 30  # rows of a table that shall stay on one page
 _DETAILS = 3
@@ -94,6 +95,21 @@ def offsets_table(report: CalibrationReport) -> Table:
     table.add_section()
     totals = (f"{100 * each.miou:.2f}" for each in (report.before, report.after))
     table.add_row("mean IoU", "", *totals)
+    return table
+
+
+def repetitions_table(found: Repetitions) -> Table:
+    """Return the mean and the spread of every score of several runs."""
+    table = table_of(
+        "score",
+        figures=["mean %", "spread", "lowest", "highest", "runs"],
+        title=f"{len(found.runs)} runs, each on its own validation pictures at its end",
+    )
+    table.caption = "spread: standard deviation of a sample, in points"
+    for name, spread in found.spreads().items():
+        deviation = "" if spread.deviation is None else f"{100 * spread.deviation:.2f}"
+        figures = (f"{100 * each:.2f}" for each in (spread.lowest, spread.highest))
+        table.add_row(Text(name), f"{100 * spread.mean:.2f}", deviation, *figures, str(spread.runs))
     return table
 
 

@@ -1,6 +1,8 @@
 """``sctnet train``."""
 
 import sys
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,10 @@ import typer
 from sctnet.errors import SctnetError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from sctnet.training.recipe import Recipe
+    from sctnet.training.trainer import Observer
 
 
 def train(
@@ -43,6 +48,17 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Do this many runs below --out, of one seed after another."),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Divide the training pictures into this many folds, and do a run for each, which "
+            "validates on it and trains on the others."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Do a few steps, say what the run needs, write nothing."),
@@ -56,7 +72,8 @@ def train(
     The folder --out then holds the model (config.json, model.safetensors, README.md), the resolved
     recipe.yaml, last.ckpt, metrics.jsonl, summary.json and a TensorBoard log; best/ holds the model
     with the best validation mIoU, where there is a validation split. Started by torchrun or srun,
-    the processes share each step.
+    the processes share each step. With --seeds or --folds, --out holds a folder for each run, and
+    repetitions.json their scores with mean and spread; --resume keeps the finished ones.
     """
     from sctnet.cli.progress import training_progress
     from sctnet.processes import launched_processes
@@ -64,7 +81,19 @@ def train(
     from sctnet.training.trainer import train as run
 
     speaks = launched_processes().is_first
-    loaded = _recipe(recipe, settings or [], out, data, scale, student, resume, speaks)
+    settings = settings or []
+    if recipe is not None and "=" in recipe:
+        settings = [recipe, *settings]  # it is the first of them
+        recipe = None
+    if seeds is not None or folds is not None:
+        if out is None or dry_run:
+            raise SctnetError("--seeds, --folds: name the folder of the runs by --out")
+        of_recipe = partial(_recipe, recipe, data=data, scale=scale, student=student)
+        _repeat(of_recipe, settings, seeds, folds, out, resume)
+        return
+    loaded = _recipe(
+        recipe, settings, out, data=data, scale=scale, student=student, resume=resume, speaks=speaks
+    )
     if dry_run:
         needs = rehearse(loaded, classes)
         if speaks:
@@ -85,10 +114,53 @@ def train(
         print(f"Trained {loaded.name}: the model is in {folder.path}")  # noqa: T201
 
 
+def _repeat(
+    of_recipe: "Callable[..., Recipe]",
+    settings: list[str],
+    seeds: int | None,
+    folds: int | None,
+    out: Path,
+    resume: bool,
+) -> None:
+    """Do several runs, and print their scores."""
+    from rich.console import Console
+
+    from sctnet.cli.progress import console, training_progress
+    from sctnet.cli.tables import repetitions_table
+    from sctnet.training.repetitions import SUMMARY, Repetition, repetitions, train_repeatedly
+
+    first_seed = 0
+    if seeds is not None:
+        first_seed = of_recipe(settings, None, resume=False, speaks=False).run.seed
+    wanted = repetitions(seeds, folds, first_seed, settings)
+
+    def recipe_of(repetition: Repetition, run: Path) -> "Recipe":
+        speaks = repetition == wanted[0]
+        return of_recipe([*settings, *repetition.settings], run, resume=resume, speaks=speaks)
+
+    @contextmanager
+    def observing(repetition: Repetition) -> "Iterator[Observer]":
+        number = wanted.index(repetition) + 1
+        console.print(f"{repetition.name} ({number} of {len(wanted)})", highlight=False)
+        with training_progress() as observe:
+            yield observe
+
+    try:
+        found = train_repeatedly(wanted, recipe_of, out, resume, observing)
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            f"Stopped; what was done is in {out}, continue it with --resume", file=sys.stderr
+        )
+        raise
+    Console().print(repetitions_table(found))
+    print(f"Trained {len(wanted)} runs: models and {SUMMARY} are in {out}")  # noqa: T201
+
+
 def _recipe(
     name: str | None,
     settings: list[str],
     out: Path | None,
+    *,
     data: str | None,
     scale: str | None,
     student: str | None,
@@ -99,9 +171,6 @@ def _recipe(
     from sctnet.training.auto_recipe import choose_recipe
     from sctnet.training.recipe import load_recipe
 
-    if name is not None and "=" in name:
-        settings = [name, *settings]  # it is the first of them
-        name = None
     if name is None and resume and out is not None and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")
     if name is not None:

@@ -41,14 +41,14 @@ _DIVIDED: dict[tuple[object, ...], list[int]] = {}
 
 
 class Fold(NamedTuple):
-    """A split by its name: one of ``count`` folds, from 1, or all others of them."""
+    """A split by its name: a fold by its number, from 1, ``of`` how many, or all the others."""
 
     number: int
-    count: int
+    of: int
     is_rest: bool
 
     def __str__(self) -> str:
-        return f"{'all-but-' if self.is_rest else ''}fold-{self.number}-of-{self.count}"
+        return f"{'all-but-' if self.is_rest else ''}fold-{self.number}-of-{self.of}"
 
 
 def fold_of(split: str, config: FolderConfig | None = None) -> Fold | None:
@@ -62,9 +62,9 @@ def fold_of(split: str, config: FolderConfig | None = None) -> Fold | None:
     if match is None:
         return None
     fold = Fold(int(match[2]), int(match[3]), match[1] is not None)
-    if not (1 <= fold.number <= fold.count and 2 <= fold.count <= MOST_FOLDS):
+    if not (1 <= fold.number <= fold.of and 2 <= fold.of <= MOST_FOLDS):
         raise SctnetError(
-            f"{split}: there is no such fold: name one of 1 to {fold.count} of at most {MOST_FOLDS}"
+            f"{split}: there is no such fold: name one of 1 to {fold.of} of at most {MOST_FOLDS}"
         )
     return fold
 
@@ -81,8 +81,8 @@ def part_of_folds(
     The folds are kept beside the YAML file of a ``config``, or else in the data set's root. Raises
     :class:`SctnetError` for fewer pictures than folds, and for a file that is no list of folds.
     """
-    count = wanted[0].count
-    if any(fold.count != count for fold in wanted):
+    count = wanted[0].of
+    if any(fold.of != count for fold in wanted):
         raise SctnetError(f"{source}: folds of different divisions overlap: name those of one")
     kept = (source if config is None else source.parent) / (
         f"{'sctnet' if config is None else source.stem}.folds-{count}.json"

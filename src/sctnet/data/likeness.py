@@ -172,9 +172,10 @@ def _overlaid(whole: Thumbnail, part: Thumbnail, window: int) -> float:
     warp = _onto(_WINDOWS[window], part.shape, whole.shape)
     below = _details(whole, _DETAIL * float(warp[0, 0]), _DETAIL * float(warp[1, 1]))
     above = _details(part, _DETAIL, _DETAIL)
+    everywhere = np.ones(below.shape, np.uint8)
     try:
         value, _ = cv2.findTransformECC(
-            above, below, warp, cv2.MOTION_AFFINE, _UNTIL, None, _STEADIED
+            above, below, warp, cv2.MOTION_AFFINE, _UNTIL, everywhere, _STEADIED
         )
     except cv2.error:  # which ECC raises where nothing fits
         return -1.0
