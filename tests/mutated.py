@@ -18,7 +18,10 @@ from PIL import Image
 from sctnet.checkpoints.paddle_checkpoint import read_paddle_checkpoint
 from sctnet.data.classification.webdataset import open_shards
 from sctnet.data.coco_instances import find_instances
+from sctnet.data.dataset import FileDataset, Files
 from sctnet.data.dataset_yaml import read_config
+from sctnet.data.folder import open_folder
+from sctnet.data.folds import folds_of
 from sctnet.data.images import (
     EncodedImage,
     frame_count,
@@ -241,6 +244,26 @@ def _read_layout(path: Path) -> None:
     open_voc(path.parent, ["t"])
 
 
+def _read_list(path: Path) -> None:
+    for name in ("a.png", "b c.png"):
+        (path.parent / name).write_bytes(b"")
+    listed = path.with_name("listed.txt")
+    listed.write_bytes(path.read_bytes())
+    described = path.with_name("listed.yaml")
+    described.write_text("images: {train: listed.txt}\nclasses: [road, car]\n")
+    try:
+        open_folder(described, ["train"])
+    finally:
+        listed.unlink()
+        described.unlink()
+
+
+def _read_folds(path: Path) -> None:
+    files = [Files(name, path, path) for name in ("a", "b")]
+    data = FileDataset("two", ("road", "car"), None, files, read_mask)
+    folds_of(data, 2, path, 0)
+
+
 def _read_shard(path: Path) -> None:
     described = path.with_name("shards.yaml")
     described.write_text(f"shards: {{train: {path.name}}}\nclasses: [cat, dog]\n")
@@ -273,6 +296,8 @@ READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], object
     "description": (lambda: {"YAML": description()}, read_config),
     "recipe": (lambda: {"YAML": recipe()}, lambda path: load_recipe(str(path))),
     "layout": (lambda: {"labelmap.txt": b"a:1,2,3::\np:3,4,5::\n"}, _read_layout),
+    "list": (lambda: {"text": b"a.png\tb c.png\nb c.png a.png\n"}, _read_list),
+    "folds": (lambda: {"JSON": b'{"seed": 0, "folds": [["a"], ["b"]]}'}, _read_folds),
     "shard": (lambda: {"tar": shard()}, _read_shard),
     "Paddle": (lambda: {"pdparams": paddle()}, read_paddle_checkpoint),
     "video": (lambda: {each: video(each) for each in ("mp4", "matroska")}, _read_video),

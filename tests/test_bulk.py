@@ -127,6 +127,15 @@ def test_bulk_writes_what_the_local_engine_writes(model, pictures, tmp_path, in_
     assert sorted(path.name for path in out.iterdir()) == ["labels", "manifest.parquet"]
 
 
+def test_further_frames_are_told(model, pictures, tmp_path, in_process):
+    frames = [Image.fromarray(street(24, 31, number)) for number in range(3)]
+    frames[0].save(pictures / "film.gif", save_all=True, append_images=frames[1:])
+    summary = predict_bulk(model, [str(pictures)], str(tmp_path / "out"), BulkOptions())
+    assert summary.animated == [str(pictures / "film.gif")]
+    counts = {Path(row["source"]).name: row["frames"] for row in manifest_rows(tmp_path / "out")}
+    assert counts == {"a.png": 1, "a.bmp": 1, "b.jpg": 1, "film.gif": 3, "c.jpg": None}
+
+
 def test_run_lengths_are_the_label_maps(model, pictures, tmp_path, in_process):
     predict_bulk(model, [str(pictures)], str(tmp_path / "maps"), BulkOptions())
     predict_bulk(model, [str(pictures)], str(tmp_path / "codes"), BulkOptions(kind="rle"))

@@ -263,12 +263,41 @@ def test_predict_goes_on_where_it_was_stopped(
     assert stopped.status == 130
     assert "go on with --skip-existing" in stopped.err
     assert "Traceback" not in stopped.err
-    written = sorted(file.name for file in out.rglob("*") if file.is_file())
+    written = sorted(file.name for file in out.rglob("*/*") if file.is_file())
     assert written == ["a.png", "a.png", "b.png", "b.png"]
     again = run("predict", model, folder, "--out", out, "--skip-existing")
     assert again.status == 0
     assert "1 pictures labelled, 2 were there already, 0 failed" in again.out
     assert (out / "labels" / "c.png").is_file()
+
+
+def test_predict_does_not_take_the_results_of_another_picture(
+    run: type[Program], model: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(_picture()).save(folder / "a.png")
+    given = ("predict", model, folder, "--out", out, "--save", "json", "--skip-existing")
+    assert "1 pictures labelled, 0 failed" in run(*given).out
+    assert "0 pictures labelled, 1 were there already" in run(*given).out
+    Image.fromarray(_picture()).save(folder / "a.jpg")  # which has the name a now, before a.png
+    assert "2 pictures labelled, 0 failed" in run(*given).out
+    assert json.loads((out / "json" / "a.json").read_text())["image"].endswith("a.jpg")
+    assert "0 pictures labelled, 2 were there already" in run(*given).out
+    (folder / "a.jpg").unlink()
+    assert "1 pictures labelled, 0 failed" in run(*given).out, "a is that of a.png again"
+    (out / ".pictures.jsonl").write_bytes(b'["a", "b"]\n[1, 2]\n3\n{\n\xff')
+    assert "1 pictures labelled, 0 failed" in run(*given).out, "whose they are is not known"
+
+
+@pytest.mark.parametrize("inputs", [[""], [" ", "a.png"]])
+def test_an_empty_input_is_not_this_folder(
+    run: type[Program], model: Path, tmp_path: Path, inputs: list[str]
+) -> None:
+    program = run("predict", model, *inputs, "--out", tmp_path / "out")
+    assert program.status == 2
+    assert "an input is empty, as of a variable without a value" in program.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_does_not_label_results_in_a_glob(

@@ -143,6 +143,19 @@ def test_accept_is_read_as_http_says(accept, expected):
     assert answer.media_type + (f";kind={answer.kind}" if answer.kind else "") == expected
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_further_frames_are_told_in_a_header(server, segmenter, kind):
+    frames = [Image.fromarray(street(40, 50, number)) for number in range(2)]
+    for count in (1, 2):
+        file = io.BytesIO()
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:count], lossless=True)
+        answer = post(server, file.getvalue())
+        assert answer.status_code == 200
+        assert ("X-Frames" in answer.headers) == (count == 2)
+        labels = np.asarray(Image.open(io.BytesIO(answer.content)))
+        np.testing.assert_array_equal(labels, segmenter(np.asarray(frames[0])).labels)
+
+
 def test_a_form_and_compressed_bodies_are_taken(server, segmenter):
     content = encoded(street(40, 50))
     expected = post(server, content).content

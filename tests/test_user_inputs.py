@@ -33,7 +33,9 @@ from sctnet.data.classification.registry import open_classified
 from sctnet.data.dataset import FileDataset
 from sctnet.data.images import (
     EncodedImage,
+    decode_image,
     frame_count,
+    read_first,
     read_image,
     read_mask,
 )
@@ -64,6 +66,10 @@ def jpeg(exif: bytes = b"") -> bytes:
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "JPEG", quality=95, subsampling=0, exif=exif)
     return file.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return decode_image(data, "it")
 
 
 def tiff(
@@ -165,6 +171,20 @@ class TestDamagedPictures:
             with pytest.raises(SctnetError, match=r"half: .*(damaged|cannot be of kind)"):
                 read(path)
 
+    def test_broken_pngs_write_nothing_to_the_terminal(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        encoded = cv2.imencode(".png", RGB)[1].tobytes()
+        for place in range(10, len(encoded), len(encoded) // 40):
+            flipped = bytearray(encoded)
+            flipped[place] ^= 0x55
+            for broken in (encoded[:place], bytes(flipped)):
+                (tmp_path / "a.png").write_bytes(broken)
+                told(read_image, tmp_path / "a.png")
+        (tmp_path / "a.png").write_bytes(encoded)
+        assert (read_image(tmp_path / "a.png") == RGB[..., ::-1]).all()
+        assert "libpng" not in capfd.readouterr().err
+
     @pytest.mark.parametrize("what", READERS)
     def test_damaged_files_are_read_or_told_in_a_sentence(self, what: str, tmp_path: Path) -> None:
         """``tools/fuzz_readers.py`` does the same for minutes."""
@@ -242,6 +262,49 @@ class TestTiffs:
         tags[42113] = "100\0"
         Image.fromarray(values).save(tmp_path / "holes.tif", tiffinfo=tags)
         assert (read_image(tmp_path / "holes.tif")[10:, 10:, 0] == GREY[10:, 10:]).all()
+
+    def test_grey_of_twelve_bits_is_as_bright_as_it_was(self, tmp_path: Path) -> None:
+        values = np.arange(32, dtype=np.uint16).reshape(4, 8) * 132
+        left, right = values.ravel()[::2], values.ravel()[1::2]
+        packed = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], 1)
+        samples = packed.astype(np.uint8).reshape(4, 12, 1)
+        data = bytearray(tiff(samples, None))
+        for tag, value in ((256, 8), (258, 12)):  # the width, and the bits
+            place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+            data[place : place + 2] = struct.pack("<H", value)
+        path = tmp_path / "a.tif"
+        path.write_bytes(data)
+        expected = np.round(values * (255 / 4095)).astype(np.uint8)
+        np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+        np.testing.assert_array_equal(read_mask(path), values)
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "TIFF", tiffinfo={281: 4095})
+        np.testing.assert_array_equal(decoded(file.getvalue())[..., 0], expected)
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "TIFF", tiffinfo={281: 4000})
+        assert decoded(file.getvalue()).max() == 16, "a range that its values leave is none"
+
+    @pytest.mark.parametrize(
+        ("tag", "value", "sentence"),
+        [
+            (259, 9999, "a TIFF with the compression 9999, which cannot be read"),
+            (262, 6, "luminance and chrominance .YCbCr. that are not JPEG, which cannot"),
+            (277, 300, "damaged or cut short"),
+            (277, 0, "damaged or cut short"),
+            (339, 9, "damaged or cut short"),
+            (258, 0, "damaged or cut short"),
+            (258, 10, "1 band of whole numbers of 10 bits, which cannot be read"),
+        ],
+    )
+    def test_a_tag_is_blamed_for_what_it_says(
+        self, tag: int, value: int, sentence: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        data = bytearray(tiff(np.zeros((8, 8, 1), np.uint8), None))
+        place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+        data[place : place + 2] = struct.pack("<H", value)
+        with pytest.raises(SctnetError, match=sentence):
+            decoded(bytes(data))
+        assert capfd.readouterr() == ("", "")
 
     def test_values_of_another_range_are_told(self, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "a.tif"), GREY.astype(np.float32) * 40)
@@ -735,7 +798,9 @@ class TestFoldersAreWalkedInOneWay:
     def test_so_are_shapes_without_a_picture(self, tmp_path: Path) -> None:
         shapes = {"shapes": [], "imageHeight": HEIGHT, "imageWidth": WIDTH}
         for name in ("a", "b"):
-            (tmp_path / f"{name}.json").write_text(json.dumps(shapes))
+            # LabelMe may write the picture itself first, which takes megabytes.
+            whole = {"imageData": "A" * 3_000_000, **shapes} if name == "b" else shapes
+            (tmp_path / f"{name}.json").write_text(json.dumps(whole))
         (tmp_path / "classes.json").write_text("{}")
         Image.fromarray(RGB).save(tmp_path / "a.png")
         source = tmp_path / "data.yaml"
@@ -759,6 +824,8 @@ class TestFoldersAreWalkedInOneWay:
         path.write_bytes(SAMPLES["animated GIF"])
         (finding,) = checked(source).findings
         assert (finding.cause, finding.is_error, finding.count) == ("several-frames", False, 1)
+        assert read_first(path).frames == 2
+        assert (read_first(path).pixels == read_image(path)).all()
         counts = {name: frames(SAMPLES[name], tmp_path) for name in SAMPLES}
         assert {name for name in counts if counts[name] == 2} == {
             f"animated {kind}" for kind in ("GIF", "PNG", "WEBP", "TIFF")
@@ -1020,6 +1087,33 @@ class TestLayoutsOfOtherPrograms:
 
     COLOURS = ((250, 50, 83), (0, 0, 0), (61, 61, 245))
     LABELMAP = "# label:color_rgb:parts:actions\nsky:250,50,83::\nbackground:0,0,0::\ncar:61,61,245"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "JPEGImages/a.jpg",
+            "VOC2012/JPEGImages/a.jpg VOC2012/SegmentationClass/a.png",
+            "/JPEGImages/a.jpg\t/SegmentationClassAug/a.png",
+            "C:\\data\\JPEGImages\\a.jpg",
+        ],
+    )
+    def test_lines_may_be_paths(self, line: str, tmp_path: Path) -> None:
+        folder = write_layout(
+            tmp_path, [line], ["a.jpg"], Image.fromarray(LABELS), class_names="sky\nroad\ncar\n"
+        )
+        (folder / "SegmentationClassAug").mkdir()
+        Image.fromarray(2 - LABELS).save(folder / "SegmentationClassAug" / "a.png")
+        data = open_dataset(folder, ["train"])
+        assert data.item_name(0) == "a.jpg"
+        named = 2 - LABELS if "Aug" in line else LABELS
+        assert (data.labels(0) == named).all(), "the mask that the line names counts"
+
+    def test_a_labelmap_that_lacks_a_class_is_to_be_completed(self, tmp_path: Path) -> None:
+        mask = Image.fromarray(np.array(self.COLOURS, np.uint8)[LABELS])
+        shortened = "\n".join(self.LABELMAP.split("\n")[:-1])
+        folder = write_layout(tmp_path, ["a"], ["a.jpg"], mask, labelmap=shortened)
+        with pytest.raises(SctnetError, match=r"add a line such as name:61,61,245:: to the label"):
+            open_dataset(folder, ["train"]).labels(0)
 
     @pytest.mark.parametrize("kind", ["colours", "palette", "shuffled palette", "numbers"])
     def test_labelmap_names_classes_and_colours(self, kind: str, tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def predict(
     inputs = [*(inputs or []), *(more_inputs or [])]
     if not inputs:
         raise SctnetError("nothing to label: give pictures, folders or globs")
+    if not all(each.strip() for each in inputs):
+        raise SctnetError("an input is empty, as of a variable without a value: name a file")
     of_ray = {
         "--address": address, "--workers": workers, "--worker-cpus": worker_cpus,
         "--worker-gpus": worker_gpus, "--column": column,
@@ -215,7 +217,7 @@ def _label_pictures(
         Console().print(prediction_table(summary))
     if summary.animated:
         others = f" and {len(summary.animated) - 3} more" if len(summary.animated) > 3 else ""
-        named = printable(", ".join(str(path) for path in summary.animated[:3]))
+        named = printable(", ".join(summary.animated[:3]))
         print(f"Of several frames or pages, the first alone is labelled: {named}{others}")  # noqa: T201
     failures = [*missing, *summary.failures]
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""

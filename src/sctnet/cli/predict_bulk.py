@@ -46,6 +46,11 @@ def _tell(summary: "PredictionSummary", out: str) -> None:
         f"{summary.labelled} pictures labelled{skipped}, {len(summary.failures)} failed; "
         f"written to {out}"
     )
+    if summary.animated:
+        print(  # noqa: T201
+            f"Of several frames or pages, the first alone is labelled: {len(summary.animated)} "
+            "pictures, see the column frames of manifest.parquet"
+        )
     failures = summary.failures[:_MAX_SHOWN]
     if len(summary.failures) > _MAX_SHOWN:
         rest = len(summary.failures) - _MAX_SHOWN

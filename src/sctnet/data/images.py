@@ -5,8 +5,10 @@ kinds of errors for damaged ones, none of which is documented.
 """
 
 import io
+import logging
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 _LARGE = 50_000_000  # pixels
 _LARGE_FILE = 50_000_000  # bytes
+_ENDING = 2  # bytes: of a JPEG, what says that it is whole
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,6 +53,11 @@ _REDUCED = {
 }
 _ANIMATED = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
 _SUBFILE_TYPE = 254
+_LARGEST_VALUE = 281
+_YCBCR, _YCBCR_SUBSAMPLING = 6, 530
+_OF_JPEG = (6, 7)
+"""TIFF's compressions that are JPEG's."""
+_USUAL_BITS = (1, 2, 4, 8, 12, 16, 32)
 _MOST_PAGES = 1000  # that are looked at
 _MOST_BANDS = 6  # of 8 bits; of 16 bits Pillow takes four
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -94,8 +102,44 @@ class MaskEncoding(NamedTuple):
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB; see :func:`decode_image`."""
+    return read_first(path).pixels
+
+
+class FirstFrame(NamedTuple):
+    """The first picture of a file, and how many it holds."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    frames: int
+
+
+def read_first(path: str | Path) -> FirstFrame:
+    """Read an image file as RGB, and count its frames or pages; see :func:`decode_image`."""
     pixels = _read_large(Path(path))
-    return decode_image(read_bytes(path), str(path)) if pixels is None else pixels
+    if pixels is not None:
+        return FirstFrame(pixels, frame_count(path))
+    return decode_first(read_bytes(path), str(path))
+
+
+def decode_first(data: bytes, name: str) -> FirstFrame:
+    """Decode an encoded image as RGB, and count its frames or pages; see :func:`decode_image`."""
+    image = EncodedImage(data, name)
+    return FirstFrame(image.decode(), image.frames())
+
+
+def holds_more(data: bytes, name: str, formats: Collection[str] | None = None) -> bool:
+    """Say whether an encoded image has a second frame or page; no others are looked for.
+
+    Raises :class:`SctnetError` as :func:`decode_image` does.
+    """
+    image = _open_bytes(data, name, formats=formats)
+    if image.format not in _ANIMATED:
+        return False
+    with _decoding(name):
+        try:
+            image.seek(1)
+        except EOFError:
+            return False
+        return not isinstance(image, _BandedTiff) or _is_page(image, 1)
 
 
 def image_size(data: bytes, name: str, formats: Collection[str] | None = None) -> tuple[int, int]:
@@ -163,6 +207,13 @@ class EncodedImage:
         with _decoding(self._name):
             pixels = np.array(_to_eight_bits(upright(self._header), self._name).convert("RGB"))
         return pixels
+
+    def frames(self) -> int:
+        """Return how many pictures there are, as :func:`frame_count` does."""
+        try:
+            return _frames(self._header, self._name)
+        except (OSError, SctnetError):
+            return 1
 
 
 def read_mask(
@@ -241,16 +292,19 @@ def frame_count(path: str | Path) -> int:
     """
     try:
         with Path(path).open("rb") as file:
-            image = _open(file, str(path))
-            if image.format not in _ANIMATED:
-                return 1
-            with _decoding(str(path)):
-                frames: int = getattr(image, "n_frames", 1)
-                if not isinstance(image, _BandedTiff):
-                    return frames
-                return sum(_is_page(image, number) for number in range(min(frames, _MOST_PAGES)))
+            return _frames(_open(file, str(path)), str(path))
     except (OSError, SctnetError):
         return 1
+
+
+def _frames(image: ImageFile.ImageFile, name: str) -> int:
+    if image.format not in _ANIMATED:
+        return 1
+    with _decoding(name):
+        frames: int = getattr(image, "n_frames", 1)
+        if not isinstance(image, _BandedTiff):
+            return frames
+        return sum(_is_page(image, number) for number in range(min(frames, _MOST_PAGES)))
 
 
 def _is_page(image: "_BandedTiff", number: int) -> bool:
@@ -324,6 +378,8 @@ class _BandedTiff(TiffImagePlugin.TiffImageFile):
     """
 
     is_relabelled = False
+    most = 65535
+    """The largest value of 16 bits, of which grey of 12 bits uses less."""
 
     def _setup(self) -> None:
         tags, bands = self.tag_v2, self.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
@@ -335,18 +391,29 @@ class _BandedTiff(TiffImagePlugin.TiffImageFile):
             tags[TiffImagePlugin.EXTRASAMPLES] = (0,) * (bands - 3)
         if self._are_apart_and_deep():
             raise _BandsError(f"{bands} bands of 16 bits that lie one after the other")
+        compression = tags.get(TiffImagePlugin.COMPRESSION, 1)
+        if compression not in TiffImagePlugin.COMPRESSION_INFO:
+            raise _BandsError(f"the compression {compression}")
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _YCBCR and (
+            compression == 1
+            or (compression not in _OF_JPEG and tags.get(_YCBCR_SUBSAMPLING, (2, 2)) != (1, 1))
+        ):
+            raise _BandsError("luminance and chrominance (YCbCr) that are not JPEG")
+        if compression == 1 and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
+            self.most = 4095
         try:
-            super()._setup()
+            with _quiet_log():
+                super()._setup()
         except SyntaxError as error:
-            bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
-            number = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
+            of_each = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+            bits, number = of_each[0], tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
             kinds = {1: "whole numbers", 2: "signed numbers", 3: "floating-point numbers"}
-            usual = bands == 1 and number == 1 and bits <= 32
-            if bits not in {8, 16, 24, 32, 64} or usual:  # another tag is damaged
+            usual = bands == 1 and number == 1 and bits in _USUAL_BITS
+            is_meant = len(of_each) == bands and 0 < bits <= 64 and number in kinds
+            if usual or not is_meant:  # another tag is damaged, or one of these
                 raise
-            kind = kinds.get(number, "numbers")
             one = "1 band" if bands == 1 else f"{bands} bands"
-            raise _BandsError(f"{one} of {kind} of {bits} bits") from error
+            raise _BandsError(f"{one} of {kinds[number]} of {bits} bits") from error
 
     def _are_apart_and_deep(self) -> bool:
         """Say whether Pillow would read each byte of 16 bits as a pixel, without a word."""
@@ -377,6 +444,21 @@ def _decoding(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise _damaged(name) from error
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep Pillow's TIFF reader from logging what its error tells."""
+    log = logging.getLogger(TiffImagePlugin.__name__)
+    log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 @contextmanager
@@ -462,7 +544,7 @@ def _read_large(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
 
 
 def _last_bytes(file: BinaryIO) -> bytes:
-    file.seek(-2, os.SEEK_END)
+    file.seek(-_ENDING, os.SEEK_END)
     return file.read()
 
 
@@ -488,18 +570,18 @@ def _quickly(
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Keep OpenCV from logging what Pillow is asked next, and an error then tells in a sentence."""
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
-    if logging is None:
+    log = getattr(getattr(cv2, "utils", None), "logging", None)
+    if log is None:
         yield
         return
-    before = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    before = log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
         # The level is the process's. Of threads that overlap, only the one that found it loud
         # restores it: no lock, which a forked worker could inherit locked, and it ends as it was.
-        if before != logging.LOG_LEVEL_SILENT:
-            logging.setLogLevel(before)
+        if before != log.LOG_LEVEL_SILENT:
+            log.setLogLevel(before)
 
 
 def _is_plain(header: ImageFile.ImageFile, end: bytes) -> bool:
@@ -510,9 +592,26 @@ def _is_plain(header: ImageFile.ImageFile, end: bytes) -> bool:
         return is_usual and header.mode in _PLAIN_MODES and _stored_mode(header) == header.mode
     if header.format not in _PLAIN_FORMATS or header.mode not in _PLAIN_MODES:
         return False
+    if header.format == "PNG" and len(end) > _ENDING and not _is_whole_png(end):
+        return False  # libpng would write of it to the terminal
     if header.format == "JPEG" and not end.endswith(b"\xff\xd9"):
         return False  # possibly truncated: some versions of OpenCV fill the rest with grey
     return "exif" not in header.info or _orientation(header) == 1
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Say whether all parts of a PNG are there, and have the checksums that they state."""
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        end = place + 8 + length
+        stated = int.from_bytes(data[end : end + 4], "big")
+        if end + 4 > len(data) or zlib.crc32(memoryview(data)[place + 4 : end]) != stated:
+            return False
+        if kind == b"IEND":
+            return True
+        place = end + 4
+    return False
 
 
 def _stored_mode(image: ImageFile.ImageFile) -> str:
@@ -541,8 +640,18 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     elif image.mode == "I" and isinstance(image, _BandedTiff):  # signed, or of 32 bits
         values = _scaled(values, _WHOLE, _nodata(image), name)
     else:
-        values = values / 257  # 65535 becomes 255
+        values = values * (255 / _largest(image, values))
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _largest(image: Image.Image, values: Float64[np.ndarray, "h w"]) -> float:
+    """Return what is white among 16 bits: a TIFF may have 12, or declare its largest value."""
+    if not isinstance(image, _BandedTiff):
+        return 65535
+    declared = image.tag_v2.get(_LARGEST_VALUE, image.most)
+    number = declared[0] if isinstance(declared, tuple) else declared
+    is_range = isinstance(number, int) and 255 < number < image.most and values.max() <= number
+    return number if is_range else image.most
 
 
 def _scaled(

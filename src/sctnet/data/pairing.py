@@ -213,12 +213,17 @@ def _lacks_suffix(
 
 
 def _holds_shapes(path: Path) -> bool:
-    """Say whether a JSON file is one of LabelMe, as far as its beginning tells."""
+    """Say whether a JSON file is one of LabelMe; its picture may stand before the shapes."""
+    sign, before = b'"shapes"', b""
     try:
         with path.open("rb") as file:
-            return b'"shapes"' in file.read(4096)
+            while chunk := file.read(1 << 20):
+                if sign in before + chunk:
+                    return True
+                before = chunk[-len(sign) :]
     except OSError:
-        return False
+        pass
+    return False
 
 
 def overlap(one: Path, other: Path) -> bool:

@@ -12,7 +12,7 @@ keep SBD's further ones (trainaug), and in ``SegmentationClassPNG`` of older lab
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -106,20 +106,42 @@ def _find_root(root: Path) -> Path | None:
 
 
 def _files_of(base: Path, line: str) -> Files:
-    """Return the files of a list's line: a picture's name, which may hold spaces or be followed."""
+    """Return the files of a list's line: a picture's name, which may hold spaces or be followed.
+
+    A name may also be a path, as far as it leads below the folder of pictures; another path after
+    it may be the mask's.
+    """
     pictures = base / "JPEGImages"
-    candidates = dict.fromkeys((line, line.split()[0]))
+    first, *rest = line.split()
+    candidates = dict.fromkeys(
+        name for text in (line, first) for name in (text, _below(text, ("JPEGImages",))) if name
+    )
     found = (_with_an_ending(pictures / name, _IMAGE_ENDINGS) for name in candidates)
     image = next(filter(None, found), None)
     if image is None:
-        missing = f"{shortened(line.split()[0])}.jpg"
+        missing = f"{shortened(first)}.jpg"
         raise SctnetError(
             f"{pictures / missing}: the picture is missing: unpack the data set again"
         )
     stem = image.relative_to(pictures).with_suffix("")
-    masks = (_with_an_ending(base / folder / stem, MASK_ENDINGS) for folder in _MASK_FOLDERS)
+    masks = [_with_an_ending(base / folder / stem, MASK_ENDINGS) for folder in _MASK_FOLDERS]
+    if rest and f"{image.relative_to(pictures)}" != line:
+        named = _below(rest[-1], _MASK_FOLDERS)
+        folder = next((f for f in _MASK_FOLDERS if f in _parts(rest[-1])), "")
+        masks.insert(0, _with_an_ending(base / folder / named, MASK_ENDINGS) if named else None)
     mask = next(filter(None, masks), base / _MASK_FOLDERS[0] / f"{stem}.png")
     return Files(image.relative_to(pictures).as_posix(), image, mask)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return PurePosixPath(text.replace("\\", "/")).parts
+
+
+def _below(text: str, folders: Sequence[str]) -> str:
+    """Return what follows one of the folders in a path; nothing where none is in it."""
+    parts = _parts(text)
+    places = [number for number, part in enumerate(parts) if part in folders]
+    return "/".join(parts[places[-1] + 1 :]) if places else ""
 
 
 _IMAGE_ENDINGS = (".jpg", *sorted(PICTURE_ENDINGS - {".jpg"}))
@@ -159,9 +181,15 @@ class _Legend:
         labels = self._label_of_colour.take(colour_code(values))
         unknown = labels == UNKNOWN
         if unknown.any():
+            red, green, blue = values[unknown][0].tolist()
+            advice = (
+                f"add a line such as name:{red},{green},{blue}:: to the {_COLOURS_FILE}"
+                if self._by_palette
+                else f"write a {_COLOURS_FILE} in the root with lines such as road:128,64,128::"
+            )
             raise SctnetError(
-                f"{path}: the mask's colour {values[unknown][0].tolist()} is none of the classes': "
-                f"write a {_COLOURS_FILE} in the root with lines such as road:128,64,128::"
+                f"{path}: the mask's colour [{red}, {green}, {blue}] is none of the classes': "
+                f"{advice}"
             )
         return labels
 

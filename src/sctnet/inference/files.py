@@ -9,7 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from sctnet.data.images import frame_count, read_image
+from sctnet.data.images import read_first
 from sctnet.data.picture_files import (
     PICTURE_ENDINGS,
     VIDEO_ENDINGS,
@@ -19,7 +19,7 @@ from sctnet.data.picture_files import (
 )
 from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
-from sctnet.inference.results import KINDS, Results, check_output
+from sctnet.inference.results import KINDS, Origins, Results, check_output
 from sctnet.inference.segmentation_result import class_indices
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import Picture, refuse_address
@@ -104,7 +104,7 @@ class PredictionSummary:
     seconds: float = 0.0
     areas: dict[str, int] = field(default_factory=dict)
     """Pixels of each class, over all pictures labelled."""
-    animated: list[Path] = field(default_factory=list)
+    animated: list[str] = field(default_factory=list)
     """Pictures of several frames, of which the first is labelled."""
 
     @property
@@ -135,17 +135,22 @@ def predict_files(
     check_output(out, kinds)
     class_indices(classes or [], segmenter.classes)
     results = Results(out, kinds, alpha, classes)
-    waiting = [item for item in pictures if not (skip_existing and results.exist(item.name))]
+    origins = Origins(out)
+    waiting = [
+        item
+        for item in pictures
+        if not (skip_existing and results.exist(item.name) and origins.is_of(item.name, item.path))
+    ]
     summary = PredictionSummary(segmenter.classes, skipped=len(pictures) - len(waiting))
     summary.areas = dict.fromkeys(segmenter.classes, 0)
     began = time.perf_counter()
     likely = "probabilities" in kinds
 
     def read(item: PictureFile) -> Picture:
-        picture = read_image(item.path)
-        if frame_count(item.path) > 1:
-            summary.animated.append(item.path)
-        return picture
+        first = read_first(item.path)
+        if first.frames > 1:
+            summary.animated.append(str(item.path))
+        return first.pixels
 
     predictor = PicturePredictor[PictureFile](segmenter, read, lambda item: str(item.path), likely)
     for item, result in predictor(waiting):
@@ -153,6 +158,7 @@ def predict_files(
             summary.failures.append(str(result))
         else:
             results.write(result, item.name, item.path, str(segmenter))
+            origins.add(item.name, item.path)
             summary.labelled += 1
             for name, area in result.area().items():
                 summary.areas[name] += int(area["pixels"])
@@ -164,6 +170,8 @@ def predict_files(
 
 def _paths(item: str) -> list[Path]:
     """Return the paths of an input; an existing file with a * in its name is not a glob."""
+    if not item.strip():
+        raise SctnetError("an input is empty, as of a variable without a value: name a file")
     path = Path(item)
     if path.exists():
         return [path]

@@ -71,6 +71,43 @@ class Results:
                 result.save(file)
 
 
+class Origins:
+    """Which picture the results of a name are of, kept in a file beside their folders.
+
+    Two pictures may have results of one name in turn: ``a.jpg``, and later ``a.png``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / ".pictures.jsonl"
+        self._picture_of: dict[str, str] = {}
+        try:
+            lines = self._file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return
+        for line in lines:
+            try:
+                name, picture = json.loads(line)
+            except (ValueError, TypeError):  # the last one of a run that was killed
+                continue
+            self._picture_of[str(name)] = str(picture)
+
+    def is_of(self, name: Path, picture: Path) -> bool:
+        """Say whether the last results of this name are known to be of the picture."""
+        return self._picture_of.get(name.as_posix()) == os.path.realpath(picture)
+
+    def add(self, name: Path, picture: Path) -> None:
+        """Note whose results were written; :class:`SctnetError` where that fails."""
+        row = name.as_posix(), os.path.realpath(picture)
+        if self._picture_of.get(row[0]) == row[1]:
+            return
+        self._picture_of[row[0]] = row[1]
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise SctnetError(f"{self._file}: cannot be written ({error.strerror})") from error
+
+
 def check_output(out: Path, kinds: Sequence[str]) -> None:
     """Raise :class:`SctnetError` for an unknown kind, and where ``out`` cannot be written.
 

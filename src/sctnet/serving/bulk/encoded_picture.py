@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from sctnet.data.images import decode_image, read_image
+from sctnet.data.images import FirstFrame, decode_first, read_first
 from sctnet.errors import SctnetError
-from sctnet.inference.sources import Picture
 from sctnet.serving.bulk.storage import is_url, read_bytes
 
 MAX_BYTES = 2_000_000_000
@@ -23,12 +22,15 @@ class Encoded(NamedTuple):
     problem: str | None = None
 
 
-def decode(item: Encoded) -> Picture:
-    """Return a picture's pixels; raises :class:`SctnetError`, which names a damaged picture."""
+def decode(item: Encoded) -> FirstFrame:
+    """Return a picture's pixels and the number of its frames.
+
+    Raises :class:`SctnetError`, which names a damaged picture.
+    """
     if item.problem is not None:
         raise SctnetError(item.problem)
     if item.data is not None:
-        return decode_image(item.data, item.source)
+        return decode_first(item.data, item.source)
     if not is_url(item.source):
-        return read_image(item.source)
-    return decode_image(read_bytes(item.source, MAX_BYTES), item.source)
+        return read_first(item.source)
+    return decode_first(read_bytes(item.source, MAX_BYTES), item.source)

@@ -40,6 +40,8 @@ class Row(NamedTuple):
     areas: dict[str, int] | None
     """Pixels of each class."""
     error: str | None
+    frames: int | None = None
+    """Of an animation, or pages; the first is labelled."""
 
 
 class Manifest:
@@ -64,6 +66,7 @@ class Manifest:
                 pa.field("width", pa.int32()),
                 pa.field("areas", pa.struct([pa.field(each, pa.int64()) for each in classes])),
                 pa.field("error", pa.string()),
+                pa.field("frames", pa.int32()),
             ],
             metadata={_KEY: json.dumps(self.identity, sort_keys=True).encode()},
         )

@@ -135,12 +135,14 @@ def _statistics(rows: Sequence[Row]) -> dict[str, list[Any]]:
         "labelled": [len(areas)],
         "areas": [[sum(column) for column in zip(*areas, strict=True)]],
         "failures": [[row.error for row in rows if row.error is not None]],
+        "animated": [[row.source for row in rows if (row.frames or 1) > 1]],
     }
 
 
 def _add(summary: PredictionSummary, row: Mapping[str, Any]) -> None:
     summary.labelled += int(row["labelled"])
     summary.failures += [str(failure) for failure in row["failures"]]
+    summary.animated += [str(source) for source in row["animated"]]
     for name, pixels in zip(summary.areas, row["areas"], strict=False):
         summary.areas[name] += int(pixels)
 

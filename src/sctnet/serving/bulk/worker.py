@@ -14,6 +14,7 @@ from sctnet.errors import SctnetError
 from sctnet.inference.batch_prediction import PicturePredictor
 from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.segmenter import Segmenter
+from sctnet.inference.sources import Picture
 from sctnet.pictures.palette import encode_label_map
 from sctnet.pipeline.precision import is_emulated
 from sctnet.serving.bulk.encoded_picture import Encoded, decode
@@ -70,8 +71,15 @@ class Worker:
                 tile=options.tile, batch_size=options.batch_size,
             )  # fmt: skip
         self._options = options
-        self._predict = PicturePredictor[Encoded](segmenter, decode, lambda item: item.source)
+        self._predict = PicturePredictor[Encoded](segmenter, self._read, lambda item: item.source)
+        self._frames: dict[str, int] = {}  # of pictures with several that are in work
         self._manifest = Manifest(options.out, options.identity, segmenter.classes)
+
+    def _read(self, item: Encoded) -> Picture:
+        first = decode(item)
+        if first.frames > 1:
+            self._frames[item.source] = first.frames
+        return first.pixels
 
     def label(self, unit: Unit, name: str) -> Iterator[list[Row]]:
         """Label a unit of work; yield the rows of its parts, ``name-0000`` and so on.
@@ -91,7 +99,10 @@ class Worker:
                 pass
             return there
         output = Output(self._options.out, self._options.kind, name)
-        rows = [_row(item, result, output) for item, result in self._labelled(pictures, name)]
+        rows = [
+            _row(item, result, output, self._frames.pop(item.source, 1))
+            for item, result in self._labelled(pictures, name)
+        ]
         output.finish()
         self._manifest.write_part(name, rows)
         return rows
@@ -159,9 +170,10 @@ def _code_table(codes: list[dict[str, Any]]) -> Any:
     return pa.Table.from_pylist(codes, schema=schema)
 
 
-def _row(item: Encoded, result: Segmentation | SctnetError, output: Output) -> Row:
+def _row(item: Encoded, result: Segmentation | SctnetError, output: Output, frames: int) -> Row:
     if isinstance(result, SctnetError):
         return Row(item.source, item.name, None, None, None, None, str(result))
     areas = {name: int(area["pixels"]) for name, area in result.area().items()}
     height, width = result.labels.shape
-    return Row(item.source, item.name, output.write(result, item), height, width, areas, None)
+    place = output.write(result, item)
+    return Row(item.source, item.name, place, height, width, areas, None, frames)

@@ -10,7 +10,7 @@ has no limit before a body is read.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,7 +31,13 @@ from sctnet.serving.http.metrics import Metrics
 from sctnet.serving.http.middleware import RequestMiddleware
 from sctnet.serving.http.open_inference_protocol import InferenceRequest
 from sctnet.serving.http.page import PAGE
-from sctnet.serving.http.reading import decode_pictures, decompressed, uploaded_file
+from sctnet.serving.http.reading import (
+    FRAMES,
+    decode_pictures,
+    decompressed,
+    several_frames,
+    uploaded_file,
+)
 from sctnet.serving.http.request_handler import Handler
 from sctnet.serving.http.served_model import ServedModel
 
@@ -83,9 +89,10 @@ class Application:
             request.headers.get(name) for name in ("content-encoding", "content-type")
         )
 
-        def unpack(body: bytes, claim: Claim) -> tuple[Answer, list[Picture]]:
-            content = decompressed(body, encoding, self._limits, claim)
-            return answer, decode_pictures([uploaded_file(content, kind)], self._limits, claim)
+        def unpack(body: bytes, claim: Claim) -> tuple[_Asked, list[Picture]]:
+            content = uploaded_file(decompressed(body, encoding, self._limits, claim), kind)
+            pictures = decode_pictures([content], self._limits, claim)
+            return _Asked(answer, several_frames([content])), pictures
 
         return await self._handler.handle(request, served, unpack, _predicted)
 
@@ -102,6 +109,7 @@ class Application:
         served = self._model(model_name)
         _check_version(version)
         encoding = request.headers.get("content-encoding")
+        told: dict[str, str] = {}
 
         def unpack(body: bytes, claim: Claim) -> tuple[InferenceRequest, list[Picture]]:
             content = decompressed(body, encoding, self._limits, claim)
@@ -113,6 +121,7 @@ class Application:
             if asked.pictures is not None:
                 return asked, list(asked.pictures)
             pictures = decode_pictures(asked.encoded, self._limits, claim)
+            told.update(several_frames(asked.encoded))
             if len({picture.shape for picture in pictures}) > 1:
                 raise Refusal(400, "pictures of several sizes: send those of each size together")
             return asked, pictures
@@ -122,7 +131,7 @@ class Application:
         ) -> Response:
             content, headers = open_inference.response(model_name, asked, labels)
             kind = "application/octet-stream" if headers else "application/json"
-            return Response(content, media_type=kind, headers=headers)
+            return Response(content, media_type=kind, headers={**(headers or {}), **told})
 
         return await self._handler.handle(request, served, unpack, pack)
 
@@ -163,11 +172,21 @@ class Application:
         return HTMLResponse(PAGE)
 
 
+class _Asked(NamedTuple):
+    """What a request for a prediction wants, and what has to be told of its picture."""
+
+    answer: Answer
+    headers: dict[str, str]
+
+
 def _predicted(
-    answer: Answer, segmenter: Segmenter, pictures: list[Picture], labels: list[LabelMap]
+    asked: _Asked, segmenter: Segmenter, pictures: list[Picture], labels: list[LabelMap]
 ) -> Response:
     result = Segmentation(labels[0], pictures[0], segmenter.classes, segmenter.colours)
-    return Response(answer.encode(result), media_type=answer.media_type, headers={"Vary": "Accept"})
+    headers = {"Vary": "Accept", **asked.headers}
+    return Response(
+        asked.answer.encode(result), media_type=asked.answer.media_type, headers=headers
+    )
 
 
 def _check_version(version: str) -> None:
@@ -201,7 +220,7 @@ def create_application(
             allow_origins=list(origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Encoding", "Content-Type", _BINARY_HEADER],
-            expose_headers=["X-Request-Id", "Retry-After", _BINARY_HEADER],
+            expose_headers=["X-Request-Id", "Retry-After", FRAMES, _BINARY_HEADER],
         )
     for kind in (Refusal, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)

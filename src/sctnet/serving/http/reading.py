@@ -4,13 +4,15 @@ import zlib
 from collections.abc import AsyncIterator
 from email.message import Message
 
-from sctnet.data.images import decode_image, image_size
+from sctnet.data.images import decode_image, holds_more, image_size
 from sctnet.errors import SctnetError
 from sctnet.inference.sources import Picture
 from sctnet.serving.http.limits import Claim, Limits, Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """The formats that are decoded, by Pillow's names."""
+
+FRAMES = "X-Frames"
 
 _EITHER = 32 + zlib.MAX_WBITS  # zlib's number for: gzip or deflate, as its header says
 
@@ -65,6 +67,15 @@ def uploaded_file(body: bytes, content_type: str | None) -> bytes:
     if not found or not content.endswith(b"\r\n"):
         raise Refusal(400, "the form is cut short: send it again")
     return content[:-2]
+
+
+def several_frames(images: list[bytes]) -> dict[str, str]:
+    """Return the header that tells of frames or pages which were not labelled, where there are."""
+    try:
+        more = any(holds_more(image, "the image", FORMATS) for image in images)
+    except SctnetError:  # its first frame is whole, and was decoded
+        return {}
+    return {FRAMES: "the first of several is labelled"} if more else {}
 
 
 def decode_pictures(images: list[bytes], limits: Limits, claim: Claim) -> list[Picture]:
