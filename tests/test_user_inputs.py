@@ -35,6 +35,7 @@ from sctnet.data.images import (
     EncodedImage,
     decode_image,
     frame_count,
+    image_size,
     read_first,
     read_image,
     read_mask,
@@ -51,6 +52,7 @@ from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.sources import read_source
 from sctnet.inference.video.files import find_videos
+from sctnet.inference.video.source import open_video
 from sctnet.training.auto_recipe import choose_recipe
 from sctnet.training.recipe import load_recipe
 from sctnet.training.segmentation_task import open_segmentation
@@ -1287,3 +1289,97 @@ class TestBeforeARun:
         for given in (source, tmp_path):
             with pytest.raises(SctnetError, match=f"--data {given}$"):
                 load_recipe(str(given))
+
+
+class TestTheCases:
+    """The inputs of public bug reports, drawn again: each with its right value."""
+
+    @pytest.mark.parametrize(
+        ("name", "pictures", "shares"),
+        [
+            ("03_rectangles/empty.yaml", {"train": 3}, None),
+            ("05_endings/data/data.yaml", {"train": 9, "val": 2}, (40, 53.75, 6.25)),
+            ("09_bom/class_names", {"train": 2, "val": 1}, (0, 40, 53.75, 6.25)),
+            ("09_bom/list", {"train": 2}, None),
+            ("09_bom/voc_spaces", {"train": 2, "val": 1}, (40, 53.75, 6.25)),
+            ("09_bom/voc_png", {"train": 2, "val": 1}, (40, 53.75, 6.25)),
+            ("11_cvat", {"train": 3, "val": 1}, (0, 40, 53.75, 6.25)),
+            ("12_labelstudio/win.yaml", {"train": 2}, None),
+            ("12_labelstudio/q.yaml", {"train": 2}, None),
+            ("12_labelstudio/abs.yaml", {"train": 2}, None),
+            ("12_labelstudio/rel.yaml", {"train": 2}, None),
+            ("12_labelstudio/winimages.yaml", {"train": 2}, None),
+            ("13_hidden/data.yaml", {"train": 6, "val": 2}, (40, 53.75, 6.25)),
+            ("13_hidden/jupyter/data.yaml", {"train": 6, "val": 2}, (40, 53.75, 6.25)),
+            ("17_deep_colour_masks/data.yaml", {"train": 3, "val": 2}, None),
+        ],
+    )
+    def test_the_checker_reads_all(
+        self,
+        name: str,
+        pictures: dict[str, int],
+        shares: Sequence[float] | None,
+        real_data: Path,
+    ) -> None:
+        report = checked(real_data / "cases" / name)
+        assert {
+            split: report.tallies[split].pictures for split in report.tallies if split in pictures
+        } == pictures
+        causes = {finding.cause for finding in report.findings}
+        assert causes <= {"absent-class"}, "the first class of two cases shows nowhere"
+        if shares is not None:
+            counts = report.tallies["train"].pixels[: len(report.classes)]
+            np.testing.assert_allclose(100 * counts / counts.sum(), shares)
+
+    def test_boxes_without_an_area_are_filled(self, real_data: Path) -> None:
+        tally = checked(real_data / "cases/03_rectangles/empty.yaml").tallies["train"]
+        assert tally.occurrences[1] == 3
+        assert tally.pixels[1] == 3 * 1271
+
+    def test_shapes_of_another_encoding_are_told(self, real_data: Path) -> None:
+        report = checked(real_data / "cases/09_bom/labelme/data.yaml")
+        (finding,) = report.findings
+        assert finding.details[0].endswith("i0.json: not UTF-8 text: save it as UTF-8")
+        assert report.tallies["train"].occurrences[1] == 2
+
+    def test_a_mask_without_a_picture_is_found(self, real_data: Path) -> None:
+        (finding,) = checked(real_data / "cases/06_orphan/data.yaml").findings
+        assert finding.cause == "missing-picture"
+        assert "masks/train/p0.png has no picture" in finding.details[0]
+
+    def test_values_that_are_none_leave_the_others(self, real_data: Path) -> None:
+        folder = real_data / "cases/07_nan"
+        whole = read_image(folder / "h_grey32f_01.tif")
+        for name in ("i_grey32f_01_nan.tif", "k_grey32f_01_inf.tif"):
+            differ = np.argwhere((read_image(folder / name) != whole).any(-1))
+            assert differ.max() < 10
+            assert whole.max() == 197
+
+    def test_three_bands_are_colours(self, real_data: Path) -> None:
+        first, *others = (
+            read_image(path) for path in sorted((real_data / "cases/10_tiff").iterdir())
+        )
+        assert len(others) == 2
+        assert all((other == first).all() for other in others)
+
+    def test_folders_are_labelled_whole(self, real_data: Path, tmp_path: Path) -> None:
+        for name, count in (("05_endings", 9), ("13_hidden/images", 8)):
+            found, failures = find_pictures([str(real_data / "cases" / name)], tmp_path)
+            own = [each for each in found if name != "05_endings" or "data" not in each.path.parts]
+            assert failures == []
+            assert len([each for each in own if each.path.parent.name != "masks"]) >= count
+
+    def test_damaged_pictures_are_one_sentence_each(self, real_data: Path) -> None:
+        folder = real_data / "cases/01_damaged_picture"
+        for path in folder.iterdir():
+            sentence = told(read_image, path)
+            assert (sentence is not None) == ("_cut_" in path.name)
+            assert sentence is None or path.name in sentence
+        assert read_image(folder / "i_exif_doubled.jpg").shape[:2] != (
+            image_size((folder / "i_exif_doubled.jpg").read_bytes(), "it")
+        ), "its orientation is applied"
+
+    def test_videos_that_state_no_count_are_whole(self, real_data: Path) -> None:
+        for path in sorted((real_data / "cases/08_video").iterdir()):
+            with open_video(path) as source:
+                assert sum(1 for _ in source.frames()) > 1

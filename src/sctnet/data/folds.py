@@ -30,7 +30,7 @@ FOLDED = ("train", "val")
 
 MOST_FOLDS = 100
 
-SEQUENCE = 0.55
+SEQUENCE = 0.4
 """The likeness from which pictures of successive numbers are frames of one sequence."""
 
 _SPLIT = re.compile(r"(all-but-)?fold-(\d+)-of-(\d+)")
@@ -88,9 +88,10 @@ def part_of_folds(
         f"{'sctnet' if config is None else source.stem}.folds-{count}.json"
     )
     seed = 0 if config is None else config.split_seed
+    named = whole.part(source.stem, range(len(whole)))
     numbers = [
         number
-        for number, fold in enumerate(folds_of(whole, count, kept, seed))
+        for number, fold in enumerate(folds_of(named, count, kept, seed))
         if any((fold == each.number) != each.is_rest for each in wanted)
     ]
     return whole.part(f"{source.stem} {'+'.join(splits)}", numbers)
