@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class Repetitions:
 
 
 def repetitions(
-    seeds: int | None, folds: int | None, first_seed: int, settings: tuple[str, ...]
+    seeds: int | None, folds: int | None, first_seed: int, settings: Sequence[str]
 ) -> list[Repetition]:
     """Return the runs that are asked for.
 
