@@ -90,6 +90,18 @@ def test_seeds_differ_and_finished_runs_are_kept(source: Path) -> None:
     assert "begun with other settings, the first is optimizer.rate" in str(other.exception)
 
 
+def test_pictures_that_were_added_tell_the_way_on(source: Path) -> None:
+    out = source.parent / "run"
+    given = ("--data", source, "--out", out, *SETTINGS, "data.train=[all]", "data.validation=[]")
+    assert train(*given).exit_code == 0
+    data = written(SyntheticStreets(0, 7, (60, 80)), 7, source.parent / "streets")
+    added = f"images: [[{data.files[6].image}, {data.files[6].mask}],"
+    source.write_text(source.read_text().replace("images: [", added))
+    told = str(train(*given, "--resume").exception)
+    assert "the run was begun on 6 pictures" in told
+    assert f"begin another from its weights with model.init={out} and another --out" in told
+
+
 def test_a_run_that_was_stopped_goes_on(source: Path) -> None:
     out = source.parent / "runs"
     settings = [each.replace("iterations=4", "iterations=40") for each in SETTINGS]
