@@ -208,7 +208,9 @@ class BiSeNetV2(SegmentationNetwork):
         initialise_convolutions(self)
         for module in self.modules():
             if isinstance(module, GatherExpansion):
-                nn.init.zeros_(module.project[1].weight)
+                norm = module.project[1]
+                assert isinstance(norm, nn.BatchNorm2d)
+                nn.init.zeros_(norm.weight)
 
 
 def _detail_stage(in_channels: int, channels: int, depth: int) -> list[nn.Module]:

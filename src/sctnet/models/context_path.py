@@ -18,7 +18,7 @@ class AttentionRefinement(nn.Module):
 
     def forward(self, x: Float[Tensor, "n ci h w"]) -> Float[Tensor, "n c h w"]:
         """Return the weighted map."""
-        y = self.conv(x)
+        y: Tensor = self.conv(x)
         gate: Tensor = self.attention(pooled(y)).sigmoid()
         return y * gate
 

@@ -196,7 +196,9 @@ class InternImage(SegmentationNetwork):
             x = self._stage(stage, x) if number >= 2 else stage(x)
             stages.append(x)
         decoder_input = self.head.pyramid(stages)
-        features = Features(*stages[1:], decoder_input, *self.decode(decoder_input))
+        _, second, third, fourth = stages
+        feature, logits = self.decode(decoder_input)
+        features = Features(second, third, fourth, decoder_input, feature, logits)
         if self.auxiliary_head is None:
             return features
         return features._replace(auxiliary_logits=(self.auxiliary_head(stages[2]),))

@@ -69,7 +69,7 @@ class HighResolutionModule(nn.Module):
         assert isinstance(ways, nn.ModuleList)
         brought = [way(x) for way, x in zip(ways, maps, strict=True)]
         # The coarser ones come last.
-        total = brought[0]
+        total: Tensor = brought[0]
         for number, x in enumerate(brought[1:], start=1):
             total = total + (resize(x, size) if number > target else x)
         return total
@@ -160,7 +160,8 @@ class OCRNet(SegmentationNetwork):
         size = (maps[0].shape[2], maps[0].shape[3])
         decoder_input = torch.cat([maps[0], *(resize(x, size) for x in maps[1:])], dim=1)
         feature, logits, coarse = self.head(decoder_input)
-        return Features(*maps[1:], decoder_input, feature, logits, (coarse,))
+        _, second, third, fourth = maps
+        return Features(second, third, fourth, decoder_input, feature, logits, (coarse,))
 
     def decode(
         self, decoder_input: Float[Tensor, "n ci h w"]

@@ -54,7 +54,7 @@ class PixelAttention(nn.Module):
         """Return a map of the size of ``detail``."""
         size = (detail.shape[2], detail.shape[3])
         product = self.detail(detail) * resize(self.context(context), size)
-        agreement = product.sum(dim=1, keepdim=True).sigmoid()
+        agreement: Tensor = product.sum(dim=1, keepdim=True).sigmoid()
         return (1 - agreement) * detail + agreement * resize(context, size)
 
 

@@ -37,6 +37,7 @@ def write_program(
     decoder = writer.plane(stage2.height, stage2.width, 2 * channels)
     own, context = decoder.part(0, channels), decoder.part(channels, channels)
     head = network.head
+    assert head.norm1 is not None
     writer.affine(stage2, Norm("head.norm1", head.norm1), own)
     rectified = writer.plane(*stage2.shape, short=True)
     writer.affine(stage2, Norm("stage2.relu", nn.Identity()), rectified)
