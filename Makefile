@@ -78,6 +78,7 @@ bench-phone: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[executorch]'
 	$(BIN)/python benchmarks/browser_and_phone.py files demo/phone $(if $(PICTURES),--pictures '$(PICTURES)')
 	$(BIN)/python benchmarks/browser_and_phone.py time demo/phone
+	$(BIN)/python benchmarks/browser_and_phone.py browser demo/phone
 
 # Images per second per core of the training pipeline, beside decoding alone: results/loader.json.
 bench-data: setup

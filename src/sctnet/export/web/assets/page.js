@@ -175,6 +175,7 @@ async function takePicture(file) {
     if (mine === turn) {
       picture.alt = file.name;
       stage(picture, width, height);
+      find("caption").textContent = "Labelling …";
       const result = await segmenter.label(bitmap, { width, height });
       bitmap.close();
       if (mine !== turn) return;

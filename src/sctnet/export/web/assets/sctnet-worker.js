@@ -17,14 +17,15 @@ async function answer({ number, task, ...content }) {
     const result = await (task === "load" ? load(content) : label(content));
     self.postMessage({ number, result }, result.labels ? [result.labels.buffer] : []);
   } catch (error) {
-    self.postMessage({ number, sentence: error instanceof Sentence ? error.message : inWords(error) });
+    self.postMessage({ number, sentence: error instanceof Sentence ? error.message : inWords(task, error) });
   }
 }
 
 class Sentence extends Error {}
 
-const inWords = (error) => {
+const inWords = (task, error) => {
   const reason = String(error?.message ?? error).split("\n")[0].slice(0, 200);
+  if (task === "load") return `The model could not be opened (${reason}).`;
   return /memory|allocat/i.test(reason)
     ? `This picture does not fit into the browser's memory (${reason}): take a smaller one.`
     : `The picture could not be labelled (${reason}).`;
