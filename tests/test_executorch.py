@@ -156,7 +156,7 @@ def test_the_program_of_the_guide_compiles_and_labels(exported, folder, tmp_path
 
 
 @needs_it
-def test_nothing_is_printed_on_the_way(folder, tmp_path):
+def test_the_command_prints_its_report_alone(folder, tmp_path):
     command = [sys.executable, "-m", "sctnet", "export", str(folder), "--format", "executorch"]
     options = ["--size", "60x80", "--batch", "1", "--out", str(tmp_path / "model.pte")]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)

@@ -90,7 +90,7 @@ def method_of(content: bytes) -> Callable[[Batch], list[np.ndarray]]:
         program = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
         method = program.load_method("forward")
 
-    def run(batch: Batch) -> list[np.ndarray]:
+    def run(batch: Batch, _kept: object = (content, program)) -> list[np.ndarray]:  # else freed
         # Copied: the memory belongs to the method, and the next call writes it again.
         outputs = method.execute([torch.from_numpy(batch)])
         return [output.detach().numpy().copy() for output in outputs]
