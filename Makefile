@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy
+# make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy | bench-phone
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy clean
+.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy bench-phone clean
 
 setup: $(INSTALLED)
 
@@ -53,13 +53,14 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# The demonstration page, clicked in Chromium. As root on Debian or Ubuntu it is installed.
+# The demonstration page and the exported one, clicked in Chromium. As root on Debian or Ubuntu it is
+# installed; the exported page needs npm once.
 test-browser: setup
 	@command -v chromedriver > /dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
 	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || \
 	  { echo "make test-browser needs chromedriver and its browser: apt-get install chromium chromium-driver"; exit 1; }
-	SCTNET_TEST_BROWSER=1 $(BIN)/pytest tests/test_demo_browser.py
+	SCTNET_TEST_BROWSER=1 $(BIN)/pytest tests/test_demo_browser.py tests/test_web_browser.py
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
@@ -71,6 +72,13 @@ bench: setup
 # make bench-deploy [PICTURES=folder] [OTHERS="other.onnx ..."]
 bench-deploy: setup
 	$(BIN)/python benchmarks/deploy.py $(OTHERS) $(if $(PICTURES),--pictures '$(PICTURES)')
+
+# Milliseconds and frames per second in browsers and ExecuTorch: results/browser_and_phone.json.
+bench-phone: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[executorch]'
+	$(BIN)/python benchmarks/browser_and_phone.py files demo/phone $(if $(PICTURES),--pictures '$(PICTURES)')
+	$(BIN)/python benchmarks/browser_and_phone.py time demo/phone
+	$(BIN)/python benchmarks/browser_and_phone.py browser demo/phone
 
 # Images per second per core of the training pipeline, beside decoding alone: results/loader.json.
 bench-data: setup

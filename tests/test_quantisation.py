@@ -184,13 +184,13 @@ def test_a_model_that_lost_too_much_is_refused(tmp_path, monkeypatch, folder):
         lambda *_: SimpleNamespace(scores=SimpleNamespace(miou=next(scores))),
     )
     dataset = SimpleNamespace(name="streets", classes="vwxyz")
-    said = require_accuracy(folder, tmp_path, tmp_path / "m.xml", dataset, 1.0)
+    said = require_accuracy(folder, None, tmp_path / "m.xml", dataset, 1.0)
     assert said == "80.00 % mIoU in fp32, 79.50 % in int8, on streets"
     with pytest.raises(SctnetError, match=r"m\.xml: not written, .*78\.00 %.*--max-drop"):
-        require_accuracy(folder, tmp_path, tmp_path / "m.xml", dataset, 1.0)
+        require_accuracy(folder, None, tmp_path / "m.xml", dataset, 1.0)
     dataset.classes = "ab"
     with pytest.raises(SctnetError, match="2 classes and the model 5"):
-        require_accuracy(folder, tmp_path, tmp_path / "m.xml", dataset, 1.0)
+        require_accuracy(folder, None, tmp_path / "m.xml", dataset, 1.0)
 
 
 # The first convolution on bytes

@@ -22,6 +22,7 @@ from sctnet.checkpoints.model_folder import (
 )
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.errors import SctnetError
+from sctnet.export.executorch_format import EXECUTORCH
 from sctnet.export.export_format import ExportFormat
 from sctnet.export.onnx_format import ONNX
 from sctnet.export.openvino_format import OPENVINO
@@ -34,17 +35,25 @@ from sctnet.export.parity import (
     compare,
     refuse_difference,
 )
-from sctnet.export.quantisation import CalibrationPictures, quantise, require_accuracy
+from sctnet.export.quantisation import (
+    CalibrationPictures,
+    labels_by_logits,
+    quantise,
+    require_accuracy,
+)
 from sctnet.export.tensorrt_format import TENSORRT
 from sctnet.export.torch_format import TORCH
+from sctnet.inference.runtimes.runtime import RUNTIMES
+from sctnet.inference.segmenter import Segmenter
 from sctnet.models import SegmentationNetwork
 
-Format = Literal["onnx", "openvino", "torch", "tensorrt"]
+Format = Literal["onnx", "openvino", "torch", "tensorrt", "executorch"]
 FORMATS: dict[str, ExportFormat] = {
     "onnx": ONNX,
     "openvino": OPENVINO,
     "torch": TORCH,
     "tensorrt": TENSORRT,
+    "executorch": EXECUTORCH,
 }
 MAX_PIXELS = 100_000_000
 """The limit for a fixed size times a fixed batch."""
@@ -116,8 +125,29 @@ def export_model(
     :data:`sctnet.export.parity.LIMITS` allows, for options that exclude each other, a missing
     package, a model that cannot be loaded, and a folder that cannot be written.
     """
-    file = Path(out)
-    chosen = _checked_format(format, precision, file)
+    chosen = _checked_format(format, precision, Path(out))
+    return write_proven(
+        chosen, model, Path(out), precision=precision, output=output, size=size, batch=batch,
+        images=images, calibrate=calibrate, dataset=dataset, max_drop=max_drop, say=say,
+    )  # fmt: skip
+
+
+def write_proven(
+    chosen: ExportFormat,
+    model: str | os.PathLike[str] | SegmentationNetwork,
+    file: Path,
+    *,
+    precision: Precision,
+    output: Output,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    images: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    dataset: SegmentationDataset | None = None,
+    max_drop: float = 1.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> ExportReport:
+    """Do what :func:`export_model` does, for a format that need not have a row of its own."""
     _check_int8(precision, calibrate, dataset)
     with _beside(file) as beside:
         folder = _folder_of(model, beside)
@@ -137,7 +167,9 @@ def export_model(
         parity = compare(run, Reference(network, config), pictures)
         refuse_difference(parity, LIMITS[precision], file)
         if dataset is not None:
-            say(require_accuracy(folder, written, file, dataset, max_drop))
+            opened = file.suffix in RUNTIMES
+            predict = Segmenter(written).predict_labels if opened else labels_by_logits(run, config)
+            say(require_accuracy(folder, predict, file, dataset, max_drop))
         megabytes = _put_in_place(written, file, chosen)
     return ExportReport(file, config, parity, megabytes)
 

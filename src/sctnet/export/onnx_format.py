@@ -52,8 +52,11 @@ def write(
     """Write an ONNX file; return a function that runs it in ONNX Runtime on the CPU."""
     required("onnxruntime")
     inspected = onnx_model(network, config)
-    if quantise is not None:
-        inspected = quantise(inspected)
+    return write_model(inspected if quantise is None else quantise(inspected), file)
+
+
+def write_model(inspected: onnx.ModelProto, file: Path) -> Run:
+    """Write a model whose logits are shown without them; return what runs both."""
     inspected.ir_version = IR_VERSION
     file.write_bytes(without_logits(inspected).SerializeToString())
     return run_onnx(file, inspected)
@@ -116,7 +119,7 @@ def onnx_model(
     _name_nodes(model)
     _forget_origin(model)
     _name_axes(model, config)
-    _describe(model, config)
+    describe(model, config)
     checker.check_model(model, full_check=True)
     return model
 
@@ -194,7 +197,8 @@ def _name_axes(model: onnx.ModelProto, config: ExportedConfig) -> None:
                 dimension.dim_param = name
 
 
-def _describe(model: onnx.ModelProto, config: ExportedConfig) -> None:
+def describe(model: onnx.ModelProto, config: ExportedConfig) -> None:
+    """Let a model tell, in its metadata, all that is needed to use it."""
     model.producer_name, model.producer_version = "sctnet", config.sctnet
     model.doc_string = (
         f"{config.model.network.variant}: RGB bytes (N x H x W x 3) in, {config.output} out."
@@ -205,6 +209,7 @@ def _describe(model: onnx.ModelProto, config: ExportedConfig) -> None:
         "precision": config.precision,
         "terms": config.model.terms or "",
     }
+    del model.metadata_props[:]
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
 

@@ -15,15 +15,17 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import cv2
 import numpy as np
+import torch
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.images import read_image
 from sctnet.errors import SctnetError
-from sctnet.evaluation.evaluator import evaluate
-from sctnet.export.parity import Batch
+from sctnet.evaluation.evaluator import LabelMap, Picture, evaluate
+from sctnet.export.parity import Batch, Run
 from sctnet.inference.files import find_pictures
 from sctnet.inference.segmenter import Segmenter
+from sctnet.pipeline.label_map import label_map
 
 MAX_PICTURES = 300
 """To calibrate on."""
@@ -40,6 +42,7 @@ _NORMALISATION = ".normalisation/"
 """In the names of the nodes of :class:`~sctnet.models.cfblock.GroupedDoubleNormalisation`."""
 
 LogitsOf = Callable[[Batch], np.ndarray]
+Predict = Callable[[Sequence[Picture]], Sequence[LabelMap]]
 
 # By OpenVINO's and ONNX's names.
 CONVOLUTIONS = frozenset({"Conv", "Convolution", "GroupConvolution"})
@@ -164,22 +167,44 @@ def _outside(nodes: Sequence[Node]) -> set[str]:
     return {node.name for node in nodes if not (node.name in behind and node.name in before)}
 
 
+def labels_by_logits(run: Run, config: ExportedConfig) -> Predict:
+    """Return what labels pictures by a file that this package does not open itself.
+
+    ``run`` gives its logits. A file of one size sees every picture at that size.
+    """
+    working_size = config.model.preparation.working_size
+
+    def predict(pictures: Sequence[Picture]) -> list[LabelMap]:
+        found = []
+        for picture in pictures:
+            seen, size = picture, config.size or picture.shape[:2]
+            if picture.shape[:2] != size:
+                resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+                seen = np.asarray(resized)
+            logits = run(np.ascontiguousarray(np.repeat(seen[None], config.batch or 1, axis=0)))[1]
+            sizes = working_size.apply(*size), size, picture.shape[:2]
+            found.append(label_map(torch.from_numpy(logits[:1]), *sizes)[0].numpy())
+        return found
+
+    return predict
+
+
 def require_accuracy(
-    folder: Path, written: Path, file: Path, dataset: SegmentationDataset, max_drop: float
+    folder: Path, predict: Predict, file: Path, dataset: SegmentationDataset, max_drop: float
 ) -> str:
     """Score a model folder and the int8 file made of it; return both in words.
 
-    Raises :class:`SctnetError` for a file that lost more than ``max_drop`` points of mIoU;
-    ``file`` is the name that it was to get.
+    ``predict`` labels pictures by the file. Raises :class:`SctnetError` for a file that lost more
+    than ``max_drop`` points of mIoU; ``file`` is the name that it was to get.
     """
-    segmenters = Segmenter(folder, "cpu"), Segmenter(written)
-    if len(segmenters[0].classes) != len(dataset.classes):
+    segmenter = Segmenter(folder, "cpu")
+    if len(segmenter.classes) != len(dataset.classes):
         raise SctnetError(
             f"{dataset.name}: has {len(dataset.classes)} classes and the model "
-            f"{len(segmenters[0].classes)}: give data with its own classes"
+            f"{len(segmenter.classes)}: give data with its own classes"
         )
     before, after = (
-        100 * evaluate(segmenter.predict_labels, dataset).scores.miou for segmenter in segmenters
+        100 * evaluate(each, dataset).scores.miou for each in (segmenter.predict_labels, predict)
     )
     said = f"{before:.2f} % mIoU in fp32, {after:.2f} % in int8, on {dataset.name}"
     if before - after > max_drop:

@@ -1,0 +1,1 @@
+"""A page that labels pictures in the browser, and the JavaScript module behind it."""
