@@ -350,18 +350,17 @@ def test_figure_8_has_the_speeds_that_rtformers_paper_tells(results):
     assert speeds["SCTNet-B 100"] == 76.7, "in TensorRT"
 
 
-def test_plot_draws_every_table_as_png_and_svg(run, results, tmp_path):
+def test_plot_draws_a_table_as_png_and_svg(run, results, tmp_path):
     found = json.loads(results.read_text())
-    rows = [row for row in found["rows"] if row["size"] == [512, 1024]]  # fewer names, sooner drawn
+    rows = [row for row in found["rows"] if row["table"] == "11"]
     results.write_text(json.dumps(found | {"rows": rows}))
     status, _, errors = run("plot", "tradeoff", results)
     assert status == 0, errors
-    for table in (1, 11):
-        picture = matplotlib.image.imread(tmp_path / f"tradeoff_table_{table}.png")[..., :3]
-        assert picture.shape[1] > 1000
-        colours = np.ptp(picture, axis=2).max()
-        assert colours < 0.15, "no hue tells anything"
-        assert "<svg" in (tmp_path / f"tradeoff_table_{table}.svg").read_text()[:1000]
+    picture = matplotlib.image.imread(tmp_path / "tradeoff_table_11.png")[..., :3]
+    assert picture.shape[1] > 1000
+    assert np.ptp(picture, axis=2).max() < 0.15, "no hue tells anything"
+    assert "<svg" in (tmp_path / "tradeoff_table_11.svg").read_text()[:1000]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_no_label_hides_another(results, monkeypatch):

@@ -1,7 +1,7 @@
 """``sctnet plot``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 class _RunByDefault(TyperGroup):
     """Takes what is no command for a run's folder: ``sctnet plot runs/a``."""
 
-    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the command's name before anything else."""
         known = {*self.commands, "--help"}
         return super().parse_args(ctx, args if not args or args[0] in known else ["run", *args])

@@ -18,6 +18,10 @@ SIZE = 1024, 2048
 CLASSES = 19
 
 
+_FURTHER_PEERS = {"bisenetv2"}
+"""Real-time networks of which the paper's tables have another variant."""
+
+
 class Counts(BaseModel):
     """What a network counts, without its auxiliary head."""
 
@@ -62,7 +66,7 @@ class Networks(BaseModel):
         }
         groups: dict[str, dict[str, Counts]] = {"ours": {}, "real-time peers": {}, "teachers": {}}
         for name, counts in self.variants.items():
-            ours, peer = name.startswith("sctnet-"), name in compared
+            ours, peer = name.startswith("sctnet-"), name in compared | _FURTHER_PEERS
             group = "ours" if ours else "real-time peers" if peer else "teachers"
             groups[group][name] = counts
         return groups
