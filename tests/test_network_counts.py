@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sctnet.checkpoints.model_folder import bundled_names
+from sctnet.comparison.measuring import comparable_tables
 from sctnet.comparison.network_counts import known_networks
+from sctnet.comparison.published_tables import published_table
 from sctnet.models.registry import FAMILIES
 
 TOOL = Path(__file__).parents[1] / "tools" / "count_networks.py"
@@ -42,9 +44,14 @@ def test_the_bundled_models_are_described():
     assert found == known_networks().bundled, MADE_ANEW
 
 
+def test_the_published_tables_name_networks_that_there_are():
+    for table in comparable_tables():
+        assert set(published_table(table).networks.values()) <= set(VARIANTS)
+
+
 def test_groups_hold_every_network_once():
     groups = known_networks().groups()
     assert sorted(name for group in groups.values() for name in group) == sorted(VARIANTS)
     assert set(groups["ours"]) == {"sctnet-s", "sctnet-b", "sctnet-l", "sctnet-tiny"}
-    assert {"ddrnet-23", "segnext-t", "segformer-b0"} <= set(groups["real-time peers"])
+    assert {"ddrnet-23", "segnext-t", "segformer-b0", "bisenetv2"} <= set(groups["real-time peers"])
     assert {"segformer-b3", "efficientnet-lite2", "upernet-swin-tiny"} <= set(groups["teachers"])
