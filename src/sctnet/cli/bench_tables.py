@@ -74,8 +74,8 @@ def comparison_table(name: str, rows: Sequence[dict[str, Any]]) -> "Table":
     columns = {"published": "published", "eager": "eager here", "prediction": "fastest here"}
     keys = dict.fromkeys(key for row in own for key, each in row.items() if "fps" in _as_dict(each))
     columns = {key: columns.get(key, key) for key in (*columns, *keys)}
-    table = listing(["method"], figures=["mIoU %", *columns.values()], remarks=["fastest form"])
-    table.title, table.padding = f"Table {name}", (0, 1, 0, 0)
+    table = listing(["method"], figures=["mIoU", *columns.values()], remarks=["form"])
+    table.title = f"Table {name}"
     for size in dict.fromkeys(tuple(row["size"]) for row in own):
         table.add_section()
         table.add_row(Text(f"{size[0]}x{size[1]}", style="bold"))
