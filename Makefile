@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy | bench-phone
+# make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy | bench-phone | bench-tables
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy bench-phone clean
+.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy bench-phone bench-tables clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/readme_figures.py --check
+	$(BIN)/python tools/comparison_page.py --check
 
 # Parity and kernels once more as a processor with AVX2 alone, where this one has AVX-512.
 AS_AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 SCTNET_KERNELS=avx2
@@ -83,6 +84,11 @@ bench-phone: setup
 # Images per second per core of the training pipeline, beside decoding alone: results/loader.json.
 bench-data: setup
 	$(BIN)/python benchmarks/loader.py
+
+# The paper's Tables 1, 2 and 3 on this machine: results/tables.json, docs/comparison.md.
+bench-tables: setup
+	$(BIN)/sctnet bench --table 1 --table 2 --table 3 --rounds 5 --out results/tables.json
+	$(BIN)/python tools/comparison_page.py
 
 clean:
 	rm -rf $(VENV) demo

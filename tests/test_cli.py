@@ -78,7 +78,19 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "eval", "predict", "bench", "convert", "models", "plot", "recipes", "data", "demo"],
+    [
+        "train",
+        "eval",
+        "predict",
+        "bench",
+        "convert",
+        "models",
+        "plot",
+        "recipes",
+        "data",
+        "demo",
+        "table",
+    ],
 )
 def test_every_command_has_help(run: type[Program], command: str) -> None:
     program = run(command, "--help")
@@ -527,7 +539,8 @@ def test_models_and_recipes_are_listed(run: type[Program]) -> None:
         "32.03 G",
         "119.52 G",
         "ddrnet-23",
-        "(sctnet[teachers]), as teachers: segformer-b0-hf",
+        "real-time peers",
+        "pip install sctnet[EXTRA]",
     ):
         assert shown in models.out
     listed = run("recipes")

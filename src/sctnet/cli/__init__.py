@@ -21,6 +21,7 @@ from sctnet.cli import (
     predict,
     recipes,
     serve,
+    table,
     train,
 )
 from sctnet.errors import SctnetError, printable
@@ -41,12 +42,13 @@ app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
+app.command("table")(table.table)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
-app.command("plot")(plot.plot)
 app.command("serve")(serve.serve)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+app.add_typer(plot.app, name="plot")
 
 
 @app.callback(invoke_without_command=True)

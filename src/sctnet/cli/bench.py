@@ -5,13 +5,29 @@ from typing import Annotated
 
 import typer
 
+from sctnet.cli.bench_tables import bench_tables
 from sctnet.cli.options import PRECISIONS, height_width
+from sctnet.errors import SctnetError
+
+_WITH_TABLES = {"models", "table", "out", "rounds", "threads", "device"}
 
 
 def bench(
+    context: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(help="Model folders, bundled names, hub ids, .onnx, .xml files.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Model folders, bundled names, hub ids, .onnx, .xml files; with --table, the "
+            "methods or networks of the table to time; default: all."
+        ),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="Time a table of the paper: 1, 2, 3 or 11; may be given several times."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --table: a JSON file for all figures.")
+    ] = None,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the pictures.")] = "512x1024",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
     images: Annotated[
@@ -33,8 +49,23 @@ def bench(
 ) -> None:
     """Time whole predictions: a decoded picture's bytes in, its label map out; models take turns.
 
-    The ratio is to the first model's best.
+    The ratio is to the first model's best. With --table, the networks of a table of the paper take
+    turns, by its protocol (fp32, PyTorch eager, full-size logits) and in their fastest form here.
     """
+    if table:
+        strange = [
+            f"--{name}"
+            for name in context.params
+            if name not in _WITH_TABLES and _is_given(context, name)
+        ]
+        if strange:
+            raise SctnetError(f"{strange[0]} does not go with --table: leave it out")
+        bench_tables(table, models or [], out, rounds, threads, device or "")
+        return
+    if out is not None:
+        raise SctnetError("--out goes with --table: leave it out, or name a table")
+    if not models:
+        raise SctnetError("no models: name one or more, or a --table of the paper")
     import torch
     from rich.console import Console
 
@@ -58,14 +89,19 @@ def bench(
     ]
     timings = time_predictions(segmenters, pictures, batch, rounds)
     figures = ["best ms", "median ms", "pictures/s", "ratio"]
-    table = table_of("model", "runtime", figures=figures)
+    timed = table_of("model", "runtime", figures=figures)
     for model, segmenter, each in zip(models, segmenters, timings, strict=True):
         numbers = each.best, each.median, 1000 * batch / each.best, each.best / timings[0].best
-        table.add_row(model, str(segmenter.runtime), *(f"{number:.2f}" for number in numbers))
+        timed.add_row(model, str(segmenter.runtime), *(f"{number:.2f}" for number in numbers))
     methods = {label_map_method(segmenter.device) for segmenter in segmenters}
     Console().print(
-        table,
+        timed,
         f"{size}, {batch} at a time, {threads or torch.get_num_threads()} threads; bytes in memory "
         f"to label maps; argmax form: {' and '.join(sorted(methods))}; {rounds} rounds.",
         sep="\n",
     )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

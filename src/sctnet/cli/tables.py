@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import HEAVY_HEAD, Box
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -44,6 +44,15 @@ def table_of(
         table.add_column(remark, overflow="fold")
     if remarks:
         table.columns[-1].min_width = _LONG_WORD
+    return table
+
+
+def listing(
+    names: Sequence[str], figures: Sequence[str] = (), remarks: Sequence[str] = ()
+) -> Table:
+    """Return a table without lines between its columns, for as many as a terminal can hold."""
+    table = table_of(*names, figures=figures, remarks=remarks, box=SIMPLE_HEAD)
+    table.padding, table.pad_edge, table.show_edge = 0, False, False
     return table
 
 

@@ -100,10 +100,10 @@ def build(config: NetworkConfig) -> SegmentationNetwork:
     return network
 
 
-def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
-    """Return a variant without its auxiliary head, on the meta device: shapes without values.
+def inference_configuration(variant: str, num_classes: int) -> NetworkConfig:
+    """Return the configuration of a variant without its auxiliary head.
 
-    Raises :class:`SctnetError` for an unknown variant and for one whose package is missing.
+    Raises :class:`SctnetError` for an unknown variant.
     """
     config = model_configuration(variant, num_classes)
     if "auxiliary_head" in type(config).model_fields:
@@ -111,8 +111,16 @@ def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
     if isinstance(config, TransformersConfig):
         architecture = {**config.architecture, "use_auxiliary_head": False}
         config = config.model_copy(update={"architecture": architecture})
+    return config
+
+
+def abstract_network(variant: str, num_classes: int) -> SegmentationNetwork:
+    """Return a variant without its auxiliary head, on the meta device: shapes without values.
+
+    Raises :class:`SctnetError` for an unknown variant and for one whose package is missing.
+    """
     with torch.device("meta"):
-        return build(config).eval()
+        return build(inference_configuration(variant, num_classes)).eval()
 
 
 def family_of(variant: str) -> Family:

@@ -53,7 +53,7 @@ def confusion_picture(
         axes.set_yticks(range(len(classes)), classes, **plain)
     if len(classes) <= _MAX_NUMBERS:
         _print_numbers(axes, percent)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _print_numbers(axes: "Axes", percent: Float64[np.ndarray, "k k"]) -> None:
@@ -96,7 +96,7 @@ def training_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None
         axes.margins(x=0.01)
     panels[-1].set_xlabel("step")
     figure.align_ylabels()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curve(records: Sequence[dict[str, Any]], key: str) -> Float64[np.ndarray, "n 2"]:
@@ -134,7 +134,8 @@ def _paint_rate(axes: "Axes", curve: Float64[np.ndarray, "n 2"]) -> None:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as its file ending says: .png, .svg or .pdf."""
     ending = Path(path).suffix.lower().removeprefix(".")
     if ending not in ("png", "svg", "pdf"):
         raise SctnetError(f"{path}: a plot is a .png, .svg or .pdf; end its name in one of them")
