@@ -356,7 +356,9 @@ def test_eval_writes_scores_confusion_and_sheet(
     assert program.status == 0, program.err
     assert "mean IoU" in program.out
     assert "sctnet-tiny, 11 classes" in program.out
-    assert {file.name for file in out.iterdir()} == {"scores.json", "confusion.png", "sheet.png"}
+    assert {file.name for file in out.iterdir()} == {
+        "scores.json", "confusion.png", "classes.png", "sheet.png",
+    }  # fmt: skip
     scores = json.loads((out / "scores.json").read_text())
     assert scores["images"] == 40
     assert tuple(scores["iou"]) == CLASSES
@@ -392,7 +394,7 @@ def test_eval_writes_where_the_user_has_a_say(
     (target / "sheet.png").write_text("of an earlier time")
     program = run("eval", "some/tiny", "--data", "synthetic")
     assert program.status == 0, program.err
-    assert f"Written to {folder}: scores.json, confusion.png\n" in program.out
+    assert f"Written to {folder}: scores.json, confusion.png, classes.png\n" in program.out
     assert (target / "scores.json").is_file()
     assert (tmp_path / "some").exists() == local, "nothing is made that looks like the model"
 

@@ -58,12 +58,17 @@ def train(
     with the best validation mIoU, where there is a validation split. Started by torchrun or srun,
     the processes share each step.
     """
-    from sctnet.cli.progress import training_progress
+    from sctnet.other_programs import wait_passively_beside_others
+
+    passive = wait_passively_beside_others()  # before PyTorch is imported
+    from sctnet.cli.progress import console, training_progress
     from sctnet.processes import launched_processes
     from sctnet.training.dry_run import dry_run as rehearse
     from sctnet.training.trainer import train as run
 
     speaks = launched_processes().is_first
+    if passive is not None and speaks:
+        console.print(passive, highlight=False, soft_wrap=True)
     loaded = _recipe(recipe, settings or [], out, data, scale, student, resume, speaks)
     if dry_run:
         needs = rehearse(loaded, classes)
