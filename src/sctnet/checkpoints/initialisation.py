@@ -13,6 +13,7 @@ from sctnet.checkpoints.paddle_checkpoint import PADDLE_SUFFIX
 from sctnet.checkpoints.released_checkpoint import released_start
 from sctnet.checkpoints.teacher_conversion import load_encoder
 from sctnet.checkpoints.transformers_folder import is_transformers_folder
+from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SegmentationNetwork
 
 
@@ -38,6 +39,15 @@ class Initialisation:
         new = f"; new: {', '.join(parts)}" if parts else ", nothing is new"
         terms = "" if self.terms is None else f"; its terms hold for this model too: {self.terms}"
         return f"started from {self.origin}{file}: {self.loaded} tensors loaded{new}{terms}"
+
+
+def require_start(init: str) -> None:
+    """Raise :class:`SctnetError` where there is no such start, before anything slow is done."""
+    if init.endswith(".pth"):
+        if not Path(init).is_file():
+            raise SctnetError(f"{init}: there is no such file; give model.init a start that exists")
+    elif init != IMAGENET:
+        find_model(init)
 
 
 def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Initialisation:

@@ -34,10 +34,10 @@ PROTOCOL = "labels at their original size, single scale, no flip, counts summed 
 
 def protocol(segmenter: Segmenter) -> str:
     """Return the protocol by which a segmenter is scored, in words."""
-    if segmenter.scales == (1.0,) and not segmenter.flip:
+    if segmenter.scales == (1.0,) and not segmenter.mirrors:
         return PROTOCOL
     scales = ", ".join(f"{scale:g}" for scale in segmenter.scales)
-    flip = "and mirrored" if segmenter.flip else "no flip"
+    flip = "and mirrored" if segmenter.mirrors else "no flip"
     return (
         f"labels at their original size, scales {scales} of the working size, {flip}, "
         "probabilities averaged at the picture's size, counts summed over all pictures"

@@ -58,10 +58,11 @@ class _Choices:
     """Fields that are chosen one after the other, where a user did not give them.
 
     What follows from a field follows from the value that is used: the given one, if there is one.
+    ``used`` is a recipe of the given fields, in which all others have no meaning but as defaults.
     """
 
     def __init__(self, given: Mapping[str, Any], used: SegmentationRecipe) -> None:
-        self._given, self._used = given, used
+        self._given, self.used = given, used
         self.made: list[Choice] = []
 
     def has(self, field: str) -> bool:
@@ -77,7 +78,7 @@ class _Choices:
         """Choose a field, unless it was given; return the value that is used."""
         if self.has(field):
             part, _, name = field.partition(".")
-            return getattr(getattr(self._used, part), name)
+            return getattr(getattr(self.used, part), name)
         self.made.append(Choice(field, value, reason))
         return value
 
@@ -200,7 +201,7 @@ def _choose_network(choose: _Choices, survey: _Survey, means: Means) -> None:
 
 def _choose_schedule(choose: _Choices, survey: _Survey, means: Means) -> int:
     """Choose how long is trained and what follows from that; return the number of crops."""
-    parts = choose("run.accumulate", 1, "") if choose.has("run.accumulate") else 1
+    parts = choose.used.run.accumulate
     batch = -(-means.batch_size // parts) * parts
     batch = choose("run.batch_size", batch, f"usual on {means.name}")
     lowest, highest = means.iterations
@@ -231,8 +232,9 @@ def _choose_validation(choose: _Choices, source: str, crops: int) -> None:
     if number > most:
         reason = f"of {number}, evenly spaced, so that validating stays a small part of the run"
         choose("data.validation_pictures", most, reason)
-    reason = f"moves the classes' borders to where {name} has the best mIoU"
-    choose("data.calibrate", True, reason)
+    if number > 1:
+        reason = f"moves the classes' borders to where {name} has the best mIoU"
+        choose("data.calibrate", True, reason)
 
 
 def _class_weights(pixels: np.ndarray) -> Choice:

@@ -38,7 +38,10 @@ class RunFolder:
         return load_recipe(self.recipe_file).run.precision
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Refuse to overwrite a run, to resume a missing run, and to resume with another recipe."""
+        """Refuse to overwrite a run, to resume a missing run or by another recipe, and no place."""
+        place = next(each for each in (self.path, *self.path.parents) if os.access(each, os.F_OK))
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            raise SctnetError(f"{self.path}: cannot be written, because of {place}: choose another")
         finished, run = self.summary_file.exists(), self.recipe_file.exists()
         if not resume and (self.has_checkpoint() or finished):
             raise SctnetError(

@@ -137,7 +137,7 @@ class SegmentationTask(Task[SegmentationNetwork]):
         self, student: SegmentationNetwork, device: torch.device, processes: Processes
     ) -> Calibration | None:
         """Return the offsets that maximise the mIoU, where they help held-out pictures too."""
-        if self.validation is None or not self.recipe.data.calibrate or len(self.validation) < 2:
+        if self.validation is None or not self.recipe.data.calibrate:
             return None
         labeller = ImageToLabels(student.fuse(), self.recipe.preparation).to(device)
 
@@ -249,6 +249,11 @@ def open_segmentation(
     validation = open_split(recipe, splits) if splits else None
     if validation is not None:
         validation, whole = _capped(validation, recipe, processes), validation
+        if recipe.data.calibrate and len(validation) < 2:
+            raise SctnetError(
+                "data.calibrate: one picture to validate on is not enough to choose offsets by: "
+                "give two or more, or set it to false"
+            )
         if isinstance(whole, FileDataset):
             _refuse_unreadable(validation, processes)
     weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from sctnet.checkpoints.initialisation import require_start
 from sctnet.checkpoints.model_folder import load_config, write_calibration
 from sctnet.data.loading import StepSampler, TrainingLoader, lost_workers_told, training_loader
 from sctnet.errors import SctnetError
@@ -55,6 +56,8 @@ def train(
         recipe, processes, folder.precision() if continues else None
     )
     folder.check(recipe, resume)
+    if recipe.model.init is not None and not continues:
+        require_start(recipe.model.init)
     fabric = launch_fabric(recipe, processes)
     fabric.barrier()  # every process has looked at the folder before the first changes it
     if precision.reason is not None and processes.is_first:
