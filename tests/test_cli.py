@@ -460,7 +460,7 @@ def test_train_without_a_recipe_chooses_and_says_why(run: type[Program], tmp_pat
     data, out = _small_data_set(tmp_path / "data"), tmp_path / "run"
     program = run("train", *SMALL, "--data", data, "--out", out)
     assert program.status == 0, program.err
-    assert "augmentation.crop = [40, 60]  (what fits of that" in program.out
+    assert "augmentation.crop = [40, 60]  (what fits of 40x60, on a CPU)" in program.out
     assert "loss.class_weights = balanced  (the most frequent class has 59 times" in program.out
     resolved = load_recipe(out / "recipe.yaml")
     assert resolved.augmentation.crop == (40, 60)

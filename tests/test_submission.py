@@ -34,7 +34,7 @@ class RedChannel(Segmenter):
 
     def __init__(self) -> None:
         self.classes, self.colours = cityscapes.CLASSES, cityscapes.COLOURS
-        self.scales, self.flip = (1.0,), False
+        self.scales, self.flip, self.mirrors = (1.0,), False, False
         self.config = SimpleNamespace(calibration=None)
 
     def __str__(self) -> str:

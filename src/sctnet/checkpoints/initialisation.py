@@ -43,7 +43,7 @@ class Initialisation:
 
 def require_start(init: str) -> None:
     """Raise :class:`SctnetError` where there is no such start, before anything slow is done."""
-    if init.endswith(".pth"):
+    if init.endswith((".pth", PADDLE_SUFFIX)):
         if not Path(init).is_file():
             raise SctnetError(f"{init}: there is no such file; give model.init a start that exists")
     elif init != IMAGENET:
