@@ -1,5 +1,6 @@
 """Offsets and scale chosen on labelled pictures: the search, the folder, the command, the run."""
 
+import io
 import json
 import logging
 from itertools import product
@@ -12,7 +13,8 @@ from drawn import street
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shared import CLASSES, decided_network, saved, write_graph
+from shared import CLASSES, decided_network, saved
+from test_bulk import in_process  # noqa: F401 - a fixture
 from test_cli import Program
 from test_students import SMALL as SMALL_STUDENTS
 
@@ -43,7 +45,9 @@ from sctnet.evaluation.offsets import (
 from sctnet.inference.calibration import Candidate, _choose, calibrate, undo
 from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
+from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.pipeline.preprocessing import WorkingSize
+from sctnet.serving.bulk.prediction import BulkOptions, predict_bulk
 from sctnet.training.recipe import load_recipe
 from sctnet.training.segmentation_task import SegmentationTask
 from sctnet.training.trainer import train
@@ -475,21 +479,115 @@ def test_pictures_are_told_apart_by_their_pixels():
     assert len(data.digests) == 2
 
 
-def test_an_exported_file_has_offsets_scale_and_flip(model, tmp_path):
-    pytest.importorskip("onnxruntime")
+@pytest.fixture
+def chosen(model: Path) -> Path:
+    """Return the model as if a calibration had chosen offsets, scale and flip."""
     write_calibration(model, calibrated(model, size=SMALL.times(1.5), flip=True))
-    with pytest.raises(SctnetError, match="which a file of labels does not: export --output"):
-        sctnet.export_model(model, tmp_path / "model.onnx")
-    file = write_graph(model, tmp_path / "model.onnx", output="logits8")
-    picture = street(40, 56)
-    folder, graph = (Segmenter(each, "cpu", "fp32") for each in (model, file))
-    assert graph.flip
+    return model
+
+
+def labels_by_hand(picture):
+    """Return what a calibrated model means, computed in PyTorch from its parts."""
+    network = decided_network()
+    network.add_offsets(BEFORE)
+    size = SMALL.times(1.5)
+    whole = ImageToLabels(network.eval(), model_folder.PreprocessingConfig(working_size=size))
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        seen, mirrored = whole.probabilities(pixels), whole.probabilities(pixels.flip(3)).flip(3)
+    return ((seen + mirrored) / 2).argmax(1)[0].numpy()
+
+
+OPTIONS = {"tile": 32, "scales": (1.0, 1.5), "flip": False}
+WRITTEN = ["--tile", "32", "--scales", "1.0,1.5", "--no-flip"]
+
+
+def expected(model: Path, picture, given: bool):
+    if not given:
+        return labels_by_hand(picture)
+    (labels,) = Segmenter(model, "cpu", "fp32", **OPTIONS).predict_labels([picture])
+    return labels
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["as chosen", "scales, flip and tile given"])
+class TestAllThatUseAModel:
+    """Offsets, scale and flip are those that were chosen, and the options mean the same."""
+
+    def test_predict(self, run, chosen, yaml, tmp_path, given):
+        options = WRITTEN if given else []
+        pictures = yaml.parent / "images"
+        program = run("predict", chosen, pictures, "--out", tmp_path / "out", *options)
+        assert program.status == 0, program.err
+        for name in ("00", "07"):
+            found = np.asarray(Image.open(tmp_path / "out" / "labels" / f"{name}.png"))
+            wanted = expected(chosen, np.asarray(Image.open(pictures / f"{name}.png")), given)
+            assert (found == wanted).mean() > 0.998
+
+    def test_eval(self, run, chosen, yaml, tmp_path, given):
+        options = WRITTEN if given else []
+        out, data = tmp_path / "out", open_dataset(yaml, ["val"])
+        program = run("eval", chosen, "--data", yaml, "--out", out, *options)
+        assert program.status == 0, program.err
+        scores = evaluate(lambda seen: [expected(chosen, x, given) for x in seen], data).scores
+        found = json.loads((out / "scores.json").read_text())
+        assert found["miou"] == pytest.approx(scores.miou, abs=5e-3)
+        words = "scales 1, 1.5 of the working size, no flip" if given else "and mirrored"
+        assert words in found["protocol"]
+
+    def test_serve(self, chosen, given):
+        httpx = pytest.importorskip("httpx")
+        pytest.importorskip("fastapi")
+        from served import encoded, running
+
+        picture = street(40, 56)
+        text = f"{chosen},precision=fp32" + (",tile=32,scales=1+1.5,flip=false" if given else "")
+        with running(text) as server:
+            answer = httpx.post(f"{server.url}/predict", content=encoded(picture), timeout=20)
+        found = np.asarray(Image.open(io.BytesIO(answer.content)))
+        assert (found == expected(chosen, picture, given)).mean() > 0.998
+
+    @pytest.mark.usefixtures("in_process")
+    def test_bulk(self, chosen, yaml, tmp_path, given):
+        pictures, out = yaml.parent / "images", tmp_path / "out"
+        options = BulkOptions(precision="fp32", **(OPTIONS if given else {}))
+        summary = predict_bulk(str(chosen), [str(pictures)], str(out), options)
+        assert (summary.labelled, summary.failures) == (12, [])
+        found = np.asarray(Image.open(out / "labels" / "07.png"))
+        wanted = expected(chosen, np.asarray(Image.open(pictures / "07.png")), given)
+        assert (found == wanted).mean() > 0.998
+
+
+@pytest.mark.parametrize("output", ["labels", "probabilities", "logits", "logits8"])
+def test_an_exported_file_has_offsets_scale_and_flip(chosen, tmp_path, output):
+    pytest.importorskip("onnxruntime")
+    report = sctnet.export_model(chosen, tmp_path / "model.onnx", output=output)
+    assert report.parity.equal_labels > 0.9999
+    graph, picture = Segmenter(report.file, "cpu", "fp32"), street(40, 56)
+    assert graph.mirrors
+    assert graph.flip == (output == "logits8"), "elsewhere the file mirrors by itself"
+    assert "and mirrored" in str(graph)
     assert str(graph.config.preparation.working_size) == "shorter-side 48"
-    (ours,), (theirs,) = (each.predict_labels([picture]) for each in (folder, graph))
-    assert (ours == theirs).mean() > 0.999
-    undo(model)
-    (without,) = Segmenter(model, "cpu", "fp32").predict_labels([picture])
-    assert (ours == without).mean() < 0.99
+    (found,) = graph.predict_labels([picture])
+    assert (found == labels_by_hand(picture)).mean() > 0.999
+    undo(chosen)
+    (without,) = Segmenter(chosen, "cpu", "fp32").predict_labels([picture])
+    assert (found == without).mean() < 0.99
+    if output != "logits8":
+        with pytest.raises(SctnetError, match="averages with the mirrored picture itself"):
+            Segmenter(report.file, "cpu", flip=False)
+
+
+def test_tiles_take_scales_and_flip(chosen):
+    """Windows are averaged too: a mirrored picture has the mirrored labels, a large one some."""
+    picture = street(64, 64)
+    both = Segmenter(chosen, "cpu", "fp32", tile=32, scales=(1.0, 1.5), flip=True)
+    seen, mirrored = both.predict_labels([picture, np.ascontiguousarray(picture[:, ::-1])])
+    assert (seen == mirrored[:, ::-1]).mean() > 0.999
+    (likely,) = both.predict_probabilities([picture])
+    assert (likely.argmax(0) == seen).mean() > 0.999
+    np.testing.assert_allclose(likely.sum(0), 1, atol=1e-5)
+    alone = Segmenter(chosen, "cpu", "fp32", tile=32, flip=False).predict_labels([picture])[0]
+    assert (alone != seen).any()
 
 
 # The program

@@ -397,7 +397,9 @@ def test_eval_writes_scores_confusion_and_sheet(
     assert program.status == 0, program.err
     assert "mean IoU" in program.out
     assert "sctnet-tiny, 11 classes" in program.out
-    assert {file.name for file in out.iterdir()} == {"scores.json", "confusion.png", "sheet.png"}
+    assert {file.name for file in out.iterdir()} == {
+        "scores.json", "confusion.png", "classes.png", "sheet.png",
+    }  # fmt: skip
     scores = json.loads((out / "scores.json").read_text())
     assert scores["images"] == 40
     assert tuple(scores["iou"]) == CLASSES
@@ -433,7 +435,7 @@ def test_eval_writes_where_the_user_has_a_say(
     (target / "sheet.png").write_text("of an earlier time")
     program = run("eval", "some/tiny", "--data", "synthetic")
     assert program.status == 0, program.err
-    assert f"Written to {folder}: scores.json, confusion.png\n" in program.out
+    assert f"Written to {folder}: scores.json, confusion.png, classes.png\n" in program.out
     assert (target / "scores.json").is_file()
     assert (tmp_path / "some").exists() == local, "nothing is made that looks like the model"
 
@@ -499,7 +501,7 @@ def test_train_without_a_recipe_chooses_and_says_why(run: type[Program], tmp_pat
     data, out = _small_data_set(tmp_path / "data"), tmp_path / "run"
     program = run("train", *SMALL, "--data", data, "--out", out)
     assert program.status == 0, program.err
-    assert "augmentation.crop = [40, 60]  (what fits of that" in program.out
+    assert "augmentation.crop = [40, 60]  (what fits of 40x60, on a CPU)" in program.out
     assert "loss.class_weights = balanced  (the most frequent class has 59 times" in program.out
     resolved = load_recipe(out / "recipe.yaml")
     assert resolved.augmentation.crop == (40, 60)

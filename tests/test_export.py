@@ -23,6 +23,7 @@ from torch import nn
 import sctnet
 from sctnet.checkpoints.exported_file import METADATA_KEY, ExportedConfig
 from sctnet.checkpoints.model_folder import load_config, load_model
+from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.export import tensorrt_format
 from sctnet.export.exporting import FORMATS, export_model
@@ -123,6 +124,25 @@ def runtimes(exported):
         "onnxruntime": lambda batch: run.run(None, {"images": batch})[0],
         "openvino": lambda batch: compiled(batch)[0],
     }
+
+
+def test_pictures_and_data_are_checked_before_anything_is_written(folder, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setitem(
+        FORMATS, "onnx", FORMATS["onnx"]._replace(write=lambda *each: written.append(each))
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"half")
+    (tmp_path / "empty").mkdir()
+    for images in ("nowhere", "empty", "broken"):
+        with pytest.raises(SctnetError, match=images):
+            export_model(folder, tmp_path / "model.onnx", images=tmp_path / images)
+    with pytest.raises(SctnetError, match="the model knows"):
+        export_model(
+            folder, tmp_path / "model.onnx", precision="int8", calibrate=DOCUMENT.parent,
+            dataset=open_dataset("synthetic", ["val"]),
+        )  # fmt: skip
+    assert not written
 
 
 sides = st.integers(1, 400)

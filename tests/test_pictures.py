@@ -9,7 +9,7 @@ from sctnet.errors import SctnetError
 from sctnet.pictures.contact_sheet import contact_sheet
 from sctnet.pictures.overlay import overlay
 from sctnet.pictures.palette import default_palette, save_label_map
-from sctnet.pictures.plots import confusion_picture, training_curves
+from sctnet.pictures.plots import class_scores_picture, confusion_picture, training_curves
 
 CLASSES = ("road", "car", "sky")
 COLOURS = ((128, 64, 128), (0, 0, 142), (70, 130, 180))
@@ -203,6 +203,18 @@ def test_confusion_pictures_show_names_as_they_are(tmp_path):
     # No font at hand has these; a warning would be an error here.
     confusion_picture(np.eye(3, dtype=np.int64), ["\u8def", "b", "c"], tmp_path / "boxes.png")
     assert (tmp_path / "boxes.png").is_file()
+
+
+def test_scores_by_class_are_drawn_from_the_lowest_iou_up(tmp_path):
+    iou = {"$road$": 0.9, "car": 0.0, "sky": None}
+    precision = {"$road$": 0.95, "car": None, "sky": None}
+    recall = {"$road$": 0.92, "car": 0.0, "sky": None}
+    class_scores_picture(iou, precision, recall, tmp_path / "classes.svg")
+    text = (tmp_path / "classes.svg").read_text()
+    places = [text.index(f"<!-- {name} -->") for name in ("car", "sky", "$road$")]
+    assert places == sorted(places)
+    for name in ("IoU", "precision", "recall"):
+        assert f"<!-- {name} -->" in text
 
 
 def test_confusion_pictures_of_many_classes_have_names_but_no_numbers(tmp_path):

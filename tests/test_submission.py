@@ -34,7 +34,7 @@ class RedChannel(Segmenter):
 
     def __init__(self) -> None:
         self.classes, self.colours = cityscapes.CLASSES, cityscapes.COLOURS
-        self.scales, self.flip = (1.0,), False
+        self.scales, self.flip, self.mirrors = (1.0,), False, False
         self.config = SimpleNamespace(calibration=None)
 
     def __str__(self) -> str:
@@ -161,7 +161,9 @@ def test_eval_saves_beside_its_scores(root: Path, tmp_path: Path, run: type[Prog
     model, out = model_of_cityscapes(tmp_path / "model"), tmp_path / "out"
     program = run("eval", model, "--data", root, "--out", out, "--save-predictions")
     assert program.status == 0, program.err
-    assert f"Written to {out}: scores.json, confusion.png, predictions\n" in program.out
+    assert (
+        f"Written to {out}: scores.json, confusion.png, classes.png, predictions\n" in program.out
+    )
     assert len(list((out / "predictions" / "val").rglob("*.png"))) == 3
 
 

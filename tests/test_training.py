@@ -23,6 +23,7 @@ from sctnet.inference.scoring import score
 from sctnet.inference.segmenter import Segmenter
 from sctnet.training.recipe import Recipe, load_recipe
 from sctnet.training.run_folder import read_metrics
+from sctnet.training.segmentation_task import SegmentationTask
 from sctnet.training.trainer import train
 
 SETTINGS = [
@@ -263,6 +264,31 @@ def test_validation_scores_what_eval_scores(tmp_path: Path) -> None:
     best = score(Segmenter(tmp_path / "best"), data, tmp_path / "evaluation")
     # Training validates in PyTorch and the saved model predicts in CPU kernels; they round apart.
     assert best.scores.miou == pytest.approx(max(scored), rel=1e-4)
+
+
+def test_validation_tells_every_class_and_warns_of_those_never_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = SegmentationTask.build
+
+    def biased(self, from_start):
+        network, start = build(self, from_start)
+        network.add_offsets([-1e3, *[0] * 9, -1e3])
+        return network, start
+
+    monkeypatch.setattr(SegmentationTask, "build", biased)
+    settings = ["data.validation=[val]", "run.validate_every=1", "optimizer.rate=1e-12"]
+    train(recipe(*settings), tmp_path)
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "miou" in r]
+    data = open_dataset("synthetic", ["val"])
+    for record in records:
+        assert set(record["iou"]) == set(data.classes)  # all occur in the truth
+        assert record["miou"] == pytest.approx(np.mean(list(record["iou"].values())))
+    never = [name for name, iou in records[1]["iou"].items() if iou == 0]
+    assert {"Sky", "Bicyclist"} <= {*never}
+    told = [each.getMessage() for each in caplog.records if "no pixel of" in each.getMessage()]
+    assert told[0].startswith(f"after 2 of 6 iterations no pixel of {', '.join(never)} is found")
+    assert all(told[0] != other for other in told[1:]), "each class is told once"
 
 
 def test_a_start_is_loaded(whole_run: Path, tmp_path: Path) -> None:

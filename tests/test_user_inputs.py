@@ -56,6 +56,7 @@ from sctnet.inference.video.source import open_video
 from sctnet.training.auto_recipe import choose_recipe
 from sctnet.training.recipe import load_recipe
 from sctnet.training.segmentation_task import open_segmentation
+from sctnet.training.trainer import train
 from sctnet.writing import cache_folder
 
 GREY = RGB[..., 0]
@@ -1243,9 +1244,36 @@ class TestSurroundings:
         monkeypatch.setattr(Path, "home", unknown)
         with pytest.raises(SctnetError, match="name a folder in XDG_CACHE_HOME"):
             cache_folder()
+        for name in ("HF_HOME", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(SctnetError, match="name a folder in XDG_CACHE_HOME"):
+            Segmenter("owner/name")
 
 
 class TestBeforeARun:
+    @pytest.mark.parametrize("init", ["nowhere", "nowhere.pth"])
+    def test_a_start_that_is_not_there_is_told_before_the_data_are_read(self, init: str) -> None:
+        recipe = load_recipe(
+            "synthetic/sctnet-tiny", [f"model.init={init}", "data.source=/no/such/data"]
+        )
+        with pytest.raises(SctnetError, match=f"^{init}: "):
+            train(recipe, "run")
+
+    def test_a_place_for_the_run_is_sought_before_the_data_are_read(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
+        recipe = load_recipe("synthetic/sctnet-tiny", ["data.source=/no/such/data"])
+        with pytest.raises(SctnetError, match=r"file/run: cannot be written, because of .*file:"):
+            train(recipe, tmp_path / "file" / "run")
+
+    def test_one_picture_chooses_no_offsets(self, tmp_path: Path) -> None:
+        write_set(tmp_path, ["a.png", "b.png"])
+        source = write_set(tmp_path, ["c.png"], "val")
+        chosen = choose_recipe(str(source), ["model.variant=sctnet-tiny"])[0]
+        assert not chosen.data.calibrate
+        asked = choose_recipe(str(source), ["model.variant=sctnet-tiny", "data.calibrate=true"])[0]
+        with pytest.raises(SctnetError, match="one picture to validate on is not enough"):
+            open_segmentation(asked)
+
     def test_pictures_to_validate_on_are_read_before_the_run(self, tmp_path: Path) -> None:
         write_set(tmp_path, ["a.png", "b.png"])
         source = write_set(tmp_path, ["c.png", "d.png", "e.png"], "val")

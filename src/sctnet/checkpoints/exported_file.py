@@ -40,6 +40,14 @@ class ExportedConfig(BaseModel):
     sctnet: str
     """The version that made it."""
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether the file itself averages with the mirrored picture, as the model does.
+
+        Of ``logits8``, whoever uses the file does.
+        """
+        return self.model.flip and self.output != "logits8"
+
     @classmethod
     def from_text(cls, text: str | None, file: object) -> "ExportedConfig":
         """Read the description in the metadata of ``file``; ``text`` is None if there is none.

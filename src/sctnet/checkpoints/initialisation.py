@@ -8,10 +8,12 @@ from pathlib import Path
 from sctnet.checkpoints.authors_checkpoint import authors_start
 from sctnet.checkpoints.authors_names import AUTHORS_NAMES
 from sctnet.checkpoints.backbone import IMAGENET, fill, load_start
-from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model
+from sctnet.checkpoints.model_folder import WEIGHTS_FILE, find_model, load_config
 from sctnet.checkpoints.paddle_checkpoint import PADDLE_SUFFIX
 from sctnet.checkpoints.released_checkpoint import released_start
 from sctnet.checkpoints.teacher_conversion import load_encoder
+from sctnet.checkpoints.transformers_folder import is_transformers_folder
+from sctnet.errors import SctnetError
 from sctnet.models import SCTNet, SegmentationNetwork
 
 
@@ -27,13 +29,25 @@ class Initialisation:
     """Tensors."""
     new: tuple[str, ...]
     """The tensors that are initialised, not loaded."""
+    terms: str | None = None
+    """The terms of what was loaded, if it is known to have any."""
 
     def __str__(self) -> str:
         """Say it in a sentence."""
         file = "" if self.sha256 is None else f" (sha256 {self.sha256})"
         parts = sorted({_part(key) for key in self.new})
         new = f"; new: {', '.join(parts)}" if parts else ", nothing is new"
-        return f"started from {self.origin}{file}: {self.loaded} tensors loaded{new}"
+        terms = "" if self.terms is None else f"; its terms hold for this model too: {self.terms}"
+        return f"started from {self.origin}{file}: {self.loaded} tensors loaded{new}{terms}"
+
+
+def require_start(init: str) -> None:
+    """Raise :class:`SctnetError` where there is no such start, before anything slow is done."""
+    if init.endswith((".pth", PADDLE_SUFFIX)):
+        if not Path(init).is_file():
+            raise SctnetError(f"{init}: there is no such file; give model.init a start that exists")
+    elif init != IMAGENET:
+        find_model(init)
 
 
 def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Initialisation:
@@ -48,11 +62,15 @@ def start(model: SegmentationNetwork, init: str, classes: Sequence[str]) -> Init
     """
     if init.endswith((".pth", PADDLE_SUFFIX)):
         file: Path | None = Path(init)
-        new = _from_file(model, Path(init))
+        new, terms = _from_file(model, Path(init)), None
     else:
         new = load_start(model, init, classes)
-        file = None if init == IMAGENET else find_model(init) / WEIGHTS_FILE
-    return Initialisation(init, _sha256(file), len(model.state_dict()) - len(new), tuple(new))
+        folder = None if init == IMAGENET else find_model(init)
+        file = None if folder is None else folder / WEIGHTS_FILE
+        is_ours = folder is not None and not is_transformers_folder(folder)
+        terms = load_config(folder).terms if is_ours and folder is not None else None
+    loaded = len(model.state_dict()) - len(new)
+    return Initialisation(init, _sha256(file), loaded, tuple(new), terms)
 
 
 def _from_file(model: SegmentationNetwork, path: Path) -> list[str]:

@@ -29,7 +29,7 @@ from sctnet.errors import SctnetError
 from sctnet.models import NetworkConfig, SegmentationNetwork, build
 from sctnet.models.registry import read_configuration
 from sctnet.pipeline.preprocessing import PreprocessingConfig
-from sctnet.writing import write_text
+from sctnet.writing import cache_folder, write_text
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -335,6 +335,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _download(hub_id: str) -> Path:
+    if not (os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE")):
+        cache_folder()  # without a home folder, the client makes one that is named "~" here
     from huggingface_hub import snapshot_download
 
     files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, CLASSIFIER_FILE, PREPROCESSOR_FILE]

@@ -42,9 +42,10 @@ def evaluate(
 ) -> None:
     """Score a model: mIoU, IoU by class, pixel and mean accuracy, speed.
 
-    Labels are compared at their original size. Writes scores.json, confusion.png and, with --sheet,
-    sheet.png. A split whose labels are not published can only be given --save-predictions, for the
-    publishers' server. Under torchrun the processes share the pictures and sum their counts.
+    Labels are compared at their original size. Writes scores.json, confusion.png, classes.png (IoU,
+    precision and recall by class) and, with --sheet, sheet.png. A split whose labels are not
+    published can only be given --save-predictions, for the publishers' server. Under torchrun the
+    processes share the pictures and sum their counts.
 
     The run of a classification is scored by top-1 and top-5 accuracy instead, on centre crops.
     """
@@ -72,6 +73,7 @@ def evaluate(
     from sctnet.cli.tables import scores_table
     from sctnet.data.registry import open_dataset
     from sctnet.inference.scoring import (
+        CLASSES_FILE,
         CONFUSION_FILE,
         PREDICTIONS_FOLDER,
         SCORES_FILE,
@@ -106,7 +108,8 @@ def evaluate(
             evaluation = score(
                 segmenter, dataset, target, batch, sheet, progress, save_predictions, processes
             )
-            written = [SCORES_FILE, CONFUSION_FILE, *([SHEET_FILE] if sheet else []), *written]
+            sheets = [SHEET_FILE] if sheet else []
+            written = [SCORES_FILE, CONFUSION_FILE, CLASSES_FILE, *sheets, *written]
     processes.disconnect()
     if not show:
         return

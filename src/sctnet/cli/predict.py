@@ -119,7 +119,7 @@ def predict(
 
         of_local = {
             "--alpha": alpha != 0.5, "--classes": classes, "--smooth": smooth,
-            "--realtime": realtime, "--scales": scales != "1.0", "--flip": flip,
+            "--realtime": realtime,
         }  # fmt: skip
         _refuse(of_local, "--engine local")
         label_in_bulk(
@@ -127,6 +127,7 @@ def predict(
             workers=workers, cpus=worker_cpus or 1,
             gpus=worker_gpus or 0.0, column=column, kind=save or "labels", device=device,
             precision=precision, tile=tile, batch_size=batch,
+            scales=tuple(numbers("--scales", scales)), flip=flip,
         )  # fmt: skip
         return
     if engine != "local":

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -16,39 +19,48 @@ from rich.progress import (
 console = Console(stderr=True)
 
 
-def progress_bar() -> Progress:
-    """Return a bar with counts, a free text, elapsed and remaining time."""
+def progress_bar(remaining: ProgressColumn | None = None) -> Progress:
+    """Return a bar with counts, a free text, elapsed and remaining time.
+
+    ``remaining`` shows the remaining time where the counts alone do not tell it.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        remaining or TimeRemainingColumn(),
         console=console,
     )
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
-    """Show a run's iterations, loss, speed and remaining time; a line for each validation."""
-    progress = progress_bar()
+def training_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a run's iterations, loss, speed and remaining time; and the scores of validations."""
+    from sctnet.cli.tables import iou_of_classes
 
-    def observe(record: dict[str, float]) -> None:
+    progress = progress_bar(TextColumn("{task.fields[left]}", style="progress.remaining"))
+
+    def observe(record: dict[str, Any]) -> None:
         # The bar begins with the first record: after all checks, and where a resumed run is.
         if not progress.tasks:
             step, total = int(record["step"]), record.get("of")
-            progress.add_task("training", total=total, completed=step, text="")
+            progress.add_task("training", total=total, completed=step, text="", left="-:--:--")
             progress.start()
         bar = progress.tasks[0].id
         progress.update(bar, completed=record["step"])
+        if (left := record.get("seconds_left")) is not None:
+            progress.update(bar, left=_duration(left))
         if "loss" in record:
             text = f"loss {record['loss']:.3f}  {record['images_per_second']:.1f} images/s"
             progress.update(bar, text=text)
         elif "of" not in record:
-            progress.console.print(
-                f"iteration {record['step']:.0f}: validation {_scores(record)}", highlight=False
-            )
+            to_go = "" if left is None else f"; about {_duration(left)} to go"
+            line = f"iteration {record['step']:.0f}: validation {_scores(record)}{to_go}"
+            progress.console.print(line, highlight=False)
+            if "iou" in record:
+                progress.console.print(*iou_of_classes(record["iou"]), sep="\n")
 
     try:
         yield observe
@@ -56,12 +68,16 @@ def training_progress() -> Iterator[Callable[[dict[str, float]], None]]:
         progress.stop()
 
 
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
 _SCORES = {
     "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "top1": "top-1", "top5": "top-5",
 }  # fmt: skip
 
 
-def _scores(record: dict[str, float]) -> str:
+def _scores(record: dict[str, Any]) -> str:
     return ", ".join(
         f"{words} {record[key]:.4f}" for key, words in _SCORES.items() if key in record
     )

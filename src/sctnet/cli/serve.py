@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sctnet.cli.options import PRECISIONS
+from sctnet.cli.options import FLIP, PRECISIONS, SCALES, TILE, numbers
 
 
 def serve(
@@ -12,7 +12,8 @@ def serve(
         list[str],
         typer.Argument(
             help="Model folders, bundled names, hub ids, exported files; settings of one follow "
-            "it: MODEL,name=street,precision=bf16,device=cpu,workers=2,batch=4,delay=2."
+            "it: MODEL,name=street,precision=bf16,device=cpu,workers=2,batch=4,delay=2,"
+            "scales=1+1.5,flip=true,tile=512."
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -31,6 +32,9 @@ def serve(
     delay: Annotated[
         float, typer.Option(min=0, help="Milliseconds that a picture waits for others, at most.")
     ] = 2.0,
+    scales: Annotated[str, typer.Option(help=SCALES)] = "1.0",
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help=FLIP)] = None,
+    tile: Annotated[int | None, typer.Option(min=32, help=TILE)] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Requests a model accepts at once; more are answered 429.")
     ] = 64,
@@ -67,7 +71,8 @@ def serve(
         raise SctnetError(f'{error.name} is missing: pip install "sctnet[serve]"') from error
     defaults = {
         "precision": precision, "device": device, "workers": workers,
-        "batch": batch, "delay": delay,
+        "batch": batch, "delay": delay, "scales": numbers("--scales", scales), "flip": flip,
+        "tile": tile,
     }  # fmt: skip
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), timeout, queue)
     run(read_choices(models, defaults), host, port, limits, api_key, allow_origin or ())

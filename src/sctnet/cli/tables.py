@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
+from rich.columns import Columns
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -72,6 +73,19 @@ def scores_table(evaluation: Evaluation) -> Table:
     table.add_row("mean accuracy", f"{100 * scores.mean_accuracy:.2f}")
     table.add_row("images/s, predictor alone", f"{evaluation.images_per_second:.2f}")
     return table
+
+
+def iou_of_classes(iou: Mapping[str, float]) -> list[RenderableType]:
+    """Return the IoU of every class in columns, of many the lowest; those of 0 are red."""
+    shown = dict(sorted(iou.items(), key=lambda item: item[1])[:_MAX_CLASSES])
+    width = max(map(len, shown))
+    cells = [
+        Text(f"{name:<{width}} {100 * value:5.1f}", style="" if value else "bold red")
+        for name, value in iou.items()
+        if name in shown
+    ]
+    of = f", the {_MAX_CLASSES} lowest of {len(iou)} classes" if len(iou) > len(shown) else ""
+    return [f"IoU %{of}:", Columns(cells, padding=(0, 3), column_first=True)]
 
 
 def scales_table(report: CalibrationReport) -> Table:

@@ -75,12 +75,17 @@ def train(
     the processes share each step. With --seeds or --folds, --out holds a folder for each run, and
     repetitions.json their scores with mean and spread; --resume keeps the finished ones.
     """
-    from sctnet.cli.progress import training_progress
+    from sctnet.other_programs import wait_passively_beside_others
+
+    passive = wait_passively_beside_others()  # before PyTorch is imported
+    from sctnet.cli.progress import console, training_progress
     from sctnet.processes import launched_processes
     from sctnet.training.dry_run import dry_run as rehearse
     from sctnet.training.trainer import train as run
 
     speaks = launched_processes().is_first
+    if passive is not None and speaks:
+        console.print(passive, highlight=False, soft_wrap=True)
     settings = settings or []
     if recipe is not None and "=" in recipe:
         settings = [recipe, *settings]  # it is the first of them

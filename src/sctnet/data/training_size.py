@@ -45,6 +45,11 @@ def training_size(size: tuple[int, int], means: Means) -> tuple[int, tuple[int, 
     """
     side = min(*size, means.shorter_side)
     factor = side / min(size)
-    height, width = round(size[0] * factor), round(size[1] * factor)
+    return side, crop_of((round(size[0] * factor), round(size[1] * factor)), means)
+
+
+def crop_of(size: tuple[int, int], means: Means) -> tuple[int, int]:
+    """Return the crop (height, width) of pictures that are worked on at this height and width."""
+    height, width = size
     limits = means.crop[::-1] if height > width else means.crop
-    return side, (max(_LEAST, min(height, limits[0])), max(_LEAST, min(width, limits[1])))
+    return max(_LEAST, min(height, limits[0])), max(_LEAST, min(width, limits[1]))

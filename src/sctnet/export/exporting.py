@@ -44,6 +44,7 @@ from sctnet.export.quantisation import (
 from sctnet.export.tensorrt_format import TENSORRT
 from sctnet.export.torch_format import TORCH
 from sctnet.inference.runtimes.runtime import RUNTIMES
+from sctnet.inference.scoring import require_same_classes
 from sctnet.inference.segmenter import Segmenter
 from sctnet.models import SegmentationNetwork
 
@@ -152,18 +153,16 @@ def write_proven(
     with _beside(file) as beside:
         folder = _folder_of(model, beside)
         config = _configuration(folder, precision, output, size, batch)
-        if config.model.flip and output != "logits8":
-            raise SctnetError(
-                f"{model}: was calibrated to average with the mirrored picture, which a file of "
-                f"{output} does not: export --output logits8, which sctnet mirrors, or calibrate "
-                "without --flip"
-            )
+        # What can be refused is refused before the minutes that writing takes.
+        seen = images or calibrate
+        pictures = batches_for(config, None if seen is None else Path(seen))
+        if dataset is not None:
+            dataset.require_labels()
+            require_same_classes(config.model.classes, dataset)
         network = load_model(folder)
         written = beside / file.name
         quantised = _quantise(chosen, calibrate, config, say)
         run = chosen.write(network, config, written, *([quantised] if quantised else []))
-        seen = images or calibrate
-        pictures = batches_for(config, None if seen is None else Path(seen))
         parity = compare(run, Reference(network, config), pictures)
         refuse_difference(parity, LIMITS[precision], file)
         if dataset is not None:

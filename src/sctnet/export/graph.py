@@ -21,6 +21,9 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 """The type in which the network computes."""
 
+SMALLEST = torch.finfo(torch.float32).tiny
+"""The probability whose logarithm stands for that of all smaller ones."""
+
 
 class PictureGraph(nn.Module):
     """Preprocessing, network and answer: what ``ImageToLabels`` computes, as one graph.
@@ -29,7 +32,9 @@ class PictureGraph(nn.Module):
     ``dtype``; preprocessing, resizing and argmax stay in float32. With ``inspected`` the
     network's own logits come beside the answer, to be compared. ``channels_last`` is for a runtime
     that convolves with channels last, and then moves neither the attention's maps nor a picture
-    that is not resized, which is normalised before its channels are put first.
+    that is not resized, which is normalised before its channels are put first. With ``mirrors`` the
+    network sees the mirrored picture too, in the same batch, and the answer is that of the mean
+    probabilities (of ``logits``, their logarithms).
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class PictureGraph(nn.Module):
         dtype: torch.dtype = torch.float32,
         inspected: bool = False,
         channels_last: bool = False,
+        mirrors: bool = False,
     ) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(preprocessing)
@@ -51,15 +57,18 @@ class PictureGraph(nn.Module):
         self.dtype = dtype
         self.inspected = inspected
         self.channels_last = channels_last
+        self.mirrors = mirrors
 
     def forward(self, images: UInt8[Tensor, "n h w 3"]) -> tuple[Tensor, ...]:
         """Return the answer, N x H x W or N x K x H x W, and perhaps the logits."""
         size = images.shape[1], images.shape[2]
         working = self.preprocessing.config.working_size.apply(*size)
         prepared = self._prepared(images, working)
+        if self.mirrors:
+            prepared = torch.cat((prepared, _mirrored(prepared)))
         logits = self.network.features(prepared.to(self.dtype)).logits.float()
         answer = self._answer(logits, (working, size))
-        return (answer, logits) if self.inspected else (answer,)
+        return (answer, logits[: images.shape[0]]) if self.inspected else (answer,)
 
     def _prepared(
         self, images: UInt8[Tensor, "n h w 3"], working: tuple[Length, Length]
@@ -82,12 +91,27 @@ class PictureGraph(nn.Module):
         for number, size in enumerate(sizes):
             if number == 0 or not _is_same(sizes[number - 1], size):
                 logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        if self.mirrors:
+            likely, pictures = logits.softmax(1), logits.shape[0] // 2
+            likely = (likely[:pictures] + _mirrored(likely[pictures:])) / 2
+            if self.output == "probabilities":
+                return likely
+            logits = likely.clamp(min=SMALLEST).log() if self.output == "logits" else likely
         if self.output == "logits":
             return logits
         if self.output == "probabilities":
             return logits.softmax(1)
         # Of equal logits the lowest class, in every runtime (tested).
         return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= UINT8_CLASSES else torch.int32)
+
+
+def _mirrored(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return pictures or maps with left and right exchanged.
+
+    By indices: ``flip`` becomes a slice with a negative step, which ONNX's tools do not fold.
+    """
+    backwards = torch.arange(images.shape[3] - 1, -1, -1, device=images.device)
+    return images.index_select(3, backwards)
 
 
 def _is_same(first: tuple[Length, Length], second: tuple[Length, Length]) -> bool:

@@ -98,6 +98,7 @@ def onnx_model(
         DTYPES[config.precision],
         inspected,
         channels_last,
+        config.mirrors,
     )
     program = trace(graph, config.size, config.batch)
     names = [config.output.removesuffix("8"), LOGITS][: 1 + inspected]

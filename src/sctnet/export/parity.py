@@ -15,8 +15,10 @@ from sctnet.checkpoints.exported_file import ExportedConfig, Precision
 from sctnet.data.images import read_image
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
+from sctnet.export.graph import SMALLEST
 from sctnet.inference.files import find_pictures
 from sctnet.models import SegmentationNetwork
+from sctnet.pipeline.argmax_torch import resize_logits
 from sctnet.pipeline.image_to_labels import ImageToLabels
 from sctnet.pipeline.label_map import label_map
 
@@ -74,7 +76,7 @@ class Reference:
 
     def __init__(self, network: SegmentationNetwork, config: ExportedConfig) -> None:
         self.whole = ImageToLabels(network.eval(), config.model.preparation)
-        self.output = config.output
+        self.output, self.mirrors = config.output, config.mirrors
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the answer, the labels, and the logits at the network's own stride."""
@@ -85,6 +87,13 @@ class Reference:
             if self.output == "logits8":
                 return logits, logits.argmax(1), logits
             sizes = [(size[2], size[3]) for size in (prepared.shape, images.shape)]
+            if self.mirrors:
+                mirrored = self.whole.logits(prepared.flip(3)).flip(3)
+                resized = [resize_logits(each.float(), tuple(sizes)) for each in (logits, mirrored)]
+                likely = torch.stack([each.softmax(1) for each in resized]).mean(0)
+                labels = likely.argmax(1)
+                answers = {"labels": labels, "probabilities": likely}
+                return answers.get(self.output, likely.clamp(min=SMALLEST).log()), labels, logits
             labels = label_map(logits, *sizes)
             if self.output == "labels":
                 return labels, labels, logits
@@ -143,9 +152,15 @@ def batches_for(config: ExportedConfig, folder: Path | None) -> Iterator[Batch]:
     """Give the pictures to compare on: of a folder, or drawn streets.
 
     A file for any size sees each picture at its own, one for a fixed size at that; one for any
-    number of pictures sees them alone and in pairs.
+    number of pictures sees them alone and in pairs. Raises :class:`SctnetError` at once for a
+    folder without pictures, and where one cannot be read.
     """
-    pictures = _drawn(config) if folder is None else _of_folder(folder)
+    return _batches(config, _drawn(config) if folder is None else _of_folder(folder))
+
+
+def _batches(
+    config: ExportedConfig, pictures: Iterable[UInt8[np.ndarray, "h w 3"]]
+) -> Iterator[Batch]:
     for number, picture in enumerate(pictures):
         if config.size is not None and picture.shape[:2] != config.size:
             size = config.size[::-1]
@@ -166,6 +181,7 @@ def _of_folder(folder: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     found, failures = find_pictures([str(folder)], Path())
     if failures:
         raise SctnetError(failures[0])
-    step = -(-len(found) // MAX_PICTURES)
-    for picture in found[::step]:
-        yield read_image(picture.path)
+    chosen = found[:: -(-len(found) // MAX_PICTURES)]
+    for picture in chosen:
+        read_image(picture.path)  # which may raise, now and not at the end
+    return (read_image(picture.path) for picture in chosen)

@@ -47,7 +47,12 @@ def torch_program(
 ) -> ExportedProgram:
     """Return the traced graph, for every size that was asked for."""
     graph = PictureGraph(
-        network, config.model.preparation, config.output, DTYPES[config.precision], inspected
+        network,
+        config.model.preparation,
+        config.output,
+        DTYPES[config.precision],
+        inspected,
+        mirrors=config.mirrors,
     )
     return _for_any_size(trace(graph, config.size, config.batch))
 

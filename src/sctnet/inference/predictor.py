@@ -39,7 +39,8 @@ class Predictor:
     ``scales`` multiply each picture's working size; with ``flip`` the mirrored picture is added.
     The logits of all versions are resized to the picture's own size, and their softmaxes are
     averaged there. This holds one probability per class and pixel: about 160 MB for 19 classes at
-    1024 x 2048.
+    1024 x 2048. In tiles, which are for pictures that are too large for that, the logits of all
+    versions of a window are averaged at the network's stride.
     """
 
     def __init__(
@@ -88,11 +89,6 @@ class Predictor:
             )
         if plan.grid is not None:
             self.runtime.require_logits(f"tiles, in which a picture of {width} x {height} is taken")
-            if self.averages:
-                raise SctnetError(
-                    f"a picture of {width} x {height} is taken in tiles, which "
-                    "several scales and flip cannot be: leave them out (flip=False, --no-flip)"
-                )
         return PlannedPicture(image, plan)
 
     def most(self, plan: Plan) -> int:
@@ -110,20 +106,21 @@ class Predictor:
 
     def labels(self, pictures: Sequence[PlannedPicture]) -> list[LabelMap]:
         """Return the label map of each picture, at its size."""
-        if self.averages:
-            return [each.argmax(axis=0).astype(self._dtype) for each in self._averaged(pictures)]
-        return self._predict(pictures, self.label_map, composed_labels)
+
+        def labels(mean: np.ndarray) -> np.ndarray:
+            found: np.ndarray = mean.argmax(axis=0).astype(self._dtype)
+            return found
+
+        return self._predict(pictures, self.label_map, composed_labels, labels)
 
     def probabilities(self, pictures: Sequence[PlannedPicture]) -> list[Probabilities]:
         """Return the probability of each class and pixel, K x H x W, of each picture."""
         self.runtime.require_logits("probabilities")
-        if self.averages:
-            return self._averaged(pictures)
 
         def probabilities(logits: Tensor, image: Picture) -> np.ndarray:
             return resize_logits(logits.float(), self._sizes(image)).softmax(dim=1)[0].cpu().numpy()
 
-        return self._predict(pictures, probabilities, composed_probabilities)
+        return self._predict(pictures, probabilities, composed_probabilities, lambda mean: mean)
 
     def label_map(self, found: Tensor, image: Picture) -> LabelMap:
         """Return the label map of one whole picture, at its size, from the runtime's output."""
@@ -143,11 +140,6 @@ class Predictor:
         usable = np.require(image, requirements=["C", "W"])
         return torch.from_numpy(usable).to(self.runtime.device).permute(2, 0, 1)[None]
 
-    @torch.inference_mode()
-    def _averaged(self, pictures: Sequence[PlannedPicture]) -> list[Probabilities]:
-        """Return the mean probabilities of each picture, one after the other."""
-        return [self._mean_probabilities(picture.image).cpu().numpy() for picture in pictures]
-
     def _mean_probabilities(self, image: Picture) -> Tensor:
         pixels = self.pixels(image)
 
@@ -158,20 +150,38 @@ class Predictor:
 
         return self.versions.mean(probabilities)
 
+    def _mean_logits(self, windows: Sequence[UInt8[Tensor, "1 3 h w"]]) -> Tensor:
+        """Return the mean logits of all versions of windows, at the cells of the first version."""
+        first, *others = self.versions.versions
+        logits = torch.cat(self.runtime(windows, *first))
+        for version in others:
+            found = torch.cat(self.runtime(windows, *version)).float()
+            logits = logits + resize_logits(found, ((logits.shape[2], logits.shape[3]),))
+        return logits / len(self.versions.versions) if others else logits
+
     @torch.inference_mode()
     def _predict(
         self,
         pictures: Sequence[PlannedPicture],
         of_found: Callable[[Tensor, Picture], np.ndarray],
         of_composed: Callable[[ComposedLogits], np.ndarray],
+        of_mean: Callable[[Probabilities], np.ndarray],
     ) -> list[np.ndarray]:
-        """Run the pictures; pass each output to ``of_found``, or for tiles to ``of_composed``."""
+        """Run the pictures; pass each output to one of three functions.
+
+        ``of_composed`` takes that of tiles, ``of_mean`` the averaged probabilities of several
+        versions, ``of_found`` all else.
+        """
         results: list[np.ndarray] = []
         try:
             for plan, group in groupby(pictures, key=lambda picture: picture.plan):
                 images = [picture.image for picture in group]
                 if plan.grid is not None:
                     results += [of_composed(self._composed(image, plan)) for image in images]
+                    continue
+                if self.averages:
+                    likely = map(self._mean_probabilities, images)
+                    results += [of_mean(each.cpu().numpy()) for each in likely]
                     continue
                 # The network takes the batch; before and after it, one picture at a time.
                 together = self.runtime([self.pixels(image) for image in images])
@@ -187,7 +197,7 @@ class Predictor:
         assert plan.grid is not None
 
         def window_logits(windows: UInt8[Tensor, "n 3 h w"]) -> Tensor:
-            return torch.cat(self.runtime(torch.split(windows, 1)))
+            return self._mean_logits(torch.split(windows, 1))
 
         return ComposedLogits(
             self.pixels(image)[0],

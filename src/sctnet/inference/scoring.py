@@ -17,14 +17,15 @@ from sctnet.inference.submission import save_prediction
 from sctnet.pictures.contact_sheet import contact_sheet
 from sctnet.pictures.encoding import write_picture
 from sctnet.pictures.overlay import overlay
-from sctnet.pictures.plots import confusion_picture
+from sctnet.pictures.plots import class_scores_picture, confusion_picture
 from sctnet.processes import ALONE, Processes
 from sctnet.provenance import environment
 from sctnet.writing import write_text
 
 _LOG = logging.getLogger(__name__)
 
-SCORES_FILE, CONFUSION_FILE, SHEET_FILE = "scores.json", "confusion.png", "sheet.png"
+SCORES_FILE, SHEET_FILE = "scores.json", "sheet.png"
+CONFUSION_FILE, CLASSES_FILE = "confusion.png", "classes.png"
 PREDICTIONS_FOLDER = "predictions"
 
 PROTOCOL = "labels at their original size, single scale, no flip, counts summed over all pictures"
@@ -33,10 +34,10 @@ PROTOCOL = "labels at their original size, single scale, no flip, counts summed 
 
 def protocol(segmenter: Segmenter) -> str:
     """Return the protocol by which a segmenter is scored, in words."""
-    if segmenter.scales == (1.0,) and not segmenter.flip:
+    if segmenter.scales == (1.0,) and not segmenter.mirrors:
         return PROTOCOL
     scales = ", ".join(f"{scale:g}" for scale in segmenter.scales)
-    flip = "and mirrored" if segmenter.flip else "no flip"
+    flip = "and mirrored" if segmenter.mirrors else "no flip"
     return (
         f"labels at their original size, scales {scales} of the working size, {flip}, "
         "probabilities averaged at the picture's size, counts summed over all pictures"
@@ -53,7 +54,7 @@ def score(
     save_predictions: bool = False,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Score a segmenter and write scores.json, confusion.png and, where asked for, sheet.png.
+    """Score a segmenter; write scores.json, confusion.png, classes.png and, if asked, sheet.png.
 
     The sheet shows ``sheet_pictures`` pictures, spread evenly, each beside its truth and its
     prediction. ``save_predictions`` writes all label maps into ``predictions``, with the data set's
@@ -97,7 +98,9 @@ def score(
                 evaluation.images,
             )
     write_text(out / SCORES_FILE, json.dumps(report, indent=2) + "\n")
-    confusion_picture(evaluation.scores.counts, segmenter.classes, out / CONFUSION_FILE)
+    scores = evaluation.scores
+    confusion_picture(scores.counts, segmenter.classes, out / CONFUSION_FILE)
+    class_scores_picture(scores.iou, scores.precision, scores.recall, out / CLASSES_FILE)
     if predictions:
         write_picture(_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
     return evaluation

@@ -79,7 +79,7 @@ class Segmenter:
     ) -> None:
         if threads is not None and threads < 1:
             raise SctnetError(f"threads {threads}: give 1 or more")
-        file = exported_file(model)
+        file, mirrors = exported_file(model), False
         runtime: Runtime
         if file is not None:
             if compiled:
@@ -93,6 +93,13 @@ class Segmenter:
             used = threads or torch.get_num_threads()
             exported = open_exported(file, device, precision, used)
             runtime, config = exported, exported.config.model
+            if exported.config.mirrors:
+                if flip is False:
+                    raise SctnetError(
+                        f"{file}: averages with the mirrored picture itself, which cannot be left "
+                        "out: give the model folder"
+                    )
+                flip, mirrors = False, True
         else:
             folder = find_model(model)  # once: a hub id may be a download
             config = load_config(folder)
@@ -102,6 +109,7 @@ class Segmenter:
             if threads is not None:
                 torch.set_num_threads(threads)
         self._set_up(runtime, config, tile, overlap, probabilities, batch_size, scales, flip)
+        self.mirrors |= mirrors
 
     @classmethod
     def from_model(
@@ -144,6 +152,7 @@ class Segmenter:
         self.classes = config.classes
         self.colours = config.colours or default_palette(len(config.classes))
         self.scales, self.flip = tuple(scales), config.flip if flip is None else flip
+        self.mirrors = self.flip  # or the runtime does it by itself
         self.predictor = Predictor(runtime, config, tile, overlap, self.scales, self.flip)
         self.tile, self.overlap = tile, overlap
         self.probabilities, self.batch_size = probabilities, batch_size
@@ -158,7 +167,7 @@ class Segmenter:
         tiles = f" in tiles of {self.tile}" if self.tile else ""
         calibration = self.config.calibration
         chosen = "" if calibration is None else f", calibrated on {calibration.data}"
-        mirrored = " and mirrored" if self.flip else ""
+        mirrored = " and mirrored" if self.mirrors else ""
         return (
             f"{network.variant}, {network.num_classes} classes{origin}{chosen}; "
             f"working size {rule}{tiles}{mirrored}; {self.runtime}"

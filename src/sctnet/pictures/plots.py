@@ -1,7 +1,7 @@
-"""Plots of a run: confusion matrix and training curves."""
+"""Plots: confusion matrix, scores by class and training curves."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_NUMBERS = 30  # classes: beyond, numbers in the cells are too small to read
 _MAX_NAMES = 200  # classes: beyond, names at the sides are too small to read
+_MAX_CLASS_ROWS = 80  # beyond, the picture would grow above 26 inches
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c8641e", "#8a8f98"
 
 
@@ -64,6 +65,44 @@ def _print_numbers(axes: "Axes", percent: Float64[np.ndarray, "k k"]) -> None:
         value = percent[row, column]
         colour = "white" if value > 55 else "#1c2733"
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+
+
+def class_scores_picture(
+    iou: Mapping[str, float | None],
+    precision: Mapping[str, float | None],
+    recall: Mapping[str, float | None],
+    path: str | Path,
+) -> None:
+    """Draw the IoU of every class as a bar, with its precision and recall as marks, in percent.
+
+    The values are fractions by class; None has no mark. The lowest IoU is at the bottom. The file's
+    ending decides the format: .png, .svg or .pdf.
+    """
+    from matplotlib.figure import Figure
+
+    names = sorted(iou, key=lambda name: iou[name] or 0.0)
+    inches = min(26.0, 1.4 + 0.3 * len(names))
+    figure = Figure(figsize=(8, inches), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(names))
+    values = [
+        np.array([100 * (np.nan if (x := of[name]) is None else x) for name in names], np.float64)
+        for of in (iou, precision, recall)
+    ]
+    axes.barh(places, np.nan_to_num(values[0]), 0.7, color="#a9c6e5", label="IoU")
+    axes.plot(values[1], places, "D", color=_BLUE, markersize=5, label="precision")
+    axes.plot(values[2], places, "o", color=_ORANGE, markersize=5, label="recall")
+    letters = 9 if len(names) <= _MAX_CLASS_ROWS else 5
+    axes.set_yticks(places, names, fontsize=letters, parse_math=False)  # a $ in a name is a $
+    axes.set_xlim(-1, 101)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("percent")
+    axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    _save(figure, path)
 
 
 def training_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:

@@ -43,6 +43,8 @@ class ModelRecipe(RecipePart):
 class DataRecipe(PicturesRecipe):
     """The pictures, and whether they are cached."""
 
+    validation_pictures: int | None = Field(default=None, ge=1)
+    """At most so many validate, evenly spaced from a start that run.seed draws; null: all."""
     calibrate: bool = False
     """Whether the finished model gets the offsets of its classes' logits that maximise the mIoU on
     the validation pictures, which can then no longer score it."""

@@ -38,7 +38,10 @@ class RunFolder:
         return load_recipe(self.recipe_file).run.precision
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Refuse to overwrite a run, to resume a missing run, and to resume with another recipe."""
+        """Refuse to overwrite a run, to resume a missing run or by another recipe, and no place."""
+        place = next(each for each in (self.path, *self.path.parents) if os.access(each, os.F_OK))
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            raise SctnetError(f"{self.path}: cannot be written, because of {place}: choose another")
         finished, run = self.summary_file.exists(), self.recipe_file.exists()
         if not resume and (self.has_checkpoint() or finished):
             raise SctnetError(
@@ -88,7 +91,7 @@ class RunFolder:
             beside.unlink(missing_ok=True)
             raise _unwritable(self.checkpoint_file, error) from error
 
-    def log(self, record: Mapping[str, float]) -> None:
+    def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to the metrics, and its values to the TensorBoard log."""
         try:
             with self.metrics_file.open("a", encoding="utf-8") as stream:
@@ -96,7 +99,7 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.metrics_file, error) from error
         if self._board is not None:
-            for key, value in record.items():
+            for key, value in _flat(record).items():
                 if key != "step":
                     self._board.add_scalar(key, value, int(record["step"]))
             self._board.flush()
@@ -169,7 +172,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_metrics(file: Path) -> list[dict[str, float]]:
+def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl; a last line cut short by a kill is left out."""
     records = []
     try:
@@ -198,6 +201,8 @@ def model_card(
     begun = "" if start is None else f" Started from {start['origin']}"
     if start is not None:
         begun += "." if start["sha256"] is None else f" (sha256 {start['sha256']})."
+        # A checkpoint of an earlier version does not know the terms.
+        begun += f" Its terms hold for this model too: {x}." if (x := start.get("terms")) else ""
     classes = ", ".join(data.classes)
     return (
         f"# {recipe.name}\n\n{recipe.description}\n\n"

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sctnet.data.dataset import FileDataset, SegmentationDataset
 from sctnet.data.loading import TrainingStream
 from sctnet.data.registry import open_dataset
 from sctnet.data.streams import in_threads
-from sctnet.data.views import RecordedPictures
+from sctnet.data.views import RecordedPictures, SomePictures
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.evaluation.offsets import Objective, find_offsets, sample_pixels
@@ -33,10 +34,13 @@ from sctnet.training.losses import class_weights
 from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import SegmentationRecipe, TeacherCacheRecipe
 from sctnet.training.segmentation_criterion import SegmentationCriterion
-from sctnet.training.task import Task, source_of
+from sctnet.training.task import Task, Validation, source_of
 from sctnet.training.teacher_cache import FILE, TeacherCache, digest
 
 _LOG = logging.getLogger(__name__)
+
+_TIMED = 3  # pictures
+_OF_CALIBRATION = 4.0  # two validations, a pass for probabilities and the search
 
 
 class SegmentationTask(Task[SegmentationNetwork]):
@@ -65,6 +69,8 @@ class SegmentationTask(Task[SegmentationNetwork]):
         final_rate = recipe.schedule.final_rate * factor
         self.schedule = recipe.schedule.model_copy(update={"final_rate": final_rate})
         self._class_weights = class_weights
+        if recipe.data.calibrate:
+            self.validations_at_end = _OF_CALIBRATION
 
     @override
     def stream(self) -> TrainingStream:
@@ -100,19 +106,38 @@ class SegmentationTask(Task[SegmentationNetwork]):
     @override
     def validate(
         self, student: SegmentationNetwork, device: torch.device, processes: Processes
-    ) -> dict[str, float]:
+    ) -> Validation:
         assert self.validation is not None
-        labeller = ImageToLabels(student.fuse(), self.recipe.preparation)
-        predict = _predictor(labeller.to(device), device)
+        predict = self._predictor(student, device)
         scores = evaluate(predict, self.validation, processes=processes).scores
-        return {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+        found = {
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "iou": {name: iou for name, iou in scores.iou.items() if iou is not None},
+        }
+        return Validation(found, tuple(name for name, x in scores.recall.items() if x == 0))
+
+    @override
+    def validation_seconds(
+        self, student: SegmentationNetwork, device: torch.device
+    ) -> float | None:
+        assert self.validation is not None
+        predict, seconds = self._predictor(student, device), []
+        for number in np.linspace(0, len(self.validation) - 1, _TIMED).round():
+            began = time.perf_counter()
+            try:
+                predict([self.validation.pair(int(number))[0]])
+            except SctnetError:
+                return None  # the validation will say so
+            seconds.append(time.perf_counter() - began)
+        return sorted(seconds)[_TIMED // 2] * len(self.validation)
 
     @override
     def calibrate(
         self, student: SegmentationNetwork, device: torch.device, processes: Processes
     ) -> Calibration | None:
         """Return the offsets that maximise the mIoU, where they help held-out pictures too."""
-        if self.validation is None or not self.recipe.data.calibrate or len(self.validation) < 2:
+        if self.validation is None or not self.recipe.data.calibrate:
             return None
         labeller = ImageToLabels(student.fuse(), self.recipe.preparation).to(device)
 
@@ -128,7 +153,7 @@ class SegmentationTask(Task[SegmentationNetwork]):
         moved = copy.deepcopy(student)
         moved.add_offsets(found.offsets.tolist())
         before, after = (
-            self.validate(each, device, processes)["miou"] for each in (student, moved)
+            self.validate(each, device, processes).scores["miou"] for each in (student, moved)
         )
         helps = found.helps(Objective()) and after > before
         if processes.is_first:
@@ -170,6 +195,18 @@ class SegmentationTask(Task[SegmentationNetwork]):
         alignment = self.recipe.alignment
         return "" if alignment is None else f" Taught by {alignment.teacher}."
 
+    def _predictor(
+        self, student: SegmentationNetwork, device: torch.device
+    ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+        labeller = ImageToLabels(student.fuse(), self.recipe.preparation).to(device)
+
+        def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
+            with torch.inference_mode():
+                return list(labeller(batch).cpu().numpy())
+
+        return predict
+
     @property
     def _caching(self) -> TeacherCacheRecipe | None:
         alignment = self.recipe.alignment
@@ -210,10 +247,36 @@ def open_segmentation(
     refuse_unlearnable(data, recipe.data.skip_broken)
     splits = recipe.data.validation
     validation = open_split(recipe, splits) if splits else None
-    if isinstance(validation, FileDataset):
-        _refuse_unreadable(validation, processes)
+    if validation is not None:
+        validation, whole = _capped(validation, recipe, processes), validation
+        if recipe.data.calibrate and len(validation) < 2:
+            raise SctnetError(
+                "data.calibrate: one picture to validate on is not enough to choose offsets by: "
+                "give two or more, or set it to false"
+            )
+        if isinstance(whole, FileDataset):
+            _refuse_unreadable(validation, processes)
     weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
     return SegmentationTask(recipe, data, validation, weights, folder)
+
+
+def _capped(
+    data: SegmentationDataset, recipe: SegmentationRecipe, processes: Processes
+) -> SegmentationDataset:
+    """Return the pictures that validate: all, or as many as the recipe allows, evenly spaced."""
+    most = recipe.data.validation_pictures
+    if most is None or len(data) <= most:
+        return data
+    begin = np.random.default_rng(recipe.run.seed).random()
+    numbers = [int((place + begin) * len(data) / most) for place in range(most)]
+    if processes.is_first:
+        _LOG.info(
+            "validates on %s of the %s pictures of %s, evenly spaced (data.validation_pictures)",
+            most,
+            len(data),
+            data.name,
+        )
+    return SomePictures(data, numbers)
 
 
 def _refuse_unreadable(data: SegmentationDataset, processes: Processes) -> None:
@@ -242,14 +305,3 @@ def open_split(recipe: SegmentationRecipe, splits: tuple[str, ...]) -> Segmentat
     if len(data) == 0:
         raise SctnetError(f"{recipe.data.source}: no picture in {', '.join(splits)}")
     return data
-
-
-def _predictor(
-    labeller: ImageToLabels, device: torch.device
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
-        with torch.inference_mode():
-            return list(labeller(batch).cpu().numpy())
-
-    return predict

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -26,13 +26,22 @@ class ClassPictures(Pictures, Protocol):
         """Return a picture's name."""
 
 
+class Validation(NamedTuple):
+    """What a validation found."""
+
+    scores: dict[str, Any]
+    """A line of metrics.jsonl: numbers, or numbers by class."""
+    missed: tuple[str, ...] = ()
+    """The classes that the pictures show, of which no pixel was found."""
+
+
 Student = TypeVar("Student", bound=nn.Module)
 
 
 class Task(ABC, Generic[Student]):
     """The pictures, the student and its losses, its score, and the folder that it leaves.
 
-    ``score_name`` is the score that selects the best model, a key of the result of
+    ``score_name`` is the score that selects the best model, a key of the scores of
     :meth:`validate`.
     """
 
@@ -58,10 +67,15 @@ class Task(ABC, Generic[Student]):
         """Return the student with its losses; ``teacher`` replaces the recipe's teacher."""
 
     @abstractmethod
-    def validate(
-        self, student: Student, device: torch.device, processes: Processes
-    ) -> dict[str, float]:
-        """Return the student's scores, the same in every process."""
+    def validate(self, student: Student, device: torch.device, processes: Processes) -> Validation:
+        """Score the student; every process returns the same."""
+
+    @abstractmethod
+    def validation_seconds(self, student: Student, device: torch.device) -> float | None:
+        """Estimate by a few pictures how long one process validates; None: not known."""
+
+    validations_at_end: float = 0
+    """How long :meth:`calibrate` takes, in validations."""
 
     @abstractmethod
     def save(self, student: Student, path: Path, card: str) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from sctnet.checkpoints.initialisation import require_start
 from sctnet.checkpoints.model_folder import load_config, write_calibration
 from sctnet.data.loading import StepSampler, TrainingLoader, lost_workers_told, training_loader
 from sctnet.errors import SctnetError
+from sctnet.other_programs import BUSY, OtherPrograms, slowed_by
 from sctnet.processes import Processes, launched_processes
 from sctnet.provenance import environment
 from sctnet.training.devices import launch_fabric, resolved_precision
@@ -22,11 +24,12 @@ from sctnet.training.learner import Learner
 from sctnet.training.meter import Meter
 from sctnet.training.recipe import Recipe
 from sctnet.training.registry import open_task
+from sctnet.training.remaining_time import RemainingTime
 from sctnet.training.run_folder import RunFolder, model_card
 
-Observer = Callable[[dict[str, float]], None]
-"""Called with every record of metrics.jsonl, and after each iteration with its ``step`` and the
-number ``of`` all."""
+Observer = Callable[[dict[str, Any]], None]
+"""Called with every record of metrics.jsonl, and after each iteration with its ``step``, the number
+``of`` all and the ``seconds_left``, validations included (None: not known yet)."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ def train(
         recipe, processes, folder.precision() if continues else None
     )
     folder.check(recipe, resume)
+    if recipe.model.init is not None and not continues:
+        require_start(recipe.model.init)
     fabric = launch_fabric(recipe, processes)
     fabric.barrier()  # every process has looked at the folder before the first changes it
     if precision.reason is not None and processes.is_first:
@@ -113,9 +118,19 @@ class _Run:
         if self.learner.start is not None and self.processes.is_first:
             _LOG.info("%s", self.learner.start)
         self.meter = Meter(recipe.run.batch_size)
+        self.left = RemainingTime(
+            self.iterations,
+            recipe.run.validate_every if self.task.validates else None,
+            None,
+            self.task.validations_at_end,
+        )
+        # Processes that share a run are not told from other programs.
+        alone = self.processes.count == 1 and fabric.device.type == "cpu"
+        self.others = OtherPrograms() if alone else None
         self.iteration = 0
         self.validated = 0  # the last iteration that was
         self.best: float | None = None
+        self.missed: set[str] = set()  # classes of which a warning was given
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
@@ -131,7 +146,13 @@ class _Run:
         ):
             self.show()
             self.validate_if_due()
+            if self.task.validates and self.iteration < self.iterations:
+                student = self.learner.saved_model()
+                taken = self.task.validation_seconds(student, self.fabric.device)
+                if taken is not None:
+                    self.left.validation_seconds = taken / self.processes.count
             while self.iteration < self.iterations:
+                began = time.monotonic()
                 with self.meter.waiting():
                     batch = next(batches)
                     batch = type(batch)(*self.fabric.to_device(tuple(batch)))
@@ -141,13 +162,31 @@ class _Run:
                 self.show()
                 if self._is_due(run.log_every):
                     self.record({"learning_rate": rate, **self.meter.take()})
+                    self.tell_of_others()
                 stop = self.processes.any(interrupted())
                 # Also before a validation, which may stop at a broken file.
                 if self._is_due(run.checkpoint_every) or self._validation_is_due() or stop:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt
+                self.estimate(time.monotonic() - began)
                 self.validate_if_due()
+
+    def estimate(self, step_seconds: float) -> None:
+        """Take a step into account, and say once after every start how long the run takes."""
+        known = self.left.is_known
+        self.left.step(step_seconds)
+        if self.left.is_known and not known and self.processes.is_first:
+            _LOG.info("%s", self.left.sentence(self.iteration, self.validated))
+
+    def tell_of_others(self) -> None:
+        """Say once, where other programs use much of a CPU that trains."""
+        if self.others is None:
+            return
+        cores = self.others.cores()
+        if cores is not None and cores >= BUSY:
+            _LOG.warning("%s", slowed_by(cores, len(self.others.usable)))
+            self.others = None
 
     def validate_if_due(self) -> None:
         """Score the current model, and save it in ``best`` if it is the best so far."""
@@ -155,15 +194,33 @@ class _Run:
             return
         self.learner.share_statistics()
         student = self.learner.saved_model()
-        scores = self.task.validate(student, self.fabric.device, self.processes)
+        began = time.monotonic()
+        scores, missed = self.task.validate(student, self.fabric.device, self.processes)
+        self.left.validation_seconds = time.monotonic() - began
+        self.validated = self.iteration
         self.record(scores)
+        if 3 * self.iteration >= self.iterations:
+            self.tell_missed(missed)
         score = scores[self.task.score_name]
         if self.best is None or score > self.best:
             self.best = score
             if self.processes.is_first:
                 self.save_model(self.folder.path / "best")
-        self.validated = self.iteration
         self.meter.pause()
+
+    def tell_missed(self, classes: Sequence[str]) -> None:
+        """Warn, of each class once, that a third of the run did not teach it."""
+        new = [name for name in classes if name not in self.missed]
+        self.missed.update(new)
+        if new and self.processes.is_first:
+            _LOG.warning(
+                "after %s of %s iterations no pixel of %s is found (IoU 0): look at their labels "
+                "(sctnet data check), add pictures that show them, or give rare classes weight "
+                "(loss.class_weights=balanced)",
+                self.iteration,
+                self.iterations,
+                ", ".join(new),
+            )
 
     # What is kept
 
@@ -214,9 +271,11 @@ class _Run:
         self.meter.restore(checkpoint["meter"])
         self.seconds_before = checkpoint["seconds"]
 
-    def record(self, values: dict[str, float]) -> None:
+    def record(self, values: dict[str, Any]) -> None:
         """Write one line of metrics and show it to the observer."""
         line = {"step": self.iteration, "seconds": round(self._seconds(), 2), **values}
+        if self.left.is_known:
+            line["seconds_left"] = round(self.left.seconds(self.iteration, self.validated))
         if self.processes.is_first:
             self.folder.log(line)
             self.observe(line)
@@ -224,7 +283,8 @@ class _Run:
     def show(self) -> None:
         """Report the progress to the observer."""
         if self.processes.is_first:
-            self.observe({"step": self.iteration, "of": self.iterations})
+            left = self.left.seconds(self.iteration, self.validated) if self.left.is_known else None
+            self.observe({"step": self.iteration, "of": self.iterations, "seconds_left": left})
 
     def finish(self) -> None:
         """Leave the last checkpoint, the model and a summary."""

@@ -50,6 +50,8 @@ class BulkOptions:
     device: str | None = None
     precision: str = "auto"
     tile: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool | None = None
     batch_size: int = 1
 
 
@@ -76,8 +78,9 @@ def predict_bulk(
     files = read_model_files(model)
     # Tried here first, where an error is one sentence; the workers load their own model.
     segmenter = Segmenter(
-        model, "cpu", options.precision, tile=options.tile, batch_size=options.batch_size
-    )
+        model, "cpu", options.precision, tile=options.tile, batch_size=options.batch_size,
+        scales=options.scales, flip=options.flip,
+    )  # fmt: skip
     precision = options.precision
     if precision == "auto" and torch.device(_device(options)).type == "cpu":
         precision = segmenter.precision  # all machines of a cluster then compute alike
@@ -100,7 +103,8 @@ def predict_bulk(
         size = per_part(work.pictures) if work.pictures else _MAX_PER_PART
         settings = WorkerOptions(
             out, options.kind, manifest.identity, _device(options), precision,
-            options.precision == precision, options.tile, options.batch_size, options.cpus, size,
+            options.precision == precision, options.tile, options.scales, options.flip,
+            options.batch_size, options.cpus, size,
         )  # fmt: skip
         began = time.perf_counter()
         for row in _run(work.units, files, settings, workers, options):
@@ -203,6 +207,8 @@ def _identity(files: ModelFiles, options: BulkOptions, precision: str) -> dict[s
         "description": files.description_sha256,
         "precision": precision,
         "tile": options.tile,
+        "scales": list(options.scales),
+        "flip": options.flip,
         "save": options.kind,
     }
 

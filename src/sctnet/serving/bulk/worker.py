@@ -53,6 +53,8 @@ class WorkerOptions:
     by_name: bool = True
     """Whether a user named the precision; otherwise no worker may emulate it."""
     tile: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool | None = None
     batch_size: int = 1
     threads: int = 1
     per_part: int = 256
@@ -68,7 +70,8 @@ class Worker:
         with tempfile.TemporaryDirectory() as folder:
             segmenter = Segmenter(
                 model.write(Path(folder)), options.device, options.precision,
-                tile=options.tile, batch_size=options.batch_size,
+                tile=options.tile, batch_size=options.batch_size, scales=options.scales,
+                flip=options.flip,
             )  # fmt: skip
         self._options = options
         self._predict = PicturePredictor[Encoded](segmenter, self._read, lambda item: item.source)

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sctnet.checkpoints.model_folder import first_message
 from sctnet.errors import SctnetError
@@ -28,6 +28,10 @@ from sctnet.serving.http.micro_batcher import Closed, Finished, MicroBatcher
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _MAX_WORKERS = 16  # by default; every one holds the working memory of a batch
+
+
+def _numbers(value: object) -> object:
+    return value.split("+") if isinstance(value, str) else value
 
 
 class ModelChoice(BaseModel):
@@ -47,6 +51,12 @@ class ModelChoice(BaseModel):
     more pass no faster, else 4."""
     delay: Annotated[float, Field(ge=0, le=10_000)] = 2.0
     """Milliseconds that a picture waits for others at most."""
+    scales: Annotated[tuple[float, ...], BeforeValidator(_numbers)] = (1.0,)
+    """Times the working size; in a text with + between them."""
+    flip: bool | None = None
+    """Whether the mirrored picture is averaged in; None: as the model was calibrated."""
+    tile: Annotated[int, Field(ge=32)] | None = None
+    """The side of square windows, in pixels of the picture."""
 
     @classmethod
     def from_text(cls, text: str, defaults: Mapping[str, object]) -> "ModelChoice":
@@ -151,7 +161,10 @@ class ServedModel:
         threads, before = max(1, cores // workers), torch.get_num_threads()
         torch.set_num_threads(threads)  # of this thread; engines of other kinds take it over
         try:
-            segmenter = Segmenter(choice.model, choice.device, choice.precision)
+            segmenter = Segmenter(
+                choice.model, choice.device, choice.precision,
+                tile=choice.tile, scales=choice.scales, flip=choice.flip,
+            )  # fmt: skip
             segmenter.batch_size = choice.batch or _best_batch(segmenter)
             segmenter.predict_labels([np.zeros((64, 64, 3), np.uint8)])  # the first call prepares
         finally:

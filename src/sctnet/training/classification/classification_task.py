@@ -1,6 +1,8 @@
 """The task of naming pictures: its pictures, classifier, validation and backbone folder."""
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from sctnet.checkpoints.classifier_folder import save_classifier
 from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.data.classification.dataset import ClassificationDataset
 from sctnet.data.classification.loading import ClassificationStream
+from sctnet.data.classification.random_crops import centre_crop, to_tensor
 from sctnet.data.classification.registry import open_classified
 from sctnet.errors import SctnetError
 from sctnet.evaluation.classification import evaluate_classifier
@@ -24,9 +27,11 @@ from sctnet.training.classification.soft_labels import CachedLogits, answers_fil
 from sctnet.training.optim import rate_factor
 from sctnet.training.recipe import ClassificationRecipe
 from sctnet.training.schedule import cosine_schedule
-from sctnet.training.task import Task, source_of
+from sctnet.training.task import Task, Validation, source_of
 
 _LOG = logging.getLogger(__name__)
+
+_TIMED = 8  # pictures
 
 
 class ClassificationTask(Task[Classifier]):
@@ -84,24 +89,44 @@ class ClassificationTask(Task[Classifier]):
     @override
     def validate(
         self, student: Classifier, device: torch.device, processes: Processes
-    ) -> dict[str, float]:
+    ) -> Validation:
         assert self.validation is not None
-        preprocessing = Preprocessing(self.recipe.preparation).to(device)
+        predict = self._predictor(student, device)
         training = student.training
         student.eval()
-
-        def predict(images: Tensor) -> Tensor:
-            with torch.inference_mode():
-                logits: Tensor = student(preprocessing(images.to(device)))
-            return logits
-
         scores = evaluate_classifier(
             predict, self.validation, self.recipe.augmentation.crop, processes=processes
         )
         student.train(training)
         for reason in scores.skipped:
             _LOG.warning("%s; the validation does without it", reason)
-        return {"top1": scores.top1, "top5": scores.top5}
+        return Validation({"top1": scores.top1, "top5": scores.top5})
+
+    def _predictor(self, student: Classifier, device: torch.device) -> Callable[[Tensor], Tensor]:
+        preprocessing = Preprocessing(self.recipe.preparation).to(device)
+
+        def predict(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                logits: Tensor = student(preprocessing(images.to(device)))
+            return logits
+
+        return predict
+
+    @override
+    def validation_seconds(self, student: Classifier, device: torch.device) -> float | None:
+        assert self.validation is not None
+        predict, training = self._predictor(student, device), student.training
+        crop, number = self.recipe.augmentation.crop, min(len(self.validation), _TIMED)
+        student.eval()
+        began = time.perf_counter()
+        try:
+            for picture in range(number):
+                predict(to_tensor(centre_crop(self.validation.encoded(picture), crop))[None])
+        except SctnetError:
+            return None  # the validation does without this picture, and says so
+        finally:
+            student.train(training)
+        return (time.perf_counter() - began) / number * len(self.validation)
 
     @override
     def save(self, student: Classifier, path: Path, card: str) -> None:
