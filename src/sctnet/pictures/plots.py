@@ -102,7 +102,7 @@ def class_scores_picture(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
