@@ -51,9 +51,11 @@ def write(
     graph.requires_grad_(False)  # its own copy of the network
     with _quiet(), torch.no_grad():
         program = _folded(trace(graph, config.size, config.batch))
-        if quantise is not None:
-            module = quantise(program.module())
+    if quantise is not None:  # which tells what it finds
+        module = quantise(program.module())
+        with _quiet(), torch.no_grad():
             program = torch.export.export(module, program.example_inputs[0])
+    with _quiet(), torch.no_grad():
         # First: lowering takes a program's constants out of it.
         alone = torch.export.export(_AnswerAlone(program), program.example_inputs[0])
         shown = lowered(program)
