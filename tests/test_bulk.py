@@ -18,6 +18,7 @@ from shared import THREE_CLASSES, saved
 from test_cli import Program
 
 import sctnet
+from sctnet.data.images import FirstFrame
 from sctnet.data.rle import Runs, decode_runs
 from sctnet.errors import SctnetError
 from sctnet.inference.files import find_pictures, predict_files
@@ -187,7 +188,9 @@ def test_only_what_failed_is_tried_again(model, pictures, tmp_path, in_process, 
     Image.fromarray(street(12, 13)).save(pictures / "c.jpg")
     read = []
     monkeypatch.setattr(
-        worker_module, "decode", lambda item: read.append(item.name) or street(12, 13)
+        worker_module,
+        "decode",
+        lambda item: read.append(item.name) or FirstFrame(street(12, 13), 1),
     )
     summary = predict_bulk(model, [str(pictures)], out, BulkOptions())
     assert read == ["c"]

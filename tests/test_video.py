@@ -677,7 +677,8 @@ def test_the_command_labels_videos_beside_pictures(tmp_path):
     assert "smoothed" in result.output
     assert "gone.mp4: there is no such file" in result.output
     files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")}
-    assert files == {"overlay/clip.mp4", "overlay/picture.png", "labels/picture.png"}
+    results = {"overlay/clip.mp4", "overlay/picture.png", "labels/picture.png"}
+    assert files == {*results, ".pictures.jsonl"}
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
