@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import torch
 
+from sctnet.checkpoints.exported_file import Precision
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
-from sctnet.export.caching import cached_export
-from sctnet.export.exporting import Format, export_model
+from sctnet.export.exporting import FORMATS, Format, export_model
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.segmenter import Segmenter
 from sctnet.models import SegmentationNetwork, build
@@ -62,10 +62,10 @@ class Forms(NamedTuple):
 def forms_of(variant: str, classes: int, size: tuple[int, int], device: str) -> Forms:
     """Build a network, with random weights that are always the same, and all its forms here.
 
-    On a CPU these are the model folder (compiled kernels or PyTorch) and the fastest exported file,
-    in bf16 where the processor multiplies it. On a GPU they are the folder, with and without CUDA
-    graphs, and a TensorRT engine where the program ``trtexec`` is. int8 is left out: it costs
-    accuracy, which random weights cannot tell. Files for the CPU are kept in the cache.
+    On a CPU these are the model folder (compiled kernels or PyTorch) and the fastest exported file
+    for pictures of this size, in bf16 where the processor multiplies it. On a GPU they are the
+    folder, with and without CUDA graphs, and a TensorRT engine where the program ``trtexec`` is.
+    int8 is left out: it costs accuracy, which random weights cannot tell.
 
     Raises :class:`SctnetError` for an unknown variant, and for one whose extra is missing.
     """
@@ -90,7 +90,7 @@ def forms_of(variant: str, classes: int, size: tuple[int, int], device: str) -> 
             if shutil.which("trtexec"):
                 ways.append(lambda: tensorrt_form(folder, size))
         elif (kind := _file_format()) is not None:
-            ways.append(lambda: prediction(_exported(folder, kind), FILES[kind][0]))
+            ways.append(lambda: prediction(_exported(folder, kind, size), FILES[kind][0]))
         for way in ways:
             try:
                 whole.append(way())
@@ -138,9 +138,15 @@ def _file_format() -> Format | None:
     return next(found, None)
 
 
-def _exported(folder: Path, kind: Format) -> Path:
-    short = choose_precision("auto", torch.device("cpu")).name == "bf16"
-    return cached_export(folder, kind, "bf16" if short and kind == "openvino" else "fp32")
+def _exported(folder: Path, kind: Format, size: tuple[int, int]) -> Path:
+    """Write the fastest file for one picture of this size beside the folder."""
+    short = choose_precision("auto", torch.device("cpu")).name == "bf16" and kind == "openvino"
+    precision: Precision = "bf16" if short else "fp32"
+    file = folder.with_suffix(FORMATS[kind].suffixes[0])
+    export_model(
+        folder, file, format=kind, precision=precision, output="logits8", size=size, batch=1
+    )
+    return file
 
 
 def tensorrt_form(folder: Path, size: tuple[int, int]) -> Form:
