@@ -1,4 +1,5 @@
 # make setup | demo | test | test-all | test-browser | lint | bench | bench-data | bench-deploy | bench-phone | bench-tables
+# make docs | docs-serve | release
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy bench-phone bench-tables clean
+.PHONY: setup demo test test-all test-browser lint bench bench-data bench-deploy bench-phone bench-tables docs docs-serve release clean
 
 setup: $(INSTALLED)
 
@@ -89,6 +90,26 @@ bench-data: setup
 bench-tables: setup
 	$(BIN)/sctnet bench --table 1 --table 2 --table 3 --rounds 5 --out results/tables.json
 	$(BIN)/python tools/comparison_page.py
+
+# The site, in build/site: open build/site/index.html. It needs no network, to build or to read.
+docs: setup
+	@$(BIN)/python -c 'import latex2mathml, mkdocstrings_handlers, zensical' 2> /dev/null || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
+	$(BIN)/python tools/site_pages.py
+	NO_COLOR=1 PYTHONPATH=tools $(BIN)/zensical build --clean --strict
+	$(BIN)/python tools/site_links.py build/site
+
+# The same while you write, at http://localhost:8000.
+docs-serve: docs
+	PYTHONPATH=tools $(BIN)/zensical serve
+
+# Everything for a release but the upload: checks, wheel and sdist in dist/, tried in empty environments.
+release: lint docs
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tools/try_release.py dist
+	@echo "To publish: $(BIN)/twine upload dist/*"
 
 clean:
 	rm -rf $(VENV) demo

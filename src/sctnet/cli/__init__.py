@@ -30,7 +30,6 @@ app = typer.Typer(
     name="sctnet",
     help="Real-time semantic segmentation: train, score and use SCTNet.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -56,7 +55,14 @@ def _options(
     asked: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True)
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no bar that moves; for scripts and their logs.")
+    ] = False,
 ) -> None:
+    if quiet:
+        from sctnet.cli import progress
+
+        progress.shown = False
     if asked:
         print(f"sctnet {version('sctnet')}")  # noqa: T201
         raise typer.Exit

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
+shown = True
+"""Whether bars are shown; ``sctnet --quiet`` sees to it."""
 
 
 def progress_bar(remaining: ProgressColumn | None = None) -> Progress:
@@ -32,6 +34,7 @@ def progress_bar(remaining: ProgressColumn | None = None) -> Progress:
         TimeElapsedColumn(),
         remaining or TimeRemainingColumn(),
         console=console,
+        disable=not shown,
     )
 
 
