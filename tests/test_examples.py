@@ -42,12 +42,12 @@ COMMAND = typer.main.get_command(app)
 
 NOT_RUN = {
     r"^\$ ": "a transcript of broken data: tests/test_data_checking.py",
-    r"^docker ": "no container daemon: tests/test_serving.py serves without rights",
+    r"^docker ": "no container daemon: tests/test_container.py",
     r"torchrun|srun|SBATCH": "several processes: tests/test_processes.py",
     r"s3://|https://bucket": "an object store: tests/test_bulk_s3.py",
-    r"rtsp://| 0 --out|ray up|ray job": "a camera, a stream, a cluster",
+    r"rtsp://| 0 --out|ray up|ray job|--address": "a camera, a stream, a cluster",
     r"^sctnet demo": "a page until it is stopped: tests/test_demo.py, tests/test_demo_browser.py",
-    r"CITYSCAPES|IMAGENET|TINY|PICTURES|data\.yaml": "data that must be asked for",
+    r"CITYSCAPES|IMAGENET|TINY|PICTURES|data\.yaml|runs/imagenet-s": "data that must be asked for",
     r"official\.pth|mit_b2|FILE\.pth": "weights of others: tests/test_conversion.py",
     r"runs/teacher|ForeignTeacher|_siam|efficientnet-lite2": "a teacher: tests/test_alignment.py",
     r"^cmake ": "the compiler: tests/test_kernels.py",
@@ -74,18 +74,24 @@ class Block(NamedTuple):
     before: str
 
     @property
-    def commands(self) -> list[list[str]]:
-        """Return the words of each command, without comments."""
-        text = re.sub(r"\\\n\s*", " ", self.text)
-        lines = [line.removeprefix("$ ") for line in text.splitlines()]
-        words = [shlex.split(line, comments=True) for line in lines if runs(line)]
-        return [each for each in words if each]
+    def commands(self) -> list[str]:
+        """Return the lines that are commands, continued lines joined."""
+        lines = re.sub(r"\\\n\s*", " ", self.text).splitlines()
+        return [line for line in lines if runs(line.removeprefix("$ "))]
 
     @property
-    def reason(self) -> str | None:
-        """Say why it does not run here."""
-        found = (why for what, why in NOT_RUN.items() if re.search(what, self.text, flags=re.M))
-        return next(found, None)
+    def parts(self) -> list[str]:
+        """Return what runs or is left out on its own: each command, or all the Python."""
+        return [self.text] if self.language == "python" else self.commands
+
+
+def reason(part: str) -> str | None:
+    """Say why it does not run here."""
+    return next((why for what, why in NOT_RUN.items() if re.search(what, part, flags=re.M)), None)
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command.removeprefix("$ "), comments=True)
 
 
 def runs(line: str) -> bool:
@@ -105,6 +111,7 @@ def blocks(page: Path) -> list[Block]:
 
 ALL = [block for page in PAGES for block in blocks(page)]
 OF_COMMANDS = [block for block in ALL if block.language in ("", "sh", "bash") and block.commands]
+RUNNABLE = [block for block in ALL if block.language == "python" or block in OF_COMMANDS]
 
 
 def name(block: Block) -> str:
@@ -113,7 +120,7 @@ def name(block: Block) -> str:
 
 @pytest.mark.parametrize("block", OF_COMMANDS, ids=name)
 def test_commands_are_spelled_as_they_are(block):
-    for program, *words in block.commands:
+    for program, *words in map(words_of, block.commands):
         if program == "sctnet" and "MODEL" not in words:
             command, path = COMMAND, "sctnet"
             while hasattr(command, "commands") and words and words[0] in command.commands:
@@ -176,16 +183,17 @@ def test_blocks_of_a_page_run_in_its_order(page, drawn_world, tmp_path, monkeypa
     ports: dict[str, str] = {}
     with ExitStack() as servers:
         for block in blocks(page):
-            if block.reason is not None:
-                continue
-            where = name(block)
-            if block.language == "python":
-                exec(compile(with_ports(block.text, ports), where, "exec"), names)
-            elif block.language == "yaml" and "`streets.yaml`" in block.before:
+            if block.language == "yaml" and "`streets.yaml`" in block.before:
                 (tmp_path / "streets.yaml").write_text(block.text)
-            elif block in OF_COMMANDS:
-                for words in block.commands:
-                    run_command(words, where, ports, servers)
+            if block not in RUNNABLE:
+                continue
+            for part in block.parts:
+                if reason(part) is not None:
+                    continue
+                if block.language == "python":
+                    exec(compile(with_ports(part, ports), name(block), "exec"), names)
+                else:
+                    run_command(words_of(part), name(block), ports, servers)
 
 
 def with_ports(text: str, ports: dict[str, str]) -> str:
@@ -241,14 +249,12 @@ def served(arguments: list[str], place: int | None):
         process.wait(20)
 
 
-if __name__ == "__main__":  # how many blocks of each page run
-    for page in PAGES:
-        kinds = [
-            block for block in blocks(page) if block.language == "python" or block in OF_COMMANDS
-        ]
-        left = [block for block in kinds if block.reason is not None]
-        print(  # noqa: T201
-            f"{page.relative_to(ROOT)}: {len(kinds) - len(left)} of {len(kinds)} blocks run"
-        )
-        for block in left:
-            print(f"    line {block.line}: {block.reason}")  # noqa: T201
+if __name__ == "__main__":  # what of each page runs, and why the rest does not
+    run, left = 0, 0
+    for block in RUNNABLE:
+        reasons = [reason(part) for part in block.parts]
+        run, left = run + reasons.count(None), left + len(reasons) - reasons.count(None)
+        for why in filter(None, reasons):
+            print(f"{name(block)}: {why}")  # noqa: T201
+    whole = sum(None in map(reason, block.parts) for block in RUNNABLE)
+    print(f"{whole} of {len(RUNNABLE)} blocks run; {run} of {run + left} commands and pieces")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Write the measured figures into README.md, from results/.
+"""Write the table of measured figures into README.md, from results/.
 
     python tools/readme_figures.py [--check]
 
@@ -17,8 +17,55 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- figures: made by `make bench` from results/ -->", "<!-- end of figures -->"
 
 
+def small_table() -> str:
+    """Return the README's table: the bundled model's score, and its speed on two cores."""
+    scores, video = _read("camvid_sctnet-s/scores.json"), _read("video.json")
+    large = _read("large_picture.json")
+    rows = [
+        (
+            f"mIoU, pixel accuracy on CamVid's {scores['images']} test pictures",
+            f"{100 * scores['miou']:.1f} %, {100 * scores['pixel_accuracy']:.1f} %",
+        ),
+        *(
+            (
+                f"a picture of 512x1024, bytes to labels, {_PROCESSORS[kind]}",
+                ", ".join(f"{what} {_fastest(rows, 'sctnet-s', what)}" for what in _forms(rows)),
+            )
+            for kind in _PROCESSORS
+            for rows in _deployment_rows(kind)
+        ),
+        (
+            "a video of {1}x{0}, from file to file".format(*video["size"]),
+            f"{video['rows'][0]['pipeline_frames_per_second']:.0f} frames/s",
+        ),
+        (
+            f"memory for a picture of {large['side']:,} x {large['side']:,} pixels",
+            f"{max(run['peak_gib'] for run in large['runs']):.1f} GiB",
+        ),
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"""
+| `sctnet-s-camvid` on two CPU cores | |
+|---|---|
+{table}
+
+In brackets: times as long as the same network exported plainly and run by ONNX Runtime.
+"""
+
+
+def _deployment_rows(kind: str) -> list[list[dict[str, Any]]]:
+    """Return the measured forms on a kind of processor, or nothing where it was not measured."""
+    file = f"deployment_{kind}.json"
+    return [_read(file)["rows"]] if (ROOT / "results" / file).is_file() else []
+
+
+def _forms(rows: list[dict[str, Any]]) -> list[str]:
+    forms = ("plain", "fp32", "bf16", "int8")
+    return [what for what in forms if _fastest(rows, "sctnet-s", what) != "-"]
+
+
 def figures() -> str:
-    """Return the README's section of figures."""
+    """Return all figures in words, for the site."""
     run = _read("camvid_sctnet-s/summary.json")
     scores = _read("camvid_sctnet-s/scores.json")
     step = _read("training_step.json")
@@ -160,7 +207,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    text = f"{before}{BEGIN}{figures()}{END}{after}"
+    text = f"{before}{BEGIN}\n{small_table()}{END}{after}"
     if check and text != readme.read_text(encoding="utf-8"):
         sys.exit(
             "README.md: its figures are not those of results/; run python tools/readme_figures.py"

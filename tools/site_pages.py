@@ -333,9 +333,9 @@ def figures() -> str:
         "\n\n".join(
             [
                 "# Figures",
-                "Every figure on this site and in the README was measured. This page is made from the "
-                "files of `results/` when the site is built. Nothing has been measured on a GPU yet. "
-                "The machines were shared: compare figures of one row or table, not of two.",
+                "Every figure on this site and in the README was measured. This page is made from "
+                "the files of `results/` when the site is built. Nothing was measured on a GPU "
+                "yet. The machines were shared: compare figures of one table, not of two.",
                 "## In words",
                 readme_figures.figures().strip(),
                 "## On a CPU and on a GPU",
