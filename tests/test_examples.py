@@ -8,6 +8,7 @@ one, the test that does it.
 
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -216,12 +217,20 @@ def run_command(words: list[str], where: str, ports: dict[str, str], servers: Ex
         ports[documented] = servers.enter_context(served(arguments, place))
         return
     if arguments[0] == "train":
+        if "--out" in arguments:
+            make_room(Path(arguments[arguments.index("--out") + 1]))
         arguments += SHORT
     try:
         status = COMMAND.main(arguments, prog_name="sctnet", standalone_mode=False)
     except SctnetError as error:
         raise AssertionError(f"{where}: {shlex.join(words)}: {error}") from error
     assert not status, f"{where}: {shlex.join(words)}: exit status {status}"
+
+
+def make_room(run: Path) -> None:
+    """Remove the world's own model, which stands where this page trains one."""
+    if run.is_dir() and not (run / "recipe.yaml").is_file():
+        shutil.rmtree(run)
 
 
 @contextmanager
