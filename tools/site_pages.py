@@ -24,10 +24,12 @@ from pydantic.fields import FieldInfo
 from sctnet.cli import app
 from sctnet.training.recipe import (
     ClassificationRecipe,
+    Recipe,
     SegmentationRecipe,
     load_recipe,
     shipped_recipes,
 )
+from sctnet.training.recipe_part import RecipePart
 from sctnet.writing import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +153,7 @@ def _fields(model: type[BaseModel], task: str, path: str = "") -> Iterator[str]:
     rows, below = [], []
     meanings = attribute_docstrings(model)
     for name, field in model.model_fields.items():
-        inner = [each for each in (field.annotation, *get_args(field.annotation)) if _is_part(each)]
+        inner = [each for each in (field.annotation, *get_args(field.annotation)) if is_part(each)]
         key = f"{path}{name}"
         meaning = " ".join(filter(None, [_sentence(field.description), meanings.get(name, "")]))
         if inner:
@@ -162,17 +164,27 @@ def _fields(model: type[BaseModel], task: str, path: str = "") -> Iterator[str]:
         rows.append((f"`{key}`", _type(field), _field_default(field, bool(inner)), meaning))
     if path:
         yield f"### {path[:-1]} {{#{task}-{path[:-1].replace('.', '-')}}}"
-    yield _plain(inspect.cleandoc(model.__doc__ or ""))
+    yield _plain(documentation(model))
     yield _table(("field", "type", "default", "meaning"), rows)
     for part, key in below:
         yield from _fields(part, task, f"{key}.")
+
+
+def documentation(model: type[BaseModel]) -> str:
+    """Return what the docstrings of a part, and of the part that it extends, say."""
+    parts = [
+        each
+        for each in model.__mro__
+        if is_part(each) and each not in (BaseModel, RecipePart, Recipe)
+    ]
+    return "\n\n".join(inspect.cleandoc(each.__doc__ or "") for each in parts)
 
 
 def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return the texts that stand below the fields of a model and of its bases."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
-        if not _is_part(each) or each is BaseModel:
+        if not is_part(each) or each is BaseModel:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(each))).body[0]
         assert isinstance(body, ast.ClassDef)
@@ -186,7 +198,8 @@ def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _is_part(annotation: Any) -> bool:
+def is_part(annotation: Any) -> bool:
+    """Say whether this is a part of a recipe, with fields of its own."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -222,7 +235,7 @@ def _type_name(annotation: Any) -> str:
     }  # fmt: skip
     if annotation in words:
         return words[annotation]
-    if _is_part(annotation):
+    if is_part(annotation):
         return "fields"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is tuple:

@@ -47,6 +47,7 @@ class AugmentationConfig(BaseModel):
     crop_tries: int = Field(default=10, ge=1)
     flip: float = Field(default=0.5, ge=0, le=1, description="probability")
     photometric: bool = True
+    """Whether brightness, contrast, saturation and hue are changed at random."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> "AugmentationConfig":

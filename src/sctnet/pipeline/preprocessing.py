@@ -30,9 +30,10 @@ Length = Any
 class WorkingSize(BaseModel):
     """The rule for the size at which a network sees a picture.
 
-    ``as-is`` does not resize. ``shorter-side`` and ``longer-side`` scale the picture until that
-    side has ``pixels`` pixels and keep its aspect ratio; with ``shorter-side``, ``longest`` bounds
-    the longer side. ``fixed`` resizes to ``height`` x ``width`` and ignores the aspect ratio.
+    ``rule`` names it. ``as-is`` does not resize. ``shorter-side`` and ``longer-side`` scale the
+    picture until that side has ``pixels`` pixels and keep its aspect ratio; with ``shorter-side``,
+    ``longest`` bounds the longer side. ``fixed`` resizes to ``height`` x ``width`` and ignores the
+    aspect ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +120,11 @@ def _larger(first: Length, second: Length) -> Length:
 
 
 class PreprocessingConfig(BaseModel):
-    """Normalisation (in units of 0-255, RGB) and working size; a part of a model's config.json."""
+    """Normalisation and working size; a part of a model's config.json.
+
+    ``mean`` and ``std`` are those of red, green and blue, in units of 0-255; ``working_size`` says
+    at which size the network sees a picture.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -26,7 +26,7 @@ from sctnet.yaml_files import load_yaml
 class ModelRecipe(RecipePart):
     """Which network."""
 
-    variant: str
+    variant: str = Field(description="a network's name; `sctnet models` lists them")
     options: dict[str, Any] = Field(
         default={}, description="further fields of the variant's configuration"
     )
@@ -75,7 +75,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LossRecipe(RecipePart):
-    """Cross-entropy on the main head plus a weighted one on each auxiliary head."""
+    """Cross-entropy on the main head plus ``auxiliary_weight`` times that on auxiliary heads."""
 
     auxiliary_weight: float = Field(default=0.4, ge=0)
     boundary_weight: float = Field(default=20.0, ge=0, description="of a head for boundaries")
@@ -100,7 +100,8 @@ class TeacherCacheRecipe(RecipePart):
 class AlignmentRecipe(RecipePart):
     """Semantic information alignment (SIAM): which teacher, and the weight of each term.
 
-    A weight of 0 leaves a term out. The defaults are the released ones.
+    ``logits``, ``decoder`` (the feature of the teacher's decoder head), ``stage4`` and ``stage3``
+    are the terms' weights; 0 leaves a term out. The defaults are the released ones.
     """
 
     teacher: str = Field(description="folder or hub id; ours or of transformers")
@@ -127,9 +128,10 @@ class AlignmentRecipe(RecipePart):
 class OptimizerRecipe(RecipePart):
     """AdamW; everything outside the backbone learns ``head_rate_factor`` times as fast."""
 
-    rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0125, ge=0)
+    rate: float = Field(gt=0, description="the backbone's learning rate after the warm-up")
+    weight_decay: float = Field(default=0.0125, ge=0, description="AdamW's, decoupled")
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    """Decay of AdamW's averages of the gradient and of its square."""
     head_rate_factor: float = Field(default=10.0, gt=0)
     rate_batch_size: int | None = Field(default=None, ge=1)
     """The batch size for which all rates are given; they scale with run.batch_size. null: do not
@@ -140,13 +142,16 @@ class OptimizerRecipe(RecipePart):
 
 
 class ClassificationOptimizerRecipe(OptimizerRecipe):
-    """AdamW; head and backbone learn at one rate."""
+    """AdamW; head and backbone learn at one rate, unless ``head_rate_factor`` is not 1."""
 
     head_rate_factor: float = Field(default=1.0, gt=0)
 
 
 class ScheduleRecipe(RecipePart):
-    """Linear warm-up, then polynomial decay to ``final_rate`` over the iterations."""
+    """Linear warm-up over ``warmup_iterations``, then polynomial decay to ``final_rate``.
+
+    The decay is (1 - i / ``iterations``) to the ``power`` at iteration i.
+    """
 
     iterations: int = Field(ge=1)
     warmup_iterations: int = Field(default=1500, ge=0)
@@ -166,7 +171,8 @@ class RunRecipe(RecipePart):
     activation_checkpointing: bool = False
     """Whether stages 3 and 4 are computed again for their gradients, which saves memory."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the moving average of the weights, which is then the model; null: the last weights."""
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of all that is random")
     log_every: int = Field(default=50, ge=1, description="iterations")
     validate_every: int = Field(default=2000, ge=1, description="iterations")
     checkpoint_every: int = Field(default=1000, ge=1, description="iterations")
@@ -179,8 +185,10 @@ class Recipe(RecipePart):
     """
 
     name: str
+    """For people; by default the file's own."""
     task: str
-    description: str = ""
+    """Which kind of recipe a file is."""
+    description: str = Field(default="", description="for people")
     model: ModelRecipe
     data: PicturesRecipe
     preparation: PreprocessingConfig = PreprocessingConfig()

@@ -12,9 +12,9 @@ class RecipePart(BaseModel):
 class PicturesRecipe(RecipePart):
     """The pictures; ``--data`` replaces ``source``."""
 
-    source: str | None = None
-    train: tuple[str, ...] = ("train",)
-    validation: tuple[str, ...] = ("val",)
+    source: str | None = Field(default=None, description="root or YAML file of the data set")
+    train: tuple[str, ...] = Field(default=("train",), description="splits to learn from")
+    validation: tuple[str, ...] = Field(default=("val",), description="splits to validate on")
     workers: int = Field(default=2, ge=0, description="loader processes")
     skip_broken: bool = False
     """Whether a picture that cannot be read is replaced by the next one of the epoch."""

@@ -15,7 +15,8 @@ class ClassificationDataRecipe(PicturesRecipe):
 class CosineScheduleRecipe(RecipePart):
     """Linear warm-up from ``warmup_rate``, then half a cosine down to ``final_rate``.
 
-    The length and that of the warm-up are given in ``epochs`` or in ``iterations``.
+    The length is given in ``epochs`` or in ``iterations``, that of the warm-up in
+    ``warmup_epochs`` or in ``warmup_iterations``.
     """
 
     epochs: float | None = Field(default=None, gt=0)
@@ -35,7 +36,10 @@ class CosineScheduleRecipe(RecipePart):
 
 
 class RandAugmentRecipe(RecipePart):
-    """RandAugment (Cubuk et al. 2020): operations drawn for each picture."""
+    """RandAugment (Cubuk et al. 2020): ``operations`` drawn for each picture.
+
+    ``magnitude_std`` is the deviation with which each draws its magnitude.
+    """
 
     operations: int = Field(default=2, ge=1, le=14)
     magnitude: float = Field(default=9.0, gt=0, le=10, description="of 10")
@@ -54,7 +58,7 @@ class ClassificationAugmentation(CropConfig):
 
 
 class ClassificationLossRecipe(RecipePart):
-    """Cross-entropy with soft targets."""
+    """Cross-entropy with soft targets, of which ``label_smoothing`` is shared by all classes."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
@@ -67,8 +71,8 @@ class ClassifierTeacherRecipe(RecipePart):
     """
 
     source: str = Field(description="efficientnet-lite2, a run's folder, or transformers'")
-    weight: float = Field(default=1.0, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, description="beside the labels' loss, which has 1")
+    temperature: float = Field(default=1.0, gt=0, description="that softens both sides")
     size: int | None = Field(default=None, ge=32, description="pixels a side that it is shown")
     cached: bool = False
     """Whether its answers to ``augmentation.fixed_crops`` are kept in the run's folder."""
