@@ -21,6 +21,9 @@ import pytest
 from drawn import street
 from served import encoded, saved
 
+from sctnet.errors import SctnetError
+from sctnet.serving.http.served_model import read_choices
+
 DOCKERFILE = (Path(__file__).parents[1] / "Dockerfile").read_text()
 NOBODY = 65534
 
@@ -29,6 +32,12 @@ def test_the_container_serves_as_nobody():
     assert f"USER {NOBODY}:{NOBODY}" in DOCKERFILE
     assert re.search(r'^ENTRYPOINT \["sctnet", "serve"\]', DOCKERFILE, flags=re.M)
     assert not re.search(r"^(ADD|VOLUME)", DOCKERFILE, flags=re.M)
+
+
+def test_a_model_that_may_not_be_looked_at_is_no_traceback():
+    """A long name is refused by the system as a folder without permission is."""
+    with pytest.raises(SctnetError, match="name"):
+        read_choices(["x" * 5000], {})
 
 
 @pytest.mark.slow

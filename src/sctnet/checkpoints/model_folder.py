@@ -250,14 +250,14 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     config.json does not count, so an empty folder of a run hides nothing.
     """
     path, text = Path(name), str(name)
-    bundled, is_hub_id, exists = text in bundled_names(), _looks_like_hub_id(text), _exists(path)
-    is_folder = exists and path.is_dir()
-    if is_folder and (_exists(path / CONFIG_FILE) or not (bundled or is_hub_id)):
+    bundled, is_hub_id, there = text in bundled_names(), _looks_like_hub_id(text), exists(path)
+    is_folder = there and path.is_dir()
+    if is_folder and (exists(path / CONFIG_FILE) or not (bundled or is_hub_id)):
         return _checked_folder(path)
     if bundled:
         return _checked_folder(BUNDLED / text)
-    if not is_hub_id or (exists and not is_folder):
-        what = "is not a folder" if exists else "does not exist"
+    if not is_hub_id or (there and not is_folder):
+        what = "is not a folder" if there else "does not exist"
         raise SctnetError(
             f"{text}: {what}; give a model folder, a hub id such as "
             f"owner/name, or a bundled name ({', '.join(bundled_names()) or 'there is none'})"
@@ -352,9 +352,9 @@ def _download(hub_id: str) -> Path:
 
 
 def _checked_folder(path: Path) -> Path:
-    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not _exists(path / file)]
+    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not exists(path / file)]
     if missing:
-        pickled = _exists(path / "pytorch_model.bin")
+        pickled = exists(path / "pytorch_model.bin")
         hint = "; pytorch_model.bin may hold code: save it as safetensors" if pickled else ""
         raise SctnetError(
             f"{path}: not a model folder, it holds no {' and no '.join(missing)}{hint}"
@@ -362,7 +362,8 @@ def _checked_folder(path: Path) -> Path:
     return path
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Say whether a path exists and may be looked at."""
     try:
         return path.exists()
     except OSError:  # a name that is too long, or a folder without permission
@@ -370,7 +371,7 @@ def _exists(path: Path) -> bool:
 
 
 def _refuse_foreign_files(target: Path) -> None:
-    there = [file for file in (CARD_FILE, CONFIG_FILE) if _exists(target / file)]
+    there = [file for file in (CARD_FILE, CONFIG_FILE) if exists(target / file)]
     if there and not _is_ours(target / CONFIG_FILE):
         raise SctnetError(
             f"{target}: holds a {there[0]} that is not a model's and would be overwritten; "

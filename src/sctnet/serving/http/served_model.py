@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sctnet.checkpoints.model_folder import first_message
+from sctnet.checkpoints.model_folder import exists, first_message
 from sctnet.errors import SctnetError
 from sctnet.inference.picture_plan import PlannedPicture
 from sctnet.inference.predictor import LabelMap
@@ -61,7 +61,7 @@ class ModelChoice(BaseModel):
     @classmethod
     def from_text(cls, text: str, defaults: Mapping[str, object]) -> "ModelChoice":
         """Read ``MODEL[,key=value...]``; raises :class:`SctnetError` for any other text."""
-        model, *settings = [text] if Path(text).exists() else text.split(",")
+        model, *settings = [text] if exists(Path(text)) else text.split(",")
         pairs = dict(_pair(setting, text) for setting in settings)
         path = Path(model)
         name = path.stem if path.suffix.lower() in RUNTIMES else path.resolve().name
