@@ -47,9 +47,13 @@ NOT_RUN = {
     r"torchrun|srun|SBATCH": "several processes: tests/test_processes.py",
     r"s3://|https://bucket": "an object store: tests/test_bulk_s3.py",
     r"rtsp://| 0 --out|ray up|ray job|--address": "a camera, a stream, a cluster",
+    r" --serve\b": "a page until it is stopped: tests/test_web.py, tests/test_web_browser.py",
+    r"--format executorch": "a compiler for minutes: tests/test_executorch.py",
+    r"bench --table": "an hour: tests/test_comparison.py",
+    r"--folds|--seeds": "several runs: tests/test_repetitions.py",
     r"^sctnet demo": "a page until it is stopped: tests/test_demo.py, tests/test_demo_browser.py",
     r"CITYSCAPES|IMAGENET|TINY|PICTURES|data\.yaml|runs/imagenet-s": "data that must be asked for",
-    r"official\.pth|mit_b2|FILE\.pth": "weights of others: tests/test_conversion.py",
+    r"seaformer\.pth|official\.pth|mit_b2|FILE\.pth": "weights of others: tests/test_conversion.py",
     r"runs/teacher|ForeignTeacher|_siam|efficientnet-lite2": "a teacher: tests/test_alignment.py",
     r"^cmake ": "the compiler: tests/test_kernels.py",
     r"aoti_load_package": "a compiler for minutes: tests/test_export.py",
@@ -160,6 +164,11 @@ def test_python_compiles(block):
 @pytest.mark.parametrize("block", [b for b in ALL if b.language == "yaml"], ids=name)
 def test_yaml_describes_something(block):
     assert isinstance(yaml.safe_load(block.text), dict)
+
+
+def test_reasons_name_tests_that_are_there():
+    for path in re.findall(r"tests/\w+\.py", " ".join(NOT_RUN.values())):
+        assert (ROOT / path).is_file()
 
 
 def test_every_reason_is_needed():
