@@ -557,7 +557,16 @@ class TestAllThatUseAModel:
         assert (found == wanted).mean() > 0.998
 
 
-@pytest.mark.parametrize("output", ["labels", "probabilities", "logits", "logits8"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        "logits8",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("labels", "probabilities", "logits")
+        ),
+    ],
+)
 def test_an_exported_file_has_offsets_scale_and_flip(chosen, tmp_path, output):
     pytest.importorskip("onnxruntime")
     report = sctnet.export_model(chosen, tmp_path / "model.onnx", output=output)
