@@ -1,6 +1,5 @@
 """Maps of a model's classes: what they compute, where they are taken, what they refuse."""
 
-import numpy as np
 import pytest
 import torch
 from test_alignment import CLASSES, small_network
