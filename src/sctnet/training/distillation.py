@@ -118,12 +118,19 @@ def soft_divergence(
     T² * sum over pixels of w * sum over classes of v p_teacher log(p_teacher / p_student).
     """
     with torch.autocast(student.device.type, enabled=False):
-        told = (teacher.logits / temperature).log_softmax(1)
-        own = (student.to(told.dtype) / temperature).log_softmax(1)
+        told, own = (
+            _log_probabilities(each.to(teacher.logits.dtype) / temperature)
+            for each in (teacher.logits, student)
+        )
         terms = told.exp() * (told - own)
         if class_weights is not None:
             terms = terms * class_weights[:, None, None]
         return temperature**2 * (terms.sum(1) * teacher.weights).sum()
+
+
+def _log_probabilities(logits: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w"]:
+    """Return the logarithm of the softmax over the classes."""
+    return logits.log_softmax(1)
 
 
 def hard_cross_entropy(

@@ -166,7 +166,7 @@ def prepare(
     for choice in choices:
         explain(f"{choice.field} = {choice.value}  ({choice.reason})")
     if minutes is not None:
-        chosen = _for_minutes(chosen, minutes, opened, explain)
+        chosen = for_minutes(chosen, minutes, opened, explain)
     return Plan(chosen, choices, opened)
 
 
@@ -352,7 +352,7 @@ def _segmentation(recipe: Recipe) -> SegmentationRecipe:
     return recipe
 
 
-def _for_minutes(
+def for_minutes(
     recipe: SegmentationRecipe, minutes: float, teacher: Any, explain: Callable[[str], None]
 ) -> SegmentationRecipe:
     """Return the recipe with as many iterations as fit, by a few measured steps."""
