@@ -354,7 +354,7 @@ def _download(hub_id: str) -> Path:
     files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, CLASSIFIER_FILE, *_OF_TRANSFORMERS]
     try:
         listed = snapshot_download(hub_id, allow_patterns=files, dry_run=True)
-        wanted = {each.filename: each.file_size for each in listed if each.will_download}
+        wanted = {each.filename: each.file_size or 0 for each in listed if each.will_download}
         if wanted:
             megabytes = sum(wanted.values()) / 1e6
             names = ", ".join(sorted(wanted))

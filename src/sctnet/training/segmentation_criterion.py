@@ -130,6 +130,7 @@ class SegmentationCriterion(Criterion):
         count beside a cross-entropy at the crop's own size.
         """
         student, logits = at_larger_size(features.logits, answer.logits)
+        student = student.float().contiguous()  # planes: both terms work along the classes
         size = student.shape[2], student.shape[3]
         dropped = None if answer.dropped is None else resize(answer.dropped, size)
         told = targets(logits, dropped, recipe.confidence == "margin")

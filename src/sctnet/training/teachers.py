@@ -248,6 +248,9 @@ class LogitsTeacher(nn.Module):
     The recipe leaves out all terms but ``alignment.logits``, and the shared head.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         ask: Callable[[Tensor, Size], Tensor],

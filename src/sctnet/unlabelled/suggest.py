@@ -140,7 +140,9 @@ def _look(segmenter: Segmenter, picture: Picture) -> Look:
 def _export(segmenter: Segmenter, pictures: Sequence[Path], folder: Path) -> None:
     """Write the pictures with the model's labels as polygons, a sheet, and their description."""
     place = folder / PICTURES_FOLDER
-    rows, images, annotations = [], [], []
+    rows: list[list[np.ndarray]] = []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     try:
         place.mkdir()
         for number, picture in enumerate(pictures, start=1):

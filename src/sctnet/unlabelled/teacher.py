@@ -77,7 +77,7 @@ class _Asked:
             resized = F.interpolate(images.float(), taken, mode="bilinear", antialias=True)
             images = resized.round().clamp(0, 255).to(torch.uint8)
         images = images.contiguous(memory_format=torch.channels_last)
-        found = self._runtime(list(images.split(1)))
+        found = self._runtime(list(torch.split(images, 1)))
         # A copy, because what was made in inference mode cannot take part in a training step.
         return (
             torch.cat([resize(logits.float(), size) for logits in found]).clone().to(pixels.device)
