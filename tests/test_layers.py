@@ -1,6 +1,7 @@
 """The parts of the networks: how they start and what they compute."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sctnet.export.channels_last import ChannelsLastNormalisation, normalise_channels_last
-from sctnet.models import model_configuration
+from sctnet.models import create_model, model_configuration
 from sctnet.models.cfblock import (
     GroupedDoubleNormalisation,
     KernelAttention,
@@ -20,7 +21,7 @@ from sctnet.models.cfblock import (
     grouped_double_normalisation,
 )
 from sctnet.models.gfa import GPUFriendlyAttention
-from sctnet.models.layers import BatchNorm, DropPath
+from sctnet.models.layers import BatchNorm, DropPath, PointwiseConv
 
 # Initialisation.
 
@@ -259,3 +260,48 @@ def test_gradient_is_finite_where_no_map_attends(norm):
     assert not attention[..., 1, 1].any()
     attention.square().sum().backward()
     assert similarity.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("channels", "gathers"), [(8, True), (16, False)])
+def test_strided_pointwise_convolution_of_few_channels_is_computed_without_a_stride(
+    channels: int, gathers: bool
+) -> None:
+    """The kernel of oneDNN with a stride writes past its memory; the gathered one must be equal."""
+    ours = PointwiseConv(channels, 12, 1, stride=2).double()
+    usual = nn.Conv2d(channels, 12, 1, stride=2).double()
+    usual.load_state_dict(ours.state_dict())
+    images = torch.randn(2, channels, 9, 14, dtype=torch.float64)
+    seen = []
+    for layer in (ours, usual):
+        x = images.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        assert layer.weight.grad is not None
+        assert layer.bias is not None
+        seen.append((y, x.grad, layer.weight.grad, layer.bias.grad))
+    for own, expected in zip(*seen, strict=True):
+        torch.testing.assert_close(own, expected)
+    assert seen[0][0].shape == (2, 12, 5, 7)
+    node: Any = ours(images).grad_fn
+    assert node._saved_stride == ((1, 1) if gathers else (2, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), usual(images))
+
+
+def test_no_network_trains_a_strided_pointwise_convolution_of_few_channels() -> None:
+    student = create_model("sctnet-tiny", 3).train()
+    features = student.features(torch.randn(2, 3, 64, 64))
+    pending, seen = [features.logits.grad_fn], set()
+    found = 0
+    while pending:
+        node: Any = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        pending += [before for before, _ in node.next_functions]
+        if node.name().startswith("Convolution"):
+            found += 1
+            narrow = node._saved_weight.shape[1] < 16
+            pointwise = node._saved_weight.shape[2:] == (1, 1)
+            assert not (narrow and pointwise and tuple(node._saved_stride) != (1, 1))
+    assert found > 10

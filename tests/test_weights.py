@@ -350,9 +350,14 @@ def test_a_folder_without_a_configuration_hides_no_bundled_model(tmp_path, monke
     assert find_model(f"{BUNDLED}/{name}") == BUNDLED / name
 
 
+def downloaded(folder):
+    """Return a stand-in for the hub's client, all of whose files are here already."""
+    return lambda *_, dry_run=False, **__: [] if dry_run else str(folder)
+
+
 def test_a_folder_without_a_configuration_hides_no_hub_id(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(saved))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", downloaded(saved))
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     assert find_model("owner/name") == saved
@@ -381,24 +386,31 @@ def test_an_empty_folder_is_no_model(tmp_path):
     assert message.endswith("it holds no config.json and no model.safetensors")
 
 
-def test_a_hub_id_is_downloaded_without_pickles(saved, monkeypatch):
+def test_a_hub_id_says_what_it_downloads_and_takes_no_pickles(saved, monkeypatch, caplog):
     asked = []
 
-    def download(hub_id, allow_patterns):
+    def download(hub_id, allow_patterns, dry_run=False):
         asked.append((hub_id, sorted(allow_patterns)))
-        return str(saved)
+        weights = Mock(filename="model.safetensors", file_size=95_400_000, will_download=True)
+        card = Mock(filename="README.md", file_size=300, will_download=False)
+        return [weights, card] if dry_run else str(saved)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert equal(load_model("owner/name").state_dict(), load_model(saved).state_dict())
+    with caplog.at_level("INFO", logger="sctnet"):
+        found = load_model("owner/name").state_dict()
+    assert equal(found, load_model(saved).state_dict())
     files = [
-        "README.md", "classifier.safetensors", "config.json", "model.safetensors",
-        "preprocessor_config.json",
+        "README.md", "classifier.safetensors", "config.json", "merges.txt", "model-*.safetensors",
+        "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
+        "processor_config.json", "special_tokens_map.json", "tokenizer*.json", "vocab.json",
     ]  # fmt: skip
     assert set(map(str, asked)) == {str(("owner/name", files))}
+    sentence = "owner/name: downloads 95.4 MB from the hub: model.safetensors"
+    assert sentence in caplog.messages
 
 
 def test_a_hub_repository_without_a_model_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", downloaded(tmp_path))
     assert "not a model folder" in refusal(load_model, "owner/name")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sctnet.inference.segmenter import Segmentation as Segmentation
     from sctnet.inference.segmenter import Segmenter as Segmenter
     from sctnet.models import create_model as create_model
+    from sctnet.unlabelled.distill import distill as distill
 
 _HOMES = {
     "Segmentation": "sctnet.inference.segmenter",
@@ -24,6 +25,7 @@ _HOMES = {
     "calibrate": "sctnet.inference.calibration",
     "convert_checkpoint": "sctnet.checkpoints.released_checkpoint",
     "create_model": "sctnet.models",
+    "distill": "sctnet.unlabelled.distill",
     "export_model": "sctnet.export.exporting",
     "load_model": "sctnet.checkpoints.model_folder",
     "save_model": "sctnet.checkpoints.model_folder",

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import json
+import logging
 import os
 import struct
 from collections import Counter
@@ -38,6 +39,15 @@ CLASSIFIER_FILE = "classifier.safetensors"
 """Only in the run of a classification: the head beside the backbone."""
 PREPROCESSOR_FILE = "preprocessor_config.json"
 """Only in folders of transformers: the preprocessing of images."""
+INDEX_FILE = "model.safetensors.index.json"
+"""Only in folders of transformers, in place of the weights: which of several files holds what."""
+_OF_TRANSFORMERS = (
+    PREPROCESSOR_FILE, "processor_config.json", INDEX_FILE, "model-*.safetensors", "vocab.json",
+    "merges.txt", "tokenizer*.json", "special_tokens_map.json",
+)  # fmt: skip
+"""What its models need beside; no code, and no pickle."""
+
+_LOG = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """The models that come with the package, a folder each."""
@@ -237,8 +247,9 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     except ValidationError as error:
         if b'"model_type"' in content and b'"network"' not in content:
             raise SctnetError(
-                f"{file}: a folder of transformers; it can teach (alignment.teacher) or start "
-                "training (model.init), but cannot be used as a model"
+                f"{file}: a folder of transformers; it can label pictures, teach "
+                "(alignment.teacher) or start training (model.init), but not be used as a network "
+                "of this package"
             ) from error
         raise SctnetError(f"{file}: {first_message(error)}") from error
 
@@ -335,12 +346,19 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _download(hub_id: str) -> Path:
+    """Return the folder of a download, and say before what is missing here and how large it is."""
     if not (os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE")):
         cache_folder()  # without a home folder, the client makes one that is named "~" here
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, CLASSIFIER_FILE, PREPROCESSOR_FILE]
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, CLASSIFIER_FILE, *_OF_TRANSFORMERS]
     try:
+        listed = snapshot_download(hub_id, allow_patterns=files, dry_run=True)
+        wanted = {each.filename: each.file_size or 0 for each in listed if each.will_download}
+        if wanted:
+            megabytes = sum(wanted.values()) / 1e6
+            names = ", ".join(sorted(wanted))
+            _LOG.info("%s: downloads %.1f MB from the hub: %s", hub_id, megabytes, names)
         path = Path(snapshot_download(hub_id, allow_patterns=files))
     except Exception as error:
         # The client has no common exception for bad names, HTTP statuses and network errors.
@@ -352,7 +370,8 @@ def _download(hub_id: str) -> Path:
 
 
 def _checked_folder(path: Path) -> Path:
-    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not exists(path / file)]
+    weights = INDEX_FILE if exists(path / INDEX_FILE) else WEIGHTS_FILE
+    missing = [file for file in (CONFIG_FILE, weights) if not exists(path / file)]
     if missing:
         pickled = exists(path / "pytorch_model.bin")
         hint = "; pytorch_model.bin may hold code: save it as safetensors" if pickled else ""

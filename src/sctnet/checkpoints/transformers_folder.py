@@ -71,6 +71,42 @@ def is_transformers_folder(folder: Path) -> bool:
     return isinstance(fields, dict) and "model_type" in fields and "network" not in fields
 
 
+def has_stages(folder: Path) -> bool:
+    """Say whether a network of ours shows the stages of this model, and prepares pictures alike.
+
+    Any other model of transformers is a
+    :class:`~sctnet.checkpoints.transformers_model.TransformersModel`.
+    """
+    fields = _json(folder / CONFIG_FILE)
+    if not isinstance(fields, dict) or fields.get("model_type") not in _WHOLE:
+        return False
+    try:
+        _backbone_of(fields, folder / CONFIG_FILE)
+        _check_normalisation(folder)
+    except SctnetError:
+        return False
+    return True
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """Return the names of a model's classes, in the order of ``id2label``.
+
+    Raises :class:`SctnetError` where there are none, and for names that transformers made up.
+    """
+    file = folder / CONFIG_FILE
+    fields = _json(file)
+    names = _classes(fields if isinstance(fields, dict) else {}, file)
+    if all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        raise SctnetError(
+            f"{file}: id2label: the classes have numbers alone (LABEL_0 and so on): write their "
+            "names there"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SctnetError(f"{file}: id2label: {twice!r} stands twice: give every class its own")
+    return names
+
+
 def load_transformers_model(folder: Path) -> tuple[TransformersNetwork, tuple[str, ...]]:
     """Return a whole segmentation network and its classes, in the order of ``id2label``.
 

@@ -13,6 +13,7 @@ from sctnet.cli import (
     convert,
     data,
     demo,
+    distill,
     doctor,
     evaluate,
     export,
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train")(train.train)
+app.command("distill")(distill.distill)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)

@@ -90,3 +90,36 @@ def prepare(
     )
     if prepared.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def suggest(
+    model: Annotated[str, typer.Argument(help="A model folder, bundled name, hub id or file.")],
+    pictures: Annotated[
+        list[str],
+        typer.Option(help="A folder, glob, list (.txt) or video; may be given several times."),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder for the pictures and their labels.")],
+    number: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 20,
+) -> None:
+    """Choose pictures worth labelling next: the model is unsure of them, and they differ.
+
+    Writes them with the model's labels as a start, for LabelMe and as COCO, a sheet, a list, and
+    data.yaml, by which the corrected labels train.
+    """
+    from sctnet.cli.progress import counting_progress
+    from sctnet.errors import printable
+    from sctnet.unlabelled.suggest import DATA_FILE, SHEET_FILE
+    from sctnet.unlabelled.suggest import suggest as run
+
+    with counting_progress("looking", None) as progress:
+        found = run(model, pictures, number, out, progress)
+    for remark in found.remarks:
+        print(printable(remark))  # noqa: T201
+    for picture, uncertainty in zip(found.pictures, found.uncertainties, strict=True):
+        print(f"{100 * uncertainty:5.1f} % unsure  {printable(str(picture))}")  # noqa: T201
+    print(  # noqa: T201
+        f"{len(found.pictures)} of {found.looked_at} pictures; see {out / SHEET_FILE}, correct the "
+        f"labels in {out / 'pictures'} (LabelMe) or {out / 'coco.json'}, and train with "
+        f"--data {out / DATA_FILE}"
+    )

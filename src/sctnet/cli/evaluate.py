@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sctnet.cli.evaluate_classification import default_out, evaluate_classification
-from sctnet.cli.options import FLIP, PRECISIONS, SCALES, TILE, numbers
+from sctnet.cli.options import FLIP, MAP, PRECISIONS, SCALES, TILE, numbers
 
 
 def evaluate(
@@ -29,6 +29,7 @@ def evaluate(
     scales: Annotated[str, typer.Option(help=SCALES)] = "1.0",
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help=FLIP)] = None,
     tile: Annotated[int | None, typer.Option(min=32, help=TILE)] = None,
+    class_map: Annotated[str | None, typer.Option("--map", help=MAP)] = None,
     sheet: Annotated[
         int, typer.Option(min=0, help="Draw this many pictures with truth and prediction.")
     ] = 0,
@@ -54,7 +55,8 @@ def evaluate(
     if is_classifier_folder(model):
         asked = {
             "--scales": scales != "1.0", "--flip": flip is not None, "--tile": tile is not None,
-            "--sheet": sheet > 0, "--save-predictions": save_predictions,
+            "--map": class_map is not None, "--sheet": sheet > 0,
+            "--save-predictions": save_predictions,
         }  # fmt: skip
         evaluate_classification(
             model,
@@ -92,6 +94,7 @@ def evaluate(
         tile=tile,
         scales=numbers("--scales", scales),
         flip=flip,
+        class_map=class_map,
     )
     dataset = open_dataset(data, [split])
     target = out or default_out(model) / split

@@ -10,6 +10,7 @@ PRECISIONS = (
 
 SCALES = "Times the working size; several are averaged: 0.75,1.0,1.25."
 FLIP = "Average with the mirrored picture; default: as the model was calibrated."
+MAP = "A YAML file that renames, merges and drops the model's classes."
 TILE = "Label in square windows of this many pixels of the picture."
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sctnet.cli.options import FLIP, PRECISIONS, SCALES, TILE, numbers
+from sctnet.cli.options import FLIP, MAP, PRECISIONS, SCALES, TILE, numbers
 
 if TYPE_CHECKING:
     from sctnet.inference.files import PictureFile
@@ -47,6 +47,7 @@ def predict(
     tile: Annotated[int | None, typer.Option(min=32, help=TILE)] = None,
     scales: Annotated[str, typer.Option(help=SCALES)] = "1.0",
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help=FLIP)] = None,
+    class_map: Annotated[str | None, typer.Option("--map", help=MAP)] = None,
     skip_existing: Annotated[
         bool,
         typer.Option("--skip-existing", help="Leave out pictures that already have their results."),
@@ -119,7 +120,7 @@ def predict(
 
         of_local = {
             "--alpha": alpha != 0.5, "--classes": classes, "--smooth": smooth,
-            "--realtime": realtime,
+            "--realtime": realtime, "--map": class_map,
         }  # fmt: skip
         _refuse(of_local, "--engine local")
         label_in_bulk(
@@ -153,7 +154,7 @@ def predict(
     segmenter = Segmenter(
         model_for(runtime, model, precision), device, precision, tile=tile, batch_size=batch,
         scales=numbers("--scales", scales), flip=flip,
-        kernels="torch" if runtime == "torch" else "auto",
+        kernels="torch" if runtime == "torch" else "auto", class_map=class_map,
     )  # fmt: skip
     if pictures:
         shown = None if classes is None else _listed(classes)

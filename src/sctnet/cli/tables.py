@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.columns import Columns
@@ -237,3 +237,22 @@ def prediction_table(summary: PredictionSummary) -> Table:
 
 def _speed(summary: PredictionSummary) -> str:
     return f"{summary.labelled / max(summary.seconds, 1e-9):.2f}"
+
+
+def distillation_table(compared: dict[str, Any]) -> Table:
+    """Return student and teacher side by side."""
+    table = table_of("", figures=["teacher", "student"])
+    both = compared["teacher"], compared["student"]
+    millions = (
+        "" if each["parameters"] is None else f"{each['parameters'] / 1e6:.2f} M" for each in both
+    )
+    table.add_row("parameters", *millions)
+    table.add_row("size", *(f"{each['bytes'] / 1e6:.1f} MB" for each in both))
+    table.add_row("a picture, here", *(f"{each['milliseconds']:.1f} ms" for each in both))
+    count = compared["held_back_pictures"]
+    agreement = f"{100 * compared['agreement_miou']:.1f} %"
+    table.add_row(f"mIoU with the teacher, {count} held back", "", agreement)
+    if "validation_miou" in compared:
+        scores = (compared["validation_miou"][name] for name in ("teacher", "student"))
+        table.add_row("mIoU with the labels", *(f"{100 * score:.1f} %" for score in scores))
+    return table

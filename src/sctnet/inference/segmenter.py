@@ -1,18 +1,27 @@
 """Prediction: a model of any kind, called with pictures."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
 
+from sctnet.checkpoints.class_map import ClassMap, read_rules
 from sctnet.checkpoints.model_folder import ModelConfig, find_model, load_config, load_model
+from sctnet.checkpoints.transformers_folder import is_transformers_folder
 from sctnet.data.streams import batches
 from sctnet.errors import SctnetError
 from sctnet.inference.picture_plan import Plan, PlannedPicture
 from sctnet.inference.predictor import LabelMap, Predictor, Probabilities
-from sctnet.inference.runtimes.runtime import Runtime, exported_file, open_exported, open_network
+from sctnet.inference.runtimes.mapped_runtime import MappedRuntime
+from sctnet.inference.runtimes.runtime import (
+    Runtime,
+    exported_file,
+    open_exported,
+    open_network,
+    open_transformers,
+)
 from sctnet.inference.segmentation_result import Segmentation
 from sctnet.inference.sources import Picture, PictureSource, read_source
 from sctnet.models import SegmentationNetwork
@@ -27,8 +36,9 @@ Item = TypeVar("Item")
 class Segmenter:
     """A network, ready to label pictures: ``Segmenter("folder")("street.jpg")``.
 
-    ``model`` is a model folder, a bundled name, a hub id, or a file that ``sctnet export`` made: an
-    .onnx (ONNX Runtime) or an OpenVINO .xml. ``device`` is any device of the runtime; the default
+    ``model`` is a model folder, a bundled name, a hub id, a folder or hub id of a model of
+    transformers that labels pixels, or a file that ``sctnet export`` made: an .onnx (ONNX Runtime)
+    or an OpenVINO .xml. ``device`` is any device of the runtime; the default
     is a CUDA GPU for a folder if there is one, else the CPU. ``precision`` is ``"fp32"``,
     ``"bf16"``, ``"fp16"`` or ``"auto"``. With ``"auto"`` a folder runs in fp16 on a CUDA GPU and in
     fp32 elsewhere, and a file runs in its own precision. Only the network computes in bf16 or fp16;
@@ -54,6 +64,10 @@ class Segmenter:
     ``probabilities`` adds those of every class to every result. A batch has at most ``batch_size``
     pictures, and 4 million pixels at the working size.
 
+    ``class_map`` renames, merges and drops the model's classes: a YAML file, or its lines as a
+    mapping such as ``{"road": ["road", "lane marking"], "background": "everything else"}``. Where
+    it drops some, every pixel gets the best of those that are left.
+
     A picture goes through the steps of :class:`~sctnet.pipeline.image_to_labels.ImageToLabels`;
     with further ``scales`` or ``flip``, of :class:`~sctnet.inference.predictor.Predictor`.
 
@@ -76,6 +90,7 @@ class Segmenter:
         threads: int | None = None,
         compiled: bool = False,
         kernels: str = "auto",
+        class_map: str | Path | Mapping[str, Any] | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise SctnetError(f"threads {threads}: give 1 or more")
@@ -102,12 +117,17 @@ class Segmenter:
                 flip, mirrors = False, True
         else:
             folder = find_model(model)  # once: a hub id may be a download
-            config = load_config(folder)
-            runtime = open_network(
-                load_model(folder), config.preparation, device, precision, compiled, kernels
-            )
+            if is_transformers_folder(folder):
+                runtime, config = open_transformers(folder, device, precision, compiled)
+            else:
+                config = load_config(folder)
+                runtime = open_network(
+                    load_model(folder), config.preparation, device, precision, compiled, kernels
+                )
             if threads is not None:
                 torch.set_num_threads(threads)
+        if class_map is not None:
+            runtime, config = _mapped(runtime, config, class_map)
         self._set_up(runtime, config, tile, overlap, probabilities, batch_size, scales, flip)
         self.mirrors |= mirrors
 
@@ -169,7 +189,7 @@ class Segmenter:
         chosen = "" if calibration is None else f", calibrated on {calibration.data}"
         mirrored = " and mirrored" if self.mirrors else ""
         return (
-            f"{network.variant}, {network.num_classes} classes{origin}{chosen}; "
+            f"{network.variant}, {len(self.classes)} classes{origin}{chosen}; "
             f"working size {rule}{tiles}{mirrored}; {self.runtime}"
         )
 
@@ -262,6 +282,16 @@ class Segmenter:
         """
         return self.predictor.probabilities([self.predictor.plan(image) for image in images])
 
+    def mapped(self, class_map: str | Path | Mapping[str, Any]) -> "Segmenter":
+        """Return a segmenter of the classes that a map makes of this one's; the model is shared."""
+        runtime, config = _mapped(self.runtime, self.config, class_map)
+        other = copy.copy(self)
+        other._set_up(
+            runtime, config, self.tile, self.overlap, self.probabilities, self.batch_size,
+            self.scales, self.flip,
+        )  # fmt: skip
+        return other
+
     def side_by_side(self, callers: int) -> "Segmenter":
         """Return a segmenter for ``callers`` threads that call it at the same time.
 
@@ -278,3 +308,15 @@ class Segmenter:
     def averages(self) -> bool:
         """Whether several predictions are averaged."""
         return self.predictor.averages
+
+
+def _mapped(
+    runtime: Runtime, config: ModelConfig, source: str | Path | Mapping[str, Any]
+) -> tuple[Runtime, ModelConfig]:
+    """Return a runtime and a configuration of the classes that a map makes."""
+    rules = read_rules(source)
+    origin = "map" if isinstance(source, Mapping) else str(source)
+    class_map = ClassMap(rules, config.classes, origin)
+    colours = class_map.first_of_each(config.colours)
+    changes = {"classes": class_map.classes, "colours": colours}
+    return MappedRuntime(runtime, class_map), config.model_copy(update=changes)

@@ -25,8 +25,10 @@ class Classifier(nn.Module):
             )
         network.drop_all_but_backbone()
         self.network = network
-        self.norm = nn.LayerNorm(network.widths.stage4, eps=1e-6)
-        self.linear = nn.Linear(network.widths.stage4, num_classes)
+        width = network.widths.stage4
+        assert width is not None  # of teachers that show no stages alone
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.linear = nn.Linear(width, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +26,28 @@ class BatchNorm(nn.BatchNorm2d):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+
+_ONEDNN_BLOCK = 16  # channels
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution, whose gradient of the weights keeps within its memory on a processor.
+
+    With fewer than 16 input channels (AVX2: fewer than 8), channels last and a stride, oneDNN's
+    ``jit_1x1`` (float32) and ``jit_bf16_1x1`` write past the end of the memory in which they gather
+    pixels for ``backward_weights``: in PyTorch 2.13 of ``nn.Conv2d(8, 16, 1, 2)`` on 2x8x96x128.
+    So where gradients are recorded, the pixels that the stride reaches are gathered before, which
+    computes the same.
+    """
+
+    def forward(self, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:
+        """Convolve."""
+        strided = self.stride != (1, 1) and self.in_channels < _ONEDNN_BLOCK
+        if not (strided and torch.is_grad_enabled() and x.device.type == "cpu"):
+            return super().forward(x)
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class DropPath(nn.Module):
@@ -68,9 +91,13 @@ def conv_norm(
 
     Odd kernels are padded so that only the stride changes the size.
     """
-    conv = nn.Conv2d(
-        in_channels, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-    )
+    conv: nn.Conv2d
+    if kernel == 1 and groups == 1:
+        conv = PointwiseConv(in_channels, channels, 1, stride, bias=False)
+    else:
+        conv = nn.Conv2d(
+            in_channels, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
     norm = BatchNorm(channels)
     return (
         nn.Sequential(conv, norm) if activation is None else nn.Sequential(conv, norm, activation())
@@ -102,7 +129,7 @@ class ResidualBlock(FoldsNorms):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=bias), BatchNorm(channels)
+                PointwiseConv(in_channels, channels, 1, stride, bias=bias), BatchNorm(channels)
             )
 
     def forward(self, x: Float[Tensor, "n c_in h_in w_in"]) -> Float[Tensor, "n c h w"]:

@@ -58,8 +58,8 @@ class Features(NamedTuple):
 class Widths(NamedTuple):
     """The channels of a network's features; None for a feature that it does not have."""
 
-    stage3: int
-    stage4: int
+    stage3: int | None
+    stage4: int | None
     decoder_input: int | None
     decoder_feature: int | None
 

@@ -1,4 +1,4 @@
-"""Networks of the package transformers (the only file that imports it) that teach and learn.
+"""Networks of the package transformers (no other file imports it) that teach and learn.
 
 SegFormer with its original head, and UPerNet (Xiao et al. 2018) on Swin (Liu et al. 2021) or
 ConvNeXt (Liu et al. 2022). Nothing is fetched. Images are normalised as SCTNet's, by ImageNet's
@@ -175,7 +175,7 @@ def placed(network: TransformersNetwork, tensors: Mapping[str, Tensor], model_ty
     theirs, prefix = (
         (network.network, "network.") if whole else (network.network.backbone, "network.backbone.")
     )
-    with _quiet():
+    with quiet():
         loaded, report = type(theirs).from_pretrained(
             None,
             config=theirs.config,
@@ -196,7 +196,7 @@ def placed(network: TransformersNetwork, tensors: Mapping[str, Tensor], model_ty
 
 
 def _built(config: TransformersConfig) -> Any:
-    transformers = _transformers()
+    transformers = transformers_package()
     from huggingface_hub.errors import StrictDataclassError
 
     # transformers adds lists to lists, where a tuple would not do.
@@ -224,7 +224,8 @@ def _built(config: TransformersConfig) -> Any:
         ) from error
 
 
-def _transformers() -> Any:
+def transformers_package() -> Any:
+    """Return the package; :class:`SctnetError` where it is missing."""
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
@@ -234,9 +235,9 @@ def _transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' reports on keys and progress; this package reports them."""
-    logging = _transformers().utils.logging
+    logging = transformers_package().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sctnet.checkpoints.class_map import ClassMap
 from sctnet.errors import SctnetError
 from sctnet.models import Features, Widths
 from sctnet.models.layers import resize
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.distillation import (
     at_larger_size,
     channel_wise_divergence,
@@ -17,10 +19,13 @@ from sctnet.training.distillation import (
 from sctnet.training.recipe import AlignmentRecipe
 from sctnet.training.shared_head import Moments, Size, through_folded_head
 from sctnet.training.teacher_cache import TeacherCache, digest
-from sctnet.training.teachers import Answer, Teacher, load_teacher
+from sctnet.training.teachers import Answer, MappedTeacher, Teacher, load_teacher
 
 Views = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 """The numbers of fixed views, and the checksums of their crops."""
+
+
+_AS_OURS = PreprocessingConfig()
 
 
 def scale_alignment(
@@ -158,6 +163,12 @@ class Alignment(nn.Module):
         projections: dict[str, nn.Module] = {}
         for name in (name for name in between if name in used):
             inside, outside = between[name]
+            if teacher.stage3 is None:
+                raise SctnetError(
+                    f"{self.recipe.teacher}: this teacher shows its logits alone; set "
+                    "alignment.decoder=0, alignment.stage4=0, alignment.stage3=0 and "
+                    "alignment.shared_head=false"
+                )
             if inside is None or outside is None:
                 raise SctnetError(
                     "alignment: one of teacher and student has no decoder to align; set "
@@ -174,8 +185,8 @@ class Alignment(nn.Module):
         channels = {
             "logits": len(self.teacher.classes),
             "decoder": widths.decoder_feature or 0,
-            "stage4": widths.stage4,
-            "stage3": widths.stage3,
+            "stage4": widths.stage4 or 0,
+            "stage3": widths.stage3 or 0,
         }
         return {name: nn.Parameter(torch.full((channels[name],), 5.0)) for name in self.weights}
 
@@ -183,8 +194,10 @@ class Alignment(nn.Module):
         """Return the student's and the teacher's map of every term with a weight."""
         pairs: dict[str, tuple[Tensor, Tensor]] = {"logits": (student.logits, teacher.logits)}
         if "stage4" in self.projections:
+            assert teacher.stage4 is not None  # its width is known
             pairs["stage4"] = (self.projections["stage4"](student.stage4), teacher.stage4)
         if "stage3" in self.projections:
+            assert teacher.stage3 is not None
             pairs["stage3"] = (self.projections["stage3"](student.stage3), teacher.stage3)
         if "decoder" not in self.projections:
             return pairs
@@ -228,22 +241,28 @@ def build_alignment(
     student: Widths,
     classes: tuple[str, ...],
     teacher: Teacher | None = None,
+    preparation: PreprocessingConfig = _AS_OURS,
 ) -> Alignment | None:
     """Return the recipe's alignment, None where it has none; without ``teacher``, load it.
 
-    Raises :class:`SctnetError` for what :func:`load_teacher` refuses, and for a teacher whose
-    classes are not the data's, in name and order.
+    The recipe's map is laid over the teacher, in the order of the data's ``classes``;
+    ``preparation`` is that of the student. Raises :class:`SctnetError` for what
+    :func:`load_teacher` refuses, and for a teacher whose classes are not the data's, in name and
+    order.
     """
     if recipe is None:
         return None
     if teacher is None:
-        teacher = load_teacher(recipe.teacher)
+        teacher = load_teacher(recipe.teacher, preparation=preparation)
+    if recipe.map is not None:
+        class_map = ClassMap(recipe.map, teacher.classes, f"alignment.map of {recipe.teacher}")
+        teacher = MappedTeacher(teacher, class_map.ordered(classes)).eval()
     if teacher.classes != classes:
         raise SctnetError(
             f"{recipe.teacher}: this teacher knows {_counted(teacher.classes)}, the data have "
-            f"{_counted(classes)}; name and order must agree: fine-tune a teacher on these data "
-            "(sctnet train camvid/teacher_segformer-b2 --data ...), or name the classes when it is "
-            "converted (--classes)"
+            f"{_counted(classes)}; name and order must agree: give a map (alignment.map), "
+            "fine-tune a teacher on these data (sctnet train camvid/teacher_segformer-b2 --data "
+            "...), or name the classes when it is converted (--classes)"
         )
     return Alignment(recipe, teacher, student)
 
@@ -251,6 +270,8 @@ def build_alignment(
 def _check_strides(images: Tensor, teacher: Answer) -> None:
     """Raise :class:`SctnetError` unless the stages are those of strides 16 and 32."""
     for name, stage, stride in (("3", teacher.stage3, 16), ("4", teacher.stage4, 32)):
+        if stage is None:
+            continue
         for pixels, size in zip(images.shape[2:], stage.shape[2:], strict=True):
             if abs(size - pixels / stride) > 1:
                 raise SctnetError(

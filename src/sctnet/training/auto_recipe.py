@@ -84,7 +84,11 @@ class _Choices:
 
 
 def choose_recipe(
-    source: str, settings: Sequence[str] = (), *, on_gpu: bool | None = None
+    source: str,
+    settings: Sequence[str] = (),
+    *,
+    on_gpu: bool | None = None,
+    pictures: int | None = None,
 ) -> tuple[SegmentationRecipe, list[Choice]]:
     """Return a recipe for a data set, with the reasons for its choices.
 
@@ -92,8 +96,9 @@ def choose_recipe(
     and what follows from a field follows from theirs. Unless they say otherwise, the run trains on
     the split ``train``, validates on ``val`` if it exists, and starts from the backbone in the
     package (``model.init=null``: from random weights). ``on_gpu`` says whether the run uses a GPU,
-    by default whether this machine has one. Raises :class:`SctnetError` for invalid settings,
-    before the data are looked at, and for data that cannot be read or contain nothing to learn.
+    by default whether this machine has one. ``pictures`` is how many there are where the data set
+    is only a part of them. Raises :class:`SctnetError` for invalid settings, before the data are
+    looked at, and for data that cannot be read or contain nothing to learn.
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available()
@@ -102,6 +107,8 @@ def choose_recipe(
     used = _checked(source, given)
     data = open_dataset(source, used.data.train)
     survey = _look_at(data, used.data.skip_broken)
+    if pictures is not None:
+        survey = survey._replace(pictures=pictures)
     choose = _Choices(given, used)
     _choose_network(choose, survey, means)
     crops = _choose_schedule(choose, survey, means)

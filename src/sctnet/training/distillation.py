@@ -6,10 +6,10 @@ half precision resolves.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -75,6 +75,72 @@ def mutual_information_bound(
     variance = (F.softplus(_precise(raw_variance)) + 1e-6)[:, None, None]
     squares = (_precise(teacher) - _precise(student)).square()
     return (variance.log() + squares / variance).mean() / 2
+
+
+class Targets(NamedTuple):
+    """What a teacher says of every pixel; a row a pixel class, at one size."""
+
+    logits: Float[Tensor, "n k h w"]
+    labels: Int[Tensor, "n h w"]
+    weights: Float[Tensor, "n h w"]
+    """0 to 1: how much the pixel weighs."""
+
+
+@torch.no_grad()
+def targets(
+    logits: Float[Tensor, "n k h w"],
+    dropped: Float[Tensor, "n 1 h w"] | None,
+    by_margin: bool,
+) -> Targets:
+    """Return the targets that a teacher's logits make.
+
+    With p = softmax over the classes, a pixel weighs p(best) - p(next) if ``by_margin``, else 1,
+    times the probability that it is none of the ``dropped`` classes (their logits together).
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    best, following = logits.softmax(1).topk(2, dim=1).values.unbind(1)
+    weights = best - following if by_margin else torch.ones_like(best)
+    if dropped is not None:
+        known = logits.logsumexp(1) - dropped[:, 0]
+        weights = weights * known.sigmoid()
+    return Targets(logits, logits.argmax(1), weights)
+
+
+def soft_divergence(
+    student: Float[Tensor, "n k h w"],
+    teacher: Targets,
+    temperature: float,
+    class_weights: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the divergence from the teacher's probabilities, summed over the weighted pixels.
+
+    With p = softmax(x / T) and class weights v (1 without),
+    T² * sum over pixels of w * sum over classes of v p_teacher log(p_teacher / p_student).
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        told, own = (
+            _log_probabilities(each.to(teacher.logits.dtype) / temperature)
+            for each in (teacher.logits, student)
+        )
+        terms = told.exp() * (told - own)
+        if class_weights is not None:
+            terms = terms * class_weights[:, None, None]
+        return temperature**2 * (terms.sum(1) * teacher.weights).sum()
+
+
+def _log_probabilities(logits: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w"]:
+    """Return the logarithm of the softmax over the classes."""
+    return logits.log_softmax(1)
+
+
+def hard_cross_entropy(
+    student: Float[Tensor, "n k h w"],
+    teacher: Targets,
+    class_weights: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy with the teacher's labels, summed over the weighted pixels."""
+    losses = F.cross_entropy(student.float(), teacher.labels, class_weights, reduction="none")
+    return (losses * teacher.weights).sum()
 
 
 def _divergence(

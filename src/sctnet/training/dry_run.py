@@ -107,7 +107,8 @@ def _needs(
         assert isinstance(recipe, SegmentationRecipe)
         if recipe.alignment is not None and teacher is None:
             teacher = load_teacher(recipe.alignment.teacher)
-        task = _drawn_task(recipe, drawn_classes, teacher, processes)
+        names = _drawn_names(recipe, drawn_classes, teacher)
+        task = _drawn_task(recipe, names, processes)
     else:
         task = open_task(recipe, processes)
     learner = Learner(task, fabric, teacher)
@@ -148,12 +149,19 @@ def _measure(
     return max(part[0] for part in measured), max(part[1] for part in measured)
 
 
-def _drawn_task(
-    recipe: SegmentationRecipe, classes: int, teacher: Teacher | None, processes: Processes
-) -> SegmentationTask:
+def _drawn_names(
+    recipe: SegmentationRecipe, classes: int, teacher: Teacher | None
+) -> tuple[str, ...]:
+    if recipe.alignment is not None and recipe.alignment.map is not None:
+        return tuple(recipe.alignment.map)
     names = tuple(f"class {number}" for number in range(classes))
-    size = _picture_size(recipe.augmentation)
-    data = _DrawnPictures(names if teacher is None else teacher.classes, size)
+    return names if teacher is None else teacher.classes
+
+
+def _drawn_task(
+    recipe: SegmentationRecipe, names: tuple[str, ...], processes: Processes
+) -> SegmentationTask:
+    data = _DrawnPictures(names, _picture_size(recipe.augmentation))
     weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
     return SegmentationTask(recipe, data, None, weights)
 

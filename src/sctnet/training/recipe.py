@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from sctnet.checkpoints.class_map import Rules, read_rules
 from sctnet.data.augmentation import AugmentationConfig
 from sctnet.errors import SctnetError, did_you_mean
 from sctnet.pipeline.preprocessing import PreprocessingConfig, WorkingSize
@@ -45,6 +46,11 @@ class DataRecipe(PicturesRecipe):
 
     validation_pictures: int | None = Field(default=None, ge=1)
     """At most so many validate, evenly spaced from a start that run.seed draws; null: all."""
+    unlabelled: str | None = Field(
+        default=None, description="a list of pictures without labels, one path a line"
+    )
+    repeat: int = Field(default=1, ge=1)
+    """How often a labelled picture comes in an epoch, beside those without labels."""
     calibrate: bool = False
     """Whether the finished model gets the offsets of its classes' logits that maximise the mIoU on
     the validation pictures, which can then no longer score it."""
@@ -54,6 +60,8 @@ class DataRecipe(PicturesRecipe):
 
     @model_validator(mode="after")
     def _calibrates_on_something(self) -> "DataRecipe":
+        if not self.train and self.unlabelled is None:
+            raise ValueError("train names no split: set data.train=[train]")
         if self.calibrate and not self.validation:
             raise ValueError("calibrate needs pictures to choose by: set data.validation=[val]")
         return self
@@ -105,6 +113,9 @@ class AlignmentRecipe(RecipePart):
     """
 
     teacher: str = Field(description="folder or hub id; ours or of transformers")
+    map: Annotated[Rules, BeforeValidator(read_rules)] | None = Field(
+        default=None, description="of the teacher's classes: a YAML file, or its lines"
+    )
     logits: float = Field(default=3.0, ge=0)
     decoder: float = Field(default=15.0, ge=0)
     stage4: float = Field(default=15.0, ge=0)
@@ -118,11 +129,27 @@ class AlignmentRecipe(RecipePart):
     """Whether the student's feature goes through the teacher's decoder head; not in Table 9."""
     cache: TeacherCacheRecipe | None = None
 
-    @model_validator(mode="after")
-    def _teaches_something(self) -> "AlignmentRecipe":
-        if self.logits == self.decoder == self.stage4 == self.stage3 == 0:
-            raise ValueError("every weight is 0; set alignment=null to train without a teacher")
-        return self
+    @property
+    def teaches(self) -> bool:
+        """Whether some term has a weight."""
+        return any((self.logits, self.decoder, self.stage4, self.stage3))
+
+
+class DistillationRecipe(RecipePart):
+    """What the student's own logits learn from its teacher's, pixel by pixel.
+
+    A term is summed over the pixels and divided by their number, as the cross-entropy is. The
+    teacher is that of ``alignment``.
+    """
+
+    soft: float = Field(default=1.0, ge=0)
+    """Weight of the divergence from the teacher's probabilities, on every picture."""
+    temperature: float = Field(default=2.0, gt=0, description="of soft")
+    hard: float = Field(default=1.0, ge=0)
+    """Weight of the cross-entropy with the teacher's labels, where nobody labelled the picture."""
+    confidence: Literal["margin", "none"] = "margin"
+    """How much a pixel weighs: the teacher's probability of its best class minus that of the next,
+    or 1. Either is multiplied by the probability that the pixel is none of the dropped classes."""
 
 
 class OptimizerRecipe(RecipePart):
@@ -214,7 +241,24 @@ class SegmentationRecipe(Recipe):
     augmentation: AugmentationConfig
     loss: LossRecipe = LossRecipe()
     alignment: AlignmentRecipe | None = None
+    distillation: DistillationRecipe | None = None
     schedule: ScheduleRecipe
+
+    @model_validator(mode="after")
+    def _teacher_teaches(self) -> "SegmentationRecipe":
+        told = self.distillation is not None and self.distillation.soft + self.distillation.hard > 0
+        if self.alignment is None and self.distillation is not None:
+            raise ValueError("distillation needs a teacher: name it as alignment.teacher")
+        if self.alignment is not None and not (self.alignment.teaches or told):
+            raise ValueError(
+                "alignment: every weight is 0; set alignment=null to train without a teacher"
+            )
+        if self.data.unlabelled is not None and not told:
+            raise ValueError(
+                "data.unlabelled needs a teacher that labels its pictures: set alignment.teacher "
+                "and distillation={}"
+            )
+        return self
 
 
 class ClassificationRecipe(Recipe):

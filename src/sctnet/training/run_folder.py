@@ -39,6 +39,17 @@ class RunFolder:
 
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Refuse to overwrite a run, to resume a missing run or by another recipe, and no place."""
+        self.check_place(resume)
+        if self.has_checkpoint():
+            field = _first_difference(load_recipe(self.recipe_file), recipe)
+            if field is not None:
+                raise SctnetError(
+                    f"{self.recipe_file}: the run was begun with other settings, the first is "
+                    f"{field}; resume it with these, or choose another --out"
+                )
+
+    def check_place(self, resume: bool) -> None:
+        """Refuse to overwrite a run or other files, to resume a missing run, and no place."""
         place = next(each for each in (self.path, *self.path.parents) if os.access(each, os.F_OK))
         if not (place.is_dir() and os.access(place, os.W_OK)):
             raise SctnetError(f"{self.path}: cannot be written, because of {place}: choose another")
@@ -55,13 +66,6 @@ class RunFolder:
                 f"{self.path}: holds files that a run would replace ({CARD_FILE} or {CONFIG_FILE}) "
                 "and is not the folder of a run; choose another --out"
             )
-        if self.has_checkpoint():
-            field = _first_difference(load_recipe(self.recipe_file), recipe)
-            if field is not None:
-                raise SctnetError(
-                    f"{self.recipe_file}: the run was begun with other settings, the first is "
-                    f"{field}; resume it with these, or choose another --out"
-                )
 
     def begin(self, recipe: Recipe) -> dict[str, Any] | None:
         """Prepare a checked folder; return the checkpoint to resume from, or None for a new run."""
@@ -103,6 +107,14 @@ class RunFolder:
                 if key != "step":
                     self._board.add_scalar(key, value, int(record["step"]))
             self._board.flush()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary of a finished run; :class:`SctnetError` where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SctnetError(f"{self.summary_file}: no finished run's summary") from error
+        return found
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary of a finished run, and close the log."""
@@ -146,6 +158,7 @@ def _unwritable(file: Path, error: Exception) -> SctnetError:
 
 _HARMLESS = (
     "data.source",
+    "data.unlabelled",
     "data.workers",
     "data.cache",
     "data.cache_gigabytes",
@@ -208,7 +221,8 @@ def model_card(
         f"# {recipe.name}\n\n{recipe.description}\n\n"
         f"{recipe.model.variant}, {len(data.classes)} classes ({classes}), trained "
         f"for {iteration} iterations of {recipe.run.batch_size} crops on {len(data)} pictures "
-        f"({data.name}: {', '.join(recipe.data.train)}), seed {recipe.run.seed}."
+        f"({': '.join(filter(None, [data.name, ', '.join(recipe.data.train)]))}), "
+        f"seed {recipe.run.seed}."
         f"{begun}{task.taught_by()}{validation}\n"
         "The resolved recipe is in `recipe.yaml`.\n"
     )

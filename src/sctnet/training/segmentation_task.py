@@ -18,10 +18,11 @@ from sctnet.checkpoints.initialisation import Initialisation, start
 from sctnet.checkpoints.model_folder import save_model
 from sctnet.data.caching import CachedDataset
 from sctnet.data.class_frequencies import refuse_unlearnable
-from sctnet.data.dataset import FileDataset, SegmentationDataset
+from sctnet.data.dataset import FileDataset, JoinedDataset, SegmentationDataset
 from sctnet.data.loading import TrainingStream
 from sctnet.data.registry import open_dataset
 from sctnet.data.streams import in_threads
+from sctnet.data.unlabelled import UnlabelledPictures
 from sctnet.data.views import RecordedPictures, SomePictures
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
@@ -96,11 +97,18 @@ class SegmentationTask(Task[SegmentationNetwork]):
     @override
     def criterion(self, student: SegmentationNetwork, teacher: Any) -> SegmentationCriterion:
         recipe = self.recipe
-        alignment = build_alignment(recipe.alignment, student.widths, self.data.classes, teacher)
+        alignment = build_alignment(
+            recipe.alignment, student.widths, self.data.classes, teacher, recipe.preparation
+        )
         if alignment is not None:
             alignment.cache = self._cache(alignment, student)
         return SegmentationCriterion(
-            student, recipe.preparation, recipe.loss, self._class_weights, alignment
+            student,
+            recipe.preparation,
+            recipe.loss,
+            self._class_weights,
+            alignment,
+            recipe.distillation,
         )
 
     @override
@@ -241,12 +249,20 @@ def open_segmentation(
     Raises :class:`SctnetError` for a recipe without a source, for no pictures, for labels that
     teach nothing, and for pictures to validate on that cannot be read: each is read once.
     """
-    data = open_split(recipe, recipe.data.train)
-    if recipe.data.cache == "memory":
-        data = CachedDataset(data, recipe.data.cache_gigabytes)
-    refuse_unlearnable(data, recipe.data.skip_broken)
     splits = recipe.data.validation
     validation = open_split(recipe, splits) if splits else None
+    labelled = open_split(recipe, recipe.data.train) if recipe.data.train else validation
+    if labelled is None:
+        raise SctnetError(
+            f"{recipe.data.source}: data.train and data.validation name no split, so there are no "
+            "classes: name one of them"
+        )
+    data = labelled
+    if recipe.data.unlabelled is not None:
+        data = _with_unlabelled(recipe, labelled)
+    if recipe.data.cache == "memory":
+        data = CachedDataset(data, recipe.data.cache_gigabytes)
+    refuse_unlearnable(labelled, recipe.data.skip_broken)
     if validation is not None:
         validation, whole = _capped(validation, recipe, processes), validation
         if recipe.data.calibrate and len(validation) < 2:
@@ -256,7 +272,7 @@ def open_segmentation(
             )
         if isinstance(whole, FileDataset):
             _refuse_unreadable(validation, processes)
-    weights = class_weights(recipe.loss, data, processes, recipe.data.skip_broken)
+    weights = class_weights(recipe.loss, labelled, processes, recipe.data.skip_broken)
     return SegmentationTask(recipe, data, validation, weights, folder)
 
 
@@ -277,6 +293,19 @@ def _capped(
             data.name,
         )
     return SomePictures(data, numbers)
+
+
+def _with_unlabelled(
+    recipe: SegmentationRecipe, labelled: SegmentationDataset
+) -> SegmentationDataset:
+    """Return the pictures of an epoch: the labelled ones, repeated, and those without labels."""
+    source, given = recipe.data.unlabelled, labelled
+    assert source is not None
+    unlabelled = UnlabelledPictures(Path(source), given.classes, given.colours)
+    if not recipe.data.train:
+        return unlabelled
+    parts = [labelled] * recipe.data.repeat
+    return JoinedDataset(f"{labelled.name} and {source}", [*parts, unlabelled])
 
 
 def _refuse_unreadable(data: SegmentationDataset, processes: Processes) -> None:

@@ -10,13 +10,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctnet.checkpoints.class_map import ClassMap
 from sctnet.checkpoints.model_folder import find_model, load_config, load_model
-from sctnet.checkpoints.transformers_folder import is_transformers_folder, load_transformers_model
+from sctnet.checkpoints.transformers_folder import (
+    has_stages,
+    is_transformers_folder,
+    load_transformers_model,
+)
+from sctnet.checkpoints.transformers_model import TransformersModel
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, Widths
 from sctnet.models.layers import resize
 from sctnet.models.pyramid import Fusion, PyramidNetwork
+from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.shared_head import Moments, Size, larger, moments
+
+_NO_DECODER = (
+    "alignment.shared_head: this teacher shares no decoder; set alignment.decoder=0 and "
+    "alignment.shared_head=false"
+)
+_AS_OURS = PreprocessingConfig()
 
 CHECKPOINTS = (".pth", ".pt", ".bin")
 """Suffixes of PyTorch's files."""
@@ -25,12 +38,14 @@ CHECKPOINTS = (".pth", ".pt", ".bin")
 class Answer(NamedTuple):
     """What a teacher says about a batch: all that alignment compares with or aligns to."""
 
-    stage3: Float[Tensor, "n c3 h16 w16"]
-    stage4: Float[Tensor, "n c4 h32 w32"]
+    stage3: Float[Tensor, "n c3 h16 w16"] | None
+    stage4: Float[Tensor, "n c4 h32 w32"] | None
     decoder_feature: Float[Tensor, "n cf h w"] | None
     logits: Float[Tensor, "n k h w"]
     decoder_input: Moments | None
     """At the teacher's size or, where that is larger, the student's."""
+    dropped: Float[Tensor, "n 1 h w"] | None = None
+    """Logits of all classes together that a map drops; None where it drops none."""
 
 
 @runtime_checkable
@@ -42,7 +57,7 @@ class Teacher(Protocol):
     head maps a decoder input to a decoder feature and logits, and the student's own expanded
     feature goes through it too: by ``decode`` or, where ``fusion`` returns one, by that, which
     computes the same at a fraction of the cost. A teacher whose ``widths`` has None for the decoder
-    teaches only with its stages and logits.
+    teaches only with its stages and logits; with None for the stages too, by its logits alone.
     """
 
     classes: tuple[str, ...]
@@ -196,10 +211,7 @@ class ForeignTeacher(nn.Module):
 
     def decode(self, decoder_input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Raise :class:`SctnetError`: there is no decoder to share."""
-        raise SctnetError(
-            "alignment.shared_head: this teacher shares no decoder; set alignment.decoder=0 and "
-            "alignment.shared_head=false"
-        )
+        raise SctnetError(_NO_DECODER)
 
     def fusion(self) -> None:
         """Return None: there is no head to share."""
@@ -227,11 +239,133 @@ class ForeignTeacher(nn.Module):
         return Widths(stage3.shape[1], stage4.shape[1], None, None)
 
 
-def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
+class LogitsTeacher(nn.Module):
+    """Any model that labels pictures: it prepares them itself, and teaches by its logits alone.
+
+    ``ask`` maps RGB bytes (uint8, N x 3 x H x W) and a size (height, width) to logits of that size.
+    It is asked for a quarter of the crop's height and width. ``preparation`` is how the student's
+    images were normalised, which is undone here. ``identity`` changes with whatever ``ask`` hides.
+    The recipe leaves out all terms but ``alignment.logits``, and the shared head.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        ask: Callable[[Tensor, Size], Tensor],
+        classes: Sequence[str],
+        preparation: PreprocessingConfig,
+        identity: str = "",
+    ) -> None:
+        super().__init__()
+        self.ask = ask
+        self.classes = tuple(classes)
+        self.widths = Widths(None, None, None, None)
+        self._identity = identity
+        self.register_buffer("mean", torch.tensor(preparation.mean)[:, None, None], False)
+        self.register_buffer("std", torch.tensor(preparation.std)[:, None, None], False)
+
+    def encode(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        student: Size,  # noqa: ARG002
+    ) -> tuple[Tensor, ...]:
+        """Return the logits at stride 4."""
+        # Crops are bytes before they are normalised: rounding gives these back.
+        pixels = (images.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+        size = -(-images.shape[2] // 4), -(-images.shape[3] // 4)
+        return (self.ask(pixels, size),)
+
+    def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:  # noqa: ARG002
+        """Return the logits."""
+        (logits,) = encoded
+        return Answer(None, None, None, logits, None)
+
+    def decode(self, decoder_input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Raise :class:`SctnetError`: there is no decoder to share."""
+        raise SctnetError(_NO_DECODER)
+
+    def fusion(self) -> None:
+        """Return None: there is no head to share."""
+
+    def extra_repr(self) -> str:
+        """Return what tells this teacher from others, beside its tensors."""
+        return self._identity
+
+
+class MappedTeacher(nn.Module):
+    """A teacher whose classes a map renames, merges and drops; its stages are those it had.
+
+    What a student sends through the teacher's head comes out mapped, too.
+    """
+
+    def __init__(self, teacher: Teacher, class_map: ClassMap) -> None:
+        super().__init__()
+        self.teacher, self._map = teacher, class_map
+        self.classes = class_map.classes
+        self.widths = teacher.widths
+
+    def encode(self, images: Float[Tensor, "n 3 h w"], student: Size) -> tuple[Tensor, ...]:
+        """Return what the teacher returns; of logits alone, the mapped ones: they are fewer."""
+        encoded = self.teacher.encode(images, student)
+        if self.widths.stage3 is not None:
+            return encoded
+        rest = self._map.rest(encoded[0])
+        mapped = self._map.scores(encoded[0])
+        return (mapped if rest is None else torch.cat([mapped, rest], dim=1),)
+
+    def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:
+        """Return the answer with mapped logits."""
+        if self.widths.stage3 is None:
+            known = len(self.classes)
+            logits, rest = encoded[0][:, :known], encoded[0][:, known:]
+            return Answer(None, None, None, logits, None, rest if rest.shape[1] else None)
+        answer = self.teacher.answer(encoded, student)
+        return answer._replace(
+            logits=self._map.scores(answer.logits), dropped=self._map.rest(answer.logits)
+        )
+
+    def decode(
+        self, decoder_input: Float[Tensor, "n ci h w"]
+    ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
+        """Return the decoder feature and the mapped logits."""
+        feature, logits = self.teacher.decode(decoder_input)
+        return feature, self._map.scores(logits)
+
+    def fusion(self) -> Fusion | None:
+        """Return the teacher's, with a classifier of the mapped classes."""
+        fusion = self.teacher.fusion()
+        if fusion is None:
+            return None
+        return fusion._replace(classifier=_Mapped(fusion.classifier, self._map))
+
+    def extra_repr(self) -> str:
+        """Return what tells this map from others."""
+        return str(self._map)
+
+
+class _Mapped(nn.Module):
+    """A classifier behind a map of its classes."""
+
+    def __init__(self, classifier: nn.Module, class_map: ClassMap) -> None:
+        super().__init__()
+        self._classifier, self._map = classifier, class_map
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self._map.scores(self._classifier(feature))
+
+
+def load_teacher(
+    folder: str | os.PathLike[str], preparation: PreprocessingConfig = _AS_OURS
+) -> "NetworkTeacher | LogitsTeacher":
     """Return the teacher of a model folder, a bundled name or a hub id, in eval mode.
 
     The folder is one of this package, or one of transformers with its classes in ``id2label``.
-    Raises :class:`SctnetError` as :func:`load_model` and :func:`load_transformers_model` do.
+    Of the latter, a SegFormer and a UPerNet on Swin or ConvNeXt show their stages; every other
+    model that labels pixels teaches by its logits alone. ``preparation`` is that of the student.
+    Raises :class:`SctnetError` as :func:`load_model`, :func:`load_transformers_model` and
+    :class:`TransformersModel` do.
     """
     if str(folder).endswith(CHECKPOINTS) and Path(folder).is_file():
         raise SctnetError(
@@ -239,12 +373,18 @@ def load_teacher(folder: str | os.PathLike[str]) -> NetworkTeacher:
             f"sctnet convert {folder} FOLDER --teacher --classes ..."
         )
     path = find_model(folder)
-    network: SegmentationNetwork
-    if is_transformers_folder(path):
-        network, classes = load_transformers_model(path)
+    teacher: NetworkTeacher | LogitsTeacher
+    if is_transformers_folder(path) and not has_stages(path):
+        model = TransformersModel(path)
+        teacher = LogitsTeacher(model, model.classes, preparation)
     else:
-        network, classes = load_model(path), load_config(path).classes
-    in_layout: SegmentationNetwork = network.to(  # type: ignore[call-overload]
-        memory_format=torch.channels_last  # as the student's
-    )
-    return NetworkTeacher(in_layout, classes).eval()
+        network: SegmentationNetwork
+        if is_transformers_folder(path):
+            network, classes = load_transformers_model(path)
+        else:
+            network, classes = load_model(path), load_config(path).classes
+        in_layout: SegmentationNetwork = network.to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last  # as the student's
+        )
+        teacher = NetworkTeacher(in_layout, classes)
+    return teacher.eval()

@@ -11,14 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sctnet.checkpoints.exported_file import EXPORTED_SUFFIXES, Output
-from sctnet.checkpoints.model_folder import usable_device
+from sctnet.checkpoints.model_folder import ModelConfig, usable_device
 from sctnet.errors import SctnetError
 from sctnet.inference.runtimes.cpu_runtime import CpuRuntime
 from sctnet.inference.runtimes.torch_runtime import TorchRuntime
 from sctnet.kernels import instruction_set
 from sctnet.kernels.network import has_cpu_kernels
 from sctnet.machine import processor
-from sctnet.models import SCTNet, SegmentationNetwork
+from sctnet.models import NetworkConfig, SCTNet, SegmentationNetwork
 from sctnet.pipeline.precision import Precision, choose_precision, is_emulated, tell_of_emulation
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 
@@ -200,3 +200,23 @@ def open_exported(
     from sctnet.inference.runtimes.openvino_engine import OpenVinoEngine
 
     return ExportedRuntime(file, OpenVinoEngine(file, device, precision, threads))
+
+
+def open_transformers(
+    folder: Path, device: str | torch.device | None, precision: str, compiled: bool = False
+) -> tuple[Runtime, ModelConfig]:
+    """Return the runtime of a model of transformers, and what a model folder would say of it.
+
+    Raises :class:`SctnetError` as :class:`TransformersModel` does, for an unusable device, and for
+    a precision other than fp32.
+    """
+    from sctnet.checkpoints.transformers_model import TransformersModel
+    from sctnet.inference.runtimes.transformers_runtime import TransformersRuntime
+
+    if precision not in ("auto", "fp32") or compiled:
+        raise SctnetError(f"{folder}: a model of transformers runs in fp32, as it is")
+    place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = TransformersModel(folder)
+    classes = model.classes
+    network = NetworkConfig(variant=f"{model.kind} (transformers)", num_classes=len(classes))
+    return TransformersRuntime(model, place), ModelConfig(network=network, classes=classes)

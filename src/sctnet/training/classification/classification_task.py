@@ -79,7 +79,9 @@ class ClassificationTask(Task[Classifier]):
     @override
     def criterion(self, student: Classifier, teacher: Any) -> ClassificationCriterion:
         recipe = self.recipe
-        teaching = build_soft_labels(recipe.teacher, student.network.widths.stage4, teacher)
+        width = student.network.widths.stage4
+        assert width is not None  # of teachers that show no stages alone
+        teaching = build_soft_labels(recipe.teacher, width, teacher)
         if teaching is not None and teaching.recipe.cached:
             teaching.answers = self._answers(teaching.classes)
         return ClassificationCriterion(
