@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn import street, written
 from PIL import Image
 from shared import CLASSES, described, saved
+from torch import nn
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.checkpoints.model_folder import load_model
 from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
+from sctnet.export.executorch_format import replace_norms
 from sctnet.export.exporting import export_model
 from sctnet.export.parity import Reference
 from sctnet.pipeline.preprocessing import WorkingSize
@@ -63,6 +66,19 @@ def test_a_wrong_pair_is_one_sentence(folder, tmp_path, options, sentence):
 def test_without_the_package_a_sentence_names_it(folder, tmp_path):
     with pytest.raises(SctnetError, match=r'executorch: pip install "sctnet\[executorch\]"'):
         export_model(folder, tmp_path / "a.pte", format="executorch", size=SIZE, batch=1)
+
+
+def test_norms_become_convolutions_that_compute_the_same():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())).eval()
+    norm = network[1][0]
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(values, 0.5, 2)
+    pictures = torch.randn(2, 3, 16, 16)
+    before = network(pictures)
+    replace_norms(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(pictures), before)
 
 
 @needs_it

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.errors import SctnetError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 _KINDS = {"aten.conv2d.default": "Conv", "aten.convolution.default": "Conv"}
+_RELU = {"aten.relu.default", "aten.relu_.default"}
 
 
 def write(
@@ -49,6 +51,8 @@ def write(
         )
     graph = PictureGraph(network, config.model.preparation, config.output, inspected=True)
     graph.requires_grad_(False)  # its own copy of the network
+    if quantise is not None:
+        replace_norms(graph)
     with _quiet(), torch.no_grad():
         program = _folded(trace(graph, config.size, config.batch))
     if quantise is not None:  # which tells what it finds
@@ -100,6 +104,21 @@ def method_of(content: bytes) -> Callable[[Batch], list[np.ndarray]]:
     return run
 
 
+def replace_norms(graph: nn.Module) -> None:
+    """Make a convolution of each norm that no convolution precedes.
+
+    The quantiser knows convolutions only. A norm in the graph would also make PyTorch's conversion
+    look for norms in training, which takes minutes, at each trial.
+    """
+    for part in graph.modules():
+        for name, norm in part.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                channels = norm.num_features
+                same = nn.Conv2d(channels, channels, 1, groups=channels, bias=False).eval()
+                nn.init.ones_(same.weight)
+                setattr(part, name, fuse_conv_bn_eval(same, norm).requires_grad_(False))
+
+
 def _folded(program: ExportedProgram) -> ExportedProgram:
     """Compute now what depends on no picture: places and weights of the resize, turned kernels."""
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
@@ -128,15 +147,25 @@ class ExecutorchQuantiser:
         self.model = model
 
     def nodes(self) -> list[Node]:
-        """Return the operators of the float model in topological order."""
+        """Return the operators of the float model in topological order.
+
+        A convolution and the ReLU behind it are one, since XNNPACK computes them at once.
+        """
+
+        def whole(node: Any) -> Any:
+            if str(node.target) not in _RELU:
+                return node
+            (source,) = node.all_input_nodes
+            return source if str(source.target) in _KINDS and len(source.users) == 1 else node
+
         return [
             Node(
                 _name(node),
                 _KINDS.get(str(node.target), str(node.target)),
-                tuple(_name(each) for each in node.all_input_nodes if each.op == "call_function"),
+                tuple(_name(whole(x)) for x in node.all_input_nodes if x.op == "call_function"),
             )
             for node in self.model.graph.nodes
-            if node.op == "call_function"
+            if node.op == "call_function" and whole(node) is node
         ]
 
     def quantised(self, pictures: Sequence[Batch], floats: Sequence[str]) -> Any:
@@ -147,19 +176,16 @@ class ExecutorchQuantiser:
         )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        kept = frozenset(floats)
-
         class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
-            """Leaves some nodes in floats."""
+            """Without the patterns of training, which no graph here has: each costs seconds."""
 
-            def annotate(self, model: GraphModule) -> GraphModule:
-                annotated: GraphModule = super().annotate(model)
-                for node in annotated.graph.nodes:
-                    if _name(node) in kept:
-                        node.meta.pop("quantization_annotation", None)
-                return annotated
+            SUPPORTED_PATTERNS = tuple(
+                pattern for pattern in XNNPACKQuantizer.SUPPORTED_PATTERNS if not pattern.is_qat
+            )
 
+        kept = frozenset(floats)
         quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        quantizer.set_filter_function(lambda node: _name(node) not in kept)
         with _quiet(), torch.no_grad():
             prepared = prepare_pt2e(copy.deepcopy(self.model), quantizer)
             for picture in pictures:
