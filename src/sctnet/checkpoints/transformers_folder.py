@@ -78,7 +78,7 @@ def has_stages(folder: Path) -> bool:
     :class:`~sctnet.checkpoints.transformers_model.TransformersModel`.
     """
     fields = _json(folder / CONFIG_FILE)
-    if not isinstance(fields, dict) or fields.get("model_type") not in _WHOLE:
+    if not isinstance(fields, dict) or str(fields.get("model_type")) not in _WHOLE:
         return False
     try:
         _backbone_of(fields, folder / CONFIG_FILE)
