@@ -264,7 +264,7 @@ _PIDNET: Rules = (
     (r"^auxiliary_head\.boundary\.", "model.seghead_d."),
     (r"^model\.((?:final_layer|seghead_.))\.conv\.", r"model.\1.conv1."),
     (r"^model\.((?:final_layer|seghead_.))\.classifier\.", r"model.\1.conv2."),
-    *((a, b) for a, b in _BLOCK[:1]),
+    *_BLOCK[:1],
     (r"^model\.(layer.*)\.shortcut\.", r"model.\1.downsample."),
     *_BLOCK[2:],
 )

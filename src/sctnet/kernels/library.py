@@ -48,7 +48,7 @@ class InstructionSet(NamedTuple):
 
 
 class Side(Protocol):
-    """One side of a map that is resized in stages: see labels/taps.py."""
+    """One side of a map that is resized in stages: see kernels/interpolation.py."""
 
     @property
     def spans(self) -> np.ndarray:

@@ -47,7 +47,7 @@ constexpr int64_t TILE = 4;                          // pixels of a side of Wino
 constexpr int64_t POINTS = (TILE + 2) * (TILE + 2);  // at which their polynomials are multiplied
 constexpr int64_t PERIOD = 48;  // values of a picture's line: channels and vectors begin anew
 
-// One side, height or width, of a map that is resized in stages: see labels/taps.py.
+// One side, height or width, of a map that is resized in stages: see kernels/interpolation.py.
 struct Side {
     const int32_t* spans;  // groups x levels x 2
     const int32_t* taps;   // stages x 3 x longest
