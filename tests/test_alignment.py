@@ -369,6 +369,23 @@ def test_a_spoiled_teacher_is_refused(spoil: object, named: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+@torch.no_grad()
+def test_stages_without_a_norm_teach_at_unit_scale() -> None:
+    """However large a network's own values are, a softmax over a map sees more than one pixel."""
+    torch.manual_seed(0)
+    network = sctnet.create_model("tiny", len(CLASSES)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    own = network.features(images)
+    answer = (teacher := NetworkTeacher(network, CLASSES)).answer(
+        teacher.encode(images, (8, 12)), (8, 12)
+    )
+    for shown, stage in ((answer.stage3, own.stage3), (answer.stage4, own.stage4)):
+        assert shown is not None
+        centred = stage - stage.mean(1, keepdim=True)
+        expected = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        torch.testing.assert_close(shown, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_larger_sctnet_can_teach(tmp_path: Path) -> None:
     torch.manual_seed(3)
     larger = sctnet.create_model("tiny", len(CLASSES), base_channels=16)

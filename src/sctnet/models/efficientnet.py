@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sctnet.errors import SctnetError
 from sctnet.models.folding import fold, folded_copy
+from sctnet.models.layers import normalised_pixels
 from sctnet.models.network import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -96,7 +97,7 @@ class EfficientNet(PyramidNetwork):
 
     def shown(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return stages 2, 3 and 4, the latter two layer normalised."""
-        return stages[1], _normalised(stages[2]), _normalised(stages[3])
+        return stages[1], normalised_pixels(stages[2]), normalised_pixels(stages[3])
 
     def decode(
         self, decoder_input: Float[Tensor, "n d4 h w"]
@@ -177,12 +178,6 @@ class SamePaddedConvolution(nn.Conv2d):
 
 def _by_pixel(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _normalised(stage: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Normalise every pixel over the channels."""
-    channels = (stage.shape[1],)
-    return F.layer_norm(stage.permute(0, 2, 3, 1), channels, eps=1e-6).permute(0, 3, 1, 2)
 
 
 def load_efficientnet_classifier() -> nn.Module:

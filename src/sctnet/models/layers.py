@@ -196,6 +196,12 @@ def residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequen
     )
 
 
+def normalised_pixels(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Normalise every pixel over its channels, without learned scale and shift."""
+    channels = (x.shape[1],)
+    return F.layer_norm(x.permute(0, 2, 3, 1), channels, eps=1e-6).permute(0, 3, 1, 2)
+
+
 def resize(x: Float[Tensor, "n c h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
     """Resize maps to (height, width), bilinear with align_corners=False as everywhere here."""
     return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -77,6 +77,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     folds_norms: bool = False
     """Whether :meth:`fuse` folds batch norms into convolutions."""
+    normed_stages: bool = False
+    """Whether stages 3 and 4 end with a norm over the channels, as a SegFormer's do."""
     can_classify: bool = False
     """Whether the backbone ends with stage 4, so that a classifier can pre-train it."""
     logits_stride: int

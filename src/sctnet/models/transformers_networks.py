@@ -35,6 +35,7 @@ class TransformersNetwork(SegmentationNetwork):
     """
 
     config: TransformersConfig
+    normed_stages = True
     classifier_part = "network.decode_head.classifier"
 
     def __init__(self, config: TransformersConfig) -> None:

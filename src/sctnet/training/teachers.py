@@ -20,7 +20,7 @@ from sctnet.checkpoints.transformers_folder import (
 from sctnet.checkpoints.transformers_model import TransformersModel
 from sctnet.errors import SctnetError
 from sctnet.models import SegmentationNetwork, Widths
-from sctnet.models.layers import resize
+from sctnet.models.layers import normalised_pixels, resize
 from sctnet.models.pyramid import Fusion, PyramidNetwork
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.shared_head import Moments, Size, larger, moments
@@ -91,7 +91,10 @@ class NetworkTeacher(nn.Module):
     """One of this package's networks that teaches; also another SCTNet.
 
     Of a network with a SegFormer's head it holds a copy with folded norms, which is faster and has
-    the same features. Other heads' decoder features are those before a norm, and stay so.
+    the same features. Other heads' decoder features are those before a norm, and stay so. Stages
+    without a norm at their end are shown layer normalised: the terms' weights fit maps of unit
+    scale, and on a larger one (a trained SCTNet-S's stage 4 deviates by 55) a softmax over the map
+    sees single pixels and its term outweighs all others.
     """
 
     def __init__(self, network: SegmentationNetwork, classes: Sequence[str]) -> None:
@@ -105,7 +108,10 @@ class NetworkTeacher(nn.Module):
         if isinstance(self.network, PyramidNetwork):
             return tuple(self.network.stage_maps(images))
         features = self.network.features(images)
-        encoded = features.stage3, features.stage4, features.logits
+        stages = features.stage3, features.stage4
+        if not self.network.normed_stages:
+            stages = normalised_pixels(stages[0]), normalised_pixels(stages[1])
+        encoded = *stages, features.logits
         if features.decoder_input is None or features.decoder_feature is None:
             return encoded
         size = larger(_size(features.decoder_input), student)
