@@ -68,7 +68,7 @@ def score(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SctnetError(f"{out}: cannot be written ({error.strerror})") from error
-    shown = _evenly_spread(sheet_pictures, len(dataset))
+    shown = evenly_spread(sheet_pictures, len(dataset))
     predictions: dict[int, LabelMap] = {}
 
     def keep(index: int, prediction: LabelMap) -> None:
@@ -102,7 +102,7 @@ def score(
     confusion_picture(scores.counts, segmenter.classes, out / CONFUSION_FILE)
     class_scores_picture(scores.iou, scores.precision, scores.recall, out / CLASSES_FILE)
     if predictions:
-        write_picture(_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
+        write_picture(comparison_sheet(segmenter, dataset, predictions), out / SHEET_FILE)
     return evaluation
 
 
@@ -148,9 +148,13 @@ def _report(
     }
 
 
-def _sheet(
-    segmenter: Segmenter, dataset: SegmentationDataset, predictions: dict[int, LabelMap]
+def comparison_sheet(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    predictions: dict[int, LabelMap],
+    titles: tuple[str, str, str] = ("image", "truth", "prediction"),
 ) -> np.ndarray:
+    """Return pictures of a data set beside its labels and predicted ones, by their numbers."""
     rows = []
     for index, prediction in sorted(predictions.items()):
         image, truth = dataset.pair(index)
@@ -159,10 +163,11 @@ def _sheet(
             for labels in (truth, prediction)
         ]
         rows.append([image, *tinted])
-    return contact_sheet(rows, ["image", "truth", "prediction"])
+    return contact_sheet(rows, titles)
 
 
-def _evenly_spread(count: int, total: int) -> set[int]:
+def evenly_spread(count: int, total: int) -> set[int]:
+    """Return the numbers of so many of all, from the first to the last."""
     count = min(count, total)
     return {round(number) for number in np.linspace(0, total - 1, count)} if count else set()
 

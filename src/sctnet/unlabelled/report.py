@@ -15,17 +15,15 @@ from sctnet.checkpoints.model_folder import (
     load_model,
 )
 from sctnet.checkpoints.transformers_folder import is_transformers_folder
-from sctnet.data.dataset import SegmentationDataset
 from sctnet.data.registry import open_dataset
 from sctnet.errors import SctnetError
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.inference.runtimes.runtime import exported_file
 from sctnet.inference.runtimes.transformers_runtime import TransformersRuntime
+from sctnet.inference.scoring import comparison_sheet, evenly_spread
 from sctnet.inference.segmenter import Segmenter
 from sctnet.inference.timing import time_predictions
-from sctnet.pictures.contact_sheet import contact_sheet
 from sctnet.pictures.encoding import write_picture
-from sctnet.pictures.overlay import overlay
 from sctnet.training.recipe import SegmentationRecipe
 from sctnet.training.run_folder import RunFolder
 from sctnet.unlabelled.teacher import Labeller
@@ -51,7 +49,7 @@ def write_report(folder: RunFolder, recipe: SegmentationRecipe, teacher: str) ->
     labeller = Labeller(teacher, recipe.alignment.map)
     student = Segmenter(folder.path)
     kept: dict[int, np.ndarray] = {}
-    shown = {round(place) for place in np.linspace(0, len(held_back) - 1, _SHOWN)}
+    shown = evenly_spread(_SHOWN, len(held_back))
 
     def keep(index: int, labels: np.ndarray) -> None:
         if index in shown:
@@ -76,7 +74,8 @@ def write_report(folder: RunFolder, recipe: SegmentationRecipe, teacher: str) ->
         }
     folder.save_summary({**folder.summary(), "distillation": compared})
     _write_card(folder.path, recipe, teacher, compared)
-    write_picture(_sheet(held_back, student, kept), folder.path / SHEET_FILE)
+    sheet = comparison_sheet(student, held_back, kept, ("picture", "teacher", "student"))
+    write_picture(sheet, folder.path / SHEET_FILE)
     return compared
 
 
@@ -105,20 +104,6 @@ def _described(name: str, segmenter: Segmenter, milliseconds: float) -> dict[str
 
 def _beside(file: Path) -> tuple[str, ...]:
     return next(each[1:] for each in EXPORTED_SUFFIXES.values() if file.suffix.lower() == each[0])
-
-
-def _sheet(
-    held_back: SegmentationDataset, student: Segmenter, found: dict[int, np.ndarray]
-) -> np.ndarray:
-    rows = []
-    for index, labels in sorted(found.items()):
-        image, told = held_back.pair(index)
-        tinted = [
-            overlay(image, each, student.colours, student.classes, alpha=0.6, legend=False)
-            for each in (told, labels)
-        ]
-        rows.append([image, *tinted])
-    return contact_sheet(rows, ["picture", "teacher", "student"])
 
 
 def _write_card(
