@@ -21,7 +21,7 @@ from sctnet.models.cfblock import (
     grouped_double_normalisation,
 )
 from sctnet.models.gfa import GPUFriendlyAttention
-from sctnet.models.layers import BatchNorm, DropPath, PointwiseConv
+from sctnet.models.layers import BatchNorm, DropPath, PointwiseConv, adaptive_average
 
 # Initialisation.
 
@@ -147,6 +147,17 @@ def test_several_values_use_their_own_statistics(shape):
     x = torch.randn(shape)
     assert torch.equal(norm(x), plain(x))
     assert all(map(torch.equal, norm.state_dict().values(), plain.state_dict().values()))
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    side=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
+def test_adaptive_average_is_pytorchs(size, side, seed):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    expected = F.adaptive_avg_pool2d(x, side)
+    torch.testing.assert_close(adaptive_average(x, side), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_expectation():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sctnet.models.layers import (
     DropPath,
+    adaptive_average,
     conv_norm,
     drop_path_rates,
     initialise_convolutions,
@@ -67,7 +68,7 @@ class FrequencyFilters(nn.Module):
         size = (value.shape[2], value.shape[3])
         low = torch.cat(
             [
-                resize(F.adaptive_avg_pool2d(part, side), size)
+                resize(adaptive_average(part, side), size)
                 for part, side in zip(value.chunk(4, dim=1), LOW_PASS, strict=True)
             ],
             dim=1,

@@ -196,6 +196,25 @@ def residual_pair(in_channels: int, channels: int, stride: int = 1) -> nn.Sequen
     )
 
 
+def adaptive_average(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c s s"]:
+    """Return the means of ``side`` x ``side`` regions, as :func:`F.adaptive_avg_pool2d`.
+
+    Written as two products, because exporters write PyTorch's as one addition for every pixel of a
+    region where sides do not divide: AFFormer's file then takes minutes.
+    """
+    rows, columns = (_regions(length, side, x) for length in x.shape[2:])
+    return rows @ x @ columns.mT
+
+
+def _regions(length: int, side: int, like: Tensor) -> Float[Tensor, "s l"]:
+    """Return the weight of each place in the mean of each region."""
+    numbers = torch.arange(side, device=like.device)[:, None]
+    first, end = numbers * length // side, ((numbers + 1) * length + side - 1) // side
+    places = torch.arange(length, device=like.device)
+    inside = (places >= first) & (places < end)
+    return inside.to(like.dtype) / (end - first).to(like.dtype)
+
+
 def normalised_pixels(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Normalise every pixel over its channels, without learned scale and shift."""
     channels = (x.shape[1],)
