@@ -1,14 +1,14 @@
 """Ways to teach SCTNet-S on CamVid, at equal wall-clock, from one start: which is worth its time.
 
     python benchmarks/alignment_search.py CAMVID TEACHER RUNS [--trials "NAME;..."] [--seeds 0,1]
-        [--iterations N] [--crop 240,320] [--split val|test] [--out results/alignment_search.json]
+        [--iterations N] [--crop 240,320] [--test] [--out FILE] [--figure FILE.svg]
 
-TEACHER is a run of ``camvid/teacher_efficientnet-lite2``. With ``--split val`` (the default) all
-train on train and are scored on val, to choose by; with ``--split test`` all train on train + val
-and are scored on test, once. Every trial is a ``sctnet train`` by two processes of one thread, from
-the backbone in the package. A taught run has fewer iterations, by the measured ratio of its step to
-an untaught one (``results/alignment_step.json``) and what the teacher's answers take. Runs that are
-there are kept, one that was begun is continued.
+TEACHER is a run of ``camvid/teacher_efficientnet-lite2`` on train. Every trial is a
+``sctnet train`` by two processes of one thread, on train, from the backbone in the package. It is
+scored on val, to choose by, and with ``--test`` once on test. A taught run has fewer iterations: an
+iteration of it takes ``--ratio`` times as long, the teacher's answers counted in. So other programs
+on the machine do no harm to the comparison. Runs that are there are kept, one that was begun is
+continued. ``--figure`` draws val's mIoU over time.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+
 from sctnet.provenance import environment
 from sctnet.training.run_folder import RunFolder, read_metrics
 from sctnet.writing import write_text
@@ -28,48 +30,57 @@ BATCH = 8
 RECIPE = "camvid/sctnet-s_360x480"
 LOGITS = {"decoder": 0, "stage4": 0, "stage3": 0, "shared_head": False}
 PAPER = {"logits": 3, "decoder": 15, "stage4": 15, "stage3": 15}
+SOFT = {"soft": 1, "hard": 0, "confidence": "none"}
 
 
 def _times(factor: float) -> dict[str, Any]:
     return {name: weight * factor for name, weight in PAPER.items()}
 
 
-TRIALS: dict[str, dict[str, Any] | None] = {
-    "untaught": None,
-    "logits, KL, T 1, weight 1": {**LOGITS, "logits": 1, "loss": "kl", "temperature": 1},
-    "logits, KL, T 4, weight 1": {**LOGITS, "logits": 1, "loss": "kl", "temperature": 4},
-    "logits, CWD, T 4, weight 3": {**LOGITS, "logits": 3},
-    "logits, L2, weight 0.1": {**LOGITS, "logits": 0.1, "loss": "l2"},
-    "SIAM, the paper's weights": PAPER,
-    "SIAM, weights / 10": _times(0.1),
-    "SIAM, decay 1": {**PAPER, "decay": 1},
-    "SIAM, weights / 3, decay 1": {**_times(1 / 3), "decay": 1},
+TRIALS: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
+    "untaught": (None, None),
+    "logits, KL, T 1, weight 1": ({**LOGITS, "logits": 1, "loss": "kl", "temperature": 1}, None),
+    "logits, KL, T 4, weight 1": ({**LOGITS, "logits": 1, "loss": "kl"}, None),
+    "logits, CWD, T 4, weight 3": ({**LOGITS, "logits": 3}, None),
+    "logits, L2, weight 0.1": ({**LOGITS, "logits": 0.1, "loss": "l2"}, None),
+    "SIAM, the paper's weights": (PAPER, None),
+    "SIAM, weights / 10": (_times(0.1), None),
+    "SIAM, weights / 30": (_times(1 / 30), None),
+    "SIAM, weights / 3, decay 1": ({**_times(1 / 3), "decay": 1}, None),
+    "SIAM / 10 and logits, KL, T 1": (_times(0.1), {**SOFT, "temperature": 1}),
+    "SIAM / 10 and logits, KL, T 4": (_times(0.1), {**SOFT, "temperature": 4}),
+    "SIAM / 3, decay 1, and logits, KL, T 4": (
+        {**_times(1 / 3), "decay": 1},
+        {**SOFT, "temperature": 4},
+    ),
 }
-"""What teaches, by name; all without class weights, which is the first thing that was tried."""
+"""What teaches, by name: fields of ``alignment`` and of ``distillation``. All are without class
+weights, which is the first thing that was tried."""
 
 
 def command(arguments: argparse.Namespace, name: str, seed: int, iterations: int) -> list[str]:
     """Return the settings of a trial's run."""
-    to_choose = arguments.split == "val"
     settings = [
         "model.init=sctnet-s-tiny-imagenet",
         "loss.class_weights=none",
-        "data.train=[train]" if to_choose else "data.train=[train, val]",
-        "data.validation=[val]" if to_choose else "data.validation=[]",
+        "data.train=[train]",
+        "data.validation=[val]",
         f"augmentation.crop={[int(side) for side in arguments.crop.split(',')]}",
         f"optimizer.rate={arguments.rate}",
         f"schedule.iterations={iterations}",
         f"schedule.warmup_iterations={max(1, iterations // 20)}",
         # The moving average reaches back over a tenth of the run.
         f"run.ema_decay={round(1 - 10 / iterations, 5)}",
-        f"run.validate_every={max(1, iterations // 5)}",
+        f"run.validate_every={max(1, iterations // 4)}",
         f"run.seed={seed}",
     ]
-    alignment = TRIALS[name]
+    alignment, distillation = TRIALS[name]
     if alignment is not None:
         cache = {"views": arguments.views, "folder": str(arguments.runs / f"answers-{seed}")}
         fields = {"teacher": str(arguments.teacher), "cache": cache, **alignment}
         settings.append(f"alignment={json.dumps(fields)}")
+    if distillation is not None:
+        settings.append(f"distillation={json.dumps(distillation)}")
     return settings
 
 
@@ -92,37 +103,44 @@ def train(arguments: argparse.Namespace, settings: list[str], run: Path) -> dict
     return found
 
 
-def test_scores(arguments: argparse.Namespace, run: Path) -> dict[str, Any]:
-    """Score a run's last weights on the split (fractions)."""
-    out = run / f"scores_{arguments.split}"
+def miou(arguments: argparse.Namespace, run: Path, split: str) -> float:
+    """Return the mIoU of a run's last weights on a split, in percent."""
+    out = run / f"scores_{split}"
     if not (out / "scores.json").is_file():
         line = ["-m", "sctnet", "eval", str(run), "--data", arguments.camvid]
-        line += ["--split", arguments.split, "--precision", "fp32", "--out", str(out)]
+        line += ["--split", split, "--precision", "fp32", "--out", str(out)]
         # S603: this very Python and sctnet.
         subprocess.run(  # noqa: S603
             [sys.executable, *line], check=True, stdout=subprocess.DEVNULL
         )
-    found: dict[str, Any] = json.loads((out / "scores.json").read_text())
-    return found
+    return round(100 * float(json.loads((out / "scores.json").read_text())["miou"]), 2)
+
+
+def ratio(arguments: argparse.Namespace, name: str) -> float:
+    """Return the time of a trial's iteration, of which an untaught one takes 1."""
+    alignment = TRIALS[name][0]
+    if alignment is None:
+        return 1.0
+    taught: float = arguments.ratio if alignment["decoder"] else arguments.logits_ratio
+    return taught
 
 
 def row(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Do one trial."""
-    run = arguments.runs / arguments.split / f"{name} {seed}".replace(" ", "_").replace("/", "by")
-    iterations = round(arguments.iterations / (1 if TRIALS[name] is None else arguments.ratio))
+    run = arguments.runs / f"{name} {seed}".replace(" ", "_").replace("/", "by")
+    iterations = round(arguments.iterations / ratio(arguments, name))
     settings = command(arguments, name, seed, iterations)
     summary = train(arguments, settings, run)
-    scores = test_scores(arguments, run)
     lines = read_metrics(RunFolder(run).metrics_file)
     return {
         "trial": name,
         "seed": seed,
         "iterations": iterations,
+        "time": ratio(arguments, name),
         "seconds": summary["seconds"],
-        "miou": round(100 * scores["miou"], 2),
-        "curve": [
-            [line["seconds"], round(100 * line["miou"], 2)] for line in lines if "miou" in line
-        ],
+        "val": miou(arguments, run, "val"),
+        **({"test": miou(arguments, run, "test")} if arguments.test else {}),
+        "curve": [[line["step"], round(100 * line["miou"], 2)] for line in lines if "miou" in line],
         "settings": settings,
     }
 
@@ -136,26 +154,54 @@ def main() -> None:
     parser.add_argument("--trials", help="names, with a semicolon between; all of them if left out")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--iterations", type=int, default=600, help="of the untaught")
-    parser.add_argument("--ratio", type=float, default=1.4, help="taught step / untaught step")
+    parser.add_argument(
+        "--ratio", type=float, default=1.4, help="of a taught run's time an iteration"
+    )
+    parser.add_argument("--logits-ratio", type=float, default=1.2, help="where logits alone teach")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--crop", default="360,480")
-    parser.add_argument("--split", choices=["val", "test"], default="val")
+    parser.add_argument("--test", action="store_true", help="score on test, too: once")
     parser.add_argument("--out", type=Path, default=RESULTS / "alignment_search.json")
+    parser.add_argument("--figure", type=Path, help="an .svg or .png")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in arguments.trials.split(";") if arguments.trials else TRIALS:
         for seed in map(int, arguments.seeds.split(",")):
             rows.append(row(arguments, name, seed))
-            print(f"{rows[-1]['miou']:6.2f} % mIoU  {name}, seed {seed}", flush=True)
+            print(rows[-1]["val"], rows[-1].get("test", ""), name, seed, flush=True)
             result = {
-                "what": f"SCTNet-S on CamVid {arguments.split}, mIoU in %, at equal wall-clock",
+                "what": "SCTNet-S on CamVid: mIoU in % of val and test, at equal wall-clock",
                 "crop": arguments.crop,
-                "ratio": arguments.ratio,
+                "ratios": [arguments.ratio, arguments.logits_ratio],
                 "rows": rows,
                 **environment(),
             }
             write_text(arguments.out, json.dumps(result, indent=2) + "\n")
+    if arguments.figure:
+        draw(rows, arguments.figure)
+
+
+def draw(rows: list[dict[str, Any]], target: Path) -> None:
+    """Draw val's mIoU over the time, in untaught iterations."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    names = list(dict.fromkeys(row["trial"] for row in rows))
+    for row in rows:
+        place = names.index(row["trial"])
+        time = [step * row["time"] for step, _ in row["curve"]]
+        axes.plot(
+            time,
+            [miou for _, miou in row["curve"]],
+            color=f"C{place % 10}",
+            marker="osD^vPX*<>dph"[place],
+            linestyle="-" if place < 10 else "--",
+            label=row["trial"] if row["seed"] == rows[0]["seed"] else None,
+        )
+    axes.set_xlabel("time, in iterations of an untaught run (taught ones take longer)")
+    axes.set_ylabel("mIoU on CamVid val, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(target)
 
 
 if __name__ == "__main__":

@@ -370,7 +370,7 @@ def test_a_spoiled_teacher_is_refused(spoil: object, named: str, tmp_path: Path)
 
 
 @torch.no_grad()
-def test_stages_without_a_norm_teach_at_unit_scale() -> None:
+def test_maps_without_a_norm_teach_at_unit_scale() -> None:
     """However large a network's own values are, a softmax over a map sees more than one pixel."""
     torch.manual_seed(0)
     network = sctnet.create_model("tiny", len(CLASSES)).eval()
@@ -379,8 +379,16 @@ def test_stages_without_a_norm_teach_at_unit_scale() -> None:
     answer = (teacher := NetworkTeacher(network, CLASSES)).answer(
         teacher.encode(images, (8, 12)), (8, 12)
     )
-    for shown, stage in ((answer.stage3, own.stage3), (answer.stage4, own.stage4)):
+    assert own.decoder_input is not None
+    through_head, _ = teacher.decode(own.decoder_input)
+    for shown, stage in (
+        (answer.stage3, own.stage3),
+        (answer.stage4, own.stage4),
+        (answer.decoder_feature, own.decoder_feature),
+        (through_head, own.decoder_feature),
+    ):
         assert shown is not None
+        assert stage is not None
         centred = stage - stage.mean(1, keepdim=True)
         expected = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
         torch.testing.assert_close(shown, expected, rtol=1e-4, atol=1e-5)

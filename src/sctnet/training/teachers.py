@@ -91,10 +91,10 @@ class NetworkTeacher(nn.Module):
     """One of this package's networks that teaches; also another SCTNet.
 
     Of a network with a SegFormer's head it holds a copy with folded norms, which is faster and has
-    the same features. Other heads' decoder features are those before a norm, and stay so. Stages
-    without a norm at their end are shown layer normalised: the terms' weights fit maps of unit
-    scale, and on a larger one (a trained SCTNet-S's stage 4 deviates by 55) a softmax over the map
-    sees single pixels and its term outweighs all others.
+    the same features. Stages without a norm at their end are shown layer normalised, and so are
+    other heads' decoder features, which are those before a norm: the terms' weights fit maps of
+    unit scale, and on a larger one (a trained SCTNet-S's stage 4 deviates by 55) a softmax over the
+    map sees single pixels and its term outweighs all others.
     """
 
     def __init__(self, network: SegmentationNetwork, classes: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class NetworkTeacher(nn.Module):
             return encoded
         size = larger(_size(features.decoder_input), student)
         mean, deviations, _ = moments(features.decoder_input, size)
-        return *encoded, features.decoder_feature, mean, deviations
+        return *encoded, normalised_pixels(features.decoder_feature), mean, deviations
 
     def answer(self, encoded: tuple[Tensor, ...], student: Size) -> Answer:
         """Return the answer; the decoder input of a SegFormer's head is never made."""
@@ -133,7 +133,10 @@ class NetworkTeacher(nn.Module):
         self, decoder_input: Float[Tensor, "n ci h w"]
     ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
-        return self.network.decode(decoder_input)
+        feature, logits = self.network.decode(decoder_input)
+        if isinstance(self.network, PyramidNetwork):
+            return feature, logits
+        return normalised_pixels(feature), logits
 
     def fusion(self) -> Fusion | None:
         """Return the end of a SegFormer's head, and None of others."""
