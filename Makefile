@@ -44,7 +44,7 @@ lint: setup
 # Parity and kernels once more as a processor with AVX2 alone, where this one has AVX-512.
 AS_AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 SCTNET_KERNELS=avx2
 KERNEL_TESTS := $(addprefix tests/test_,parity.py siam_parity.py shared_head.py cpu_network.py \
-  kernels.py label_map.py preprocessing.py prediction.py precision.py)
+  kernels.py cross_entropy.py label_map.py preprocessing.py prediction.py)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow'

@@ -1,11 +1,13 @@
 """Ways to teach SCTNet-S on CamVid, at equal wall-clock, from one start: which is worth its time.
 
     python benchmarks/alignment_search.py CAMVID TEACHER RUNS [--trials "NAME;..."] [--seeds 0,1]
-        [--iterations N] [--crop 240,320] [--test] [--out FILE] [--figure FILE.svg]
+        [--iterations N] [--crop 240,320] [--start MODEL] [--all] [--test] [--out FILE]
+        [--figure FILE.svg]
 
 TEACHER is a run of ``camvid/teacher_efficientnet-lite2`` on train. Every trial is a
-``sctnet train`` by two processes of one thread, on train, from the backbone in the package. It is
-scored on val, to choose by, and with ``--test`` once on test. A taught run has fewer iterations: an
+``sctnet train`` by two processes of one thread, on train, from the backbone in the package or
+``--start``. It is scored on val, to choose by, and with ``--test`` once on test; with ``--all`` it
+learns from val, too, and is scored on test alone. A taught run has fewer iterations: an
 iteration of it takes ``--ratio`` times as long, the teacher's answers counted in. So other programs
 on the machine do no harm to the comparison. Runs that are there are kept, one that was begun is
 continued. ``--figure`` draws val's mIoU over time.
@@ -61,10 +63,13 @@ weights, which is the first thing that was tried."""
 def command(arguments: argparse.Namespace, name: str, seed: int, iterations: int) -> list[str]:
     """Return the settings of a trial's run."""
     settings = [
-        "model.init=sctnet-s-tiny-imagenet",
+        f"model.init={arguments.start}",
         "loss.class_weights=none",
-        "data.train=[train]",
-        "data.validation=[val]",
+        *(
+            ("data.train=[train, val]", "data.validation=[]")
+            if arguments.all
+            else ("data.train=[train]", "data.validation=[val]")
+        ),
         f"augmentation.crop={[int(side) for side in arguments.crop.split(',')]}",
         f"optimizer.rate={arguments.rate}",
         f"schedule.iterations={iterations}",
@@ -138,8 +143,8 @@ def row(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         "iterations": iterations,
         "time": ratio(arguments, name),
         "seconds": summary["seconds"],
-        "val": miou(arguments, run, "val"),
-        **({"test": miou(arguments, run, "test")} if arguments.test else {}),
+        **({} if arguments.all else {"val": miou(arguments, run, "val")}),
+        **({"test": miou(arguments, run, "test")} if arguments.test or arguments.all else {}),
         "curve": [[line["step"], round(100 * line["miou"], 2)] for line in lines if "miou" in line],
         "settings": settings,
     }
@@ -161,6 +166,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--crop", default="360,480")
+    parser.add_argument("--start", default="sctnet-s-tiny-imagenet")
+    parser.add_argument("--all", action="store_true", help="learn from val, too; score on test")
     parser.add_argument("--test", action="store_true", help="score on test, too: once")
     parser.add_argument("--out", type=Path, default=RESULTS / "alignment_search.json")
     parser.add_argument("--figure", type=Path, help="an .svg or .png")
@@ -169,7 +176,7 @@ def main() -> None:
     for name in arguments.trials.split(";") if arguments.trials else TRIALS:
         for seed in map(int, arguments.seeds.split(",")):
             rows.append(row(arguments, name, seed))
-            print(rows[-1]["val"], rows[-1].get("test", ""), name, seed, flush=True)
+            print(rows[-1].get("val", ""), rows[-1].get("test", ""), name, seed, flush=True)
             result = {
                 "what": "SCTNet-S on CamVid: mIoU in % of val and test, at equal wall-clock",
                 "crop": arguments.crop,

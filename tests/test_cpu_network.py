@@ -279,7 +279,16 @@ VARIANTS = [
 
 @on_each
 @pytest.mark.parametrize(("variant", "options"), VARIANTS)
-@pytest.mark.parametrize("size", [(1, 1), (33, 31), (64, 160), (97, 50), (1, 500), (500, 2)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (33, 31),
+        (64, 160),
+        (97, 50),
+        *(pytest.param(size, marks=pytest.mark.slow) for size in ((1, 500), (500, 2))),
+    ],
+)
 def test_logits_are_those_of_the_network(kind, variant, options, size):
     torch.manual_seed(0)
     model = with_statistics(create_model(variant, **{"num_classes": 19} | options))
@@ -295,7 +304,14 @@ def test_logits_are_those_of_the_network(kind, variant, options, size):
 
 
 @on_each_with_pairs
-@pytest.mark.parametrize("size", [(1, 1), (33, 31), (96, 160), (500, 2)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (33, 31),
+        *(pytest.param(size, marks=pytest.mark.slow) for size in ((96, 160), (500, 2))),
+    ],
+)
 def test_short_factors_cost_little(kind, size):
     torch.manual_seed(0)
     model = with_statistics(create_model("sctnet-s", 19)).fuse()

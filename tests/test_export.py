@@ -613,6 +613,7 @@ def test_real_pictures(real_data, tmp_path):
         assert report.parity.equal_labels >= least
 
 
+@pytest.mark.slow
 def test_a_server_loads_the_folder_as_it_is(folder, tmp_path):
     out = tmp_path / "street"
     report = export_model_repository(folder, out, "triton", size=(40, 56))

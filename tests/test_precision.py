@@ -235,6 +235,7 @@ def test_emulated_training_is_told_with_its_cost(tmp_path, machine, caplog):
     assert plain.summary_file.is_file()
 
 
+@pytest.mark.slow
 def test_telling_of_emulation_changes_nothing_of_the_run(tmp_path, machine):
     recipe = load_recipe("synthetic/sctnet-tiny", [*SMALL, "run.precision=bf16"])
     machine("AVX2", "FMA")

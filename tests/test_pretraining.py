@@ -263,6 +263,7 @@ def test_a_crashed_run_ends_as_if_it_had_never_stopped(
     assert [r["step"] for r in read_metrics(tmp_path / "stopped/metrics.jsonl")] == [*range(1, 7)]
 
 
+@pytest.mark.slow
 def test_it_over_fits_on_two_hundred_pictures(tmp_path: Path) -> None:
     """Four classes that neither colour nor position tells apart."""
     root = image_folder(tmp_path / "data", {"train": 50})

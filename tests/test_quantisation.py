@@ -269,6 +269,7 @@ def test_pictures_of_one_colour_do_for_rounding(shape):
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_resized_pictures_are_rounded_to_bytes(resizing_model):
     model = resizing_model.clone()
     expected = computed(model, PICTURES)
@@ -307,7 +308,8 @@ def test_another_beginning_is_left_to_nncf():
     assert find_first_convolution(openvino.Model([operators.result(images)], [images])) is None
 
 
-@pytest.mark.parametrize("which", ["folder", pytest.param("resizing", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["folder", "resizing"])
 def test_whole_int8_files_label_bytes(tmp_path, request, which):
     folder = request.getfixturevalue(which)
     quantiser = OpenVinoQuantiser(

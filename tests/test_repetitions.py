@@ -102,6 +102,7 @@ def test_pictures_that_were_added_tell_the_way_on(source: Path) -> None:
     assert f"begin another from its weights with model.init={out} and another --out" in told
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(source: Path) -> None:
     out = source.parent / "runs"
     settings = [each.replace("iterations=4", "iterations=40") for each in SETTINGS]

@@ -77,6 +77,7 @@ def test_a_dry_run_refuses_what_a_run_refuses() -> None:
         dry_run(chosen)
 
 
+@pytest.mark.slow
 def test_a_cached_picture_is_decoded_once_also_by_a_fork() -> None:
     # In a process without the threads that other tests' libraries leave, which a fork may not bear.
     code = "import test_scaling; test_scaling.decode_in_a_fork()"

@@ -94,6 +94,7 @@ HELPED = {
     "internimage-t": ("auxiliary",),
 }
 """The losses of heads that help in training."""
+SLOW_TO_EXPORT = {"afformer-b", "ddrnet-23-slim", "internimage-t"}
 each_student = pytest.mark.parametrize("variant", SMALL)
 
 
@@ -528,7 +529,13 @@ def test_fused_networks_compute_the_same(variant, tmp_path):
         save_model(fused, tmp_path / "fused")
 
 
-@each_student
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_EXPORT else name
+        for name in SMALL
+    ],
+)
 def test_export(variant):
     model = used(small(variant)).fuse()
     images = torch.randn(1, 3, 64, 96)
@@ -568,7 +575,7 @@ def test_a_student_takes_the_place_of_a_recipes_model(tmp_path):
 
 
 @each_student
-@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("taught", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_of_another_student(variant, taught, tmp_path):
     from sctnet.data.registry import open_dataset
 

@@ -106,6 +106,7 @@ def test_workers_do_not_change_a_run(whole_run: Path, tmp_path: Path) -> None:
     assert_equal_runs(whole_run, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_process_ends_though_something_keeps_a_frame_of_its_run(tmp_path: Path) -> None:
     """As an exception does that some library keeps."""
     code = f"""
@@ -148,7 +149,10 @@ def _start_and_signal(out: Path, number: signal.Signals) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGINT)),
+    ],
 )
 def test_a_stopped_process_is_resumed_exactly(number: signal.Signals, tmp_path: Path) -> None:
     """SIGKILL loses what came after the last checkpoint; the others save one first."""
