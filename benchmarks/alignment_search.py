@@ -32,6 +32,7 @@ BATCH = 8
 RECIPE = "camvid/sctnet-s_360x480"
 LOGITS = {"decoder": 0, "stage4": 0, "stage3": 0, "shared_head": False}
 PAPER = {"logits": 3, "decoder": 15, "stage4": 15, "stage3": 15}
+FITTED = {"projections": "fitted"}
 SOFT = {"soft": 1, "hard": 0, "confidence": "none"}
 
 
@@ -51,9 +52,13 @@ TRIALS: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "SIAM, weights / 3, decay 1": ({**_times(1 / 3), "decay": 1}, None),
     "SIAM / 10 and logits, KL, T 1": (_times(0.1), {**SOFT, "temperature": 1}),
     "SIAM / 10 and logits, KL, T 4": (_times(0.1), {**SOFT, "temperature": 4}),
-    "SIAM / 3, decay 1, and logits, KL, T 4": (
-        {**_times(1 / 3), "decay": 1},
-        {**SOFT, "temperature": 4},
+    "fitted SIAM / 3": ({**_times(1 / 3), **FITTED}, None),
+    "fitted SIAM / 10": ({**_times(0.1), **FITTED}, None),
+    "fitted SIAM / 30": ({**_times(1 / 30), **FITTED}, None),
+    "fitted SIAM / 10, decay 1": ({**_times(0.1), **FITTED, "decay": 1}, None),
+    "fitted SIAM / 10 and logits, KL, T 1": (
+        {**_times(0.1), **FITTED},
+        {**SOFT, "temperature": 1},
     ),
 }
 """What teaches, by name: fields of ``alignment`` and of ``distillation``. All are without class

@@ -20,6 +20,7 @@ from sctnet.models.segformer import SegFormer, SegFormerConfig
 from sctnet.pipeline.preprocessing import PreprocessingConfig
 from sctnet.training.alignment import Alignment
 from sctnet.training.optim import build_optimizer
+from sctnet.training.projections import fit_projection
 from sctnet.training.recipe import (
     AlignmentRecipe,
     LossRecipe,
@@ -224,7 +225,7 @@ def test_the_checkpoint_holds_projections_and_no_teacher(taught: Path) -> None:
     assert not any("teacher" in key for key in checkpoint["model"])
 
 
-@pytest.mark.parametrize("settings", [[], ["alignment.loss=vid"]])
+@pytest.mark.parametrize("settings", [[], ["alignment.loss=vid"], ["alignment.projections=fitted"]])
 def test_a_taught_run_is_resumed_exactly(
     settings: list[str], teacher: Path, tmp_path: Path
 ) -> None:
@@ -392,6 +393,55 @@ def test_maps_without_a_norm_teach_at_unit_scale() -> None:
         centred = stage - stage.mean(1, keepdim=True)
         expected = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
         torch.testing.assert_close(shown, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared_head", [True, False])
+def test_fitted_projections_explain_the_teacher_from_the_start(shared_head: bool) -> None:
+    """However large the student's own values are; and they are fitted once."""
+    torch.manual_seed(0)
+    teacher = NetworkTeacher(small_network(), CLASSES).eval()
+    student = sctnet.create_model("tiny", len(CLASSES)).train()
+    images = torch.randn(4, 3, 64, 96)
+    features = student.features(images)
+    features = features._replace(stage4=50 * features.stage4)
+    recipes = [
+        AlignmentRecipe(teacher="x", shared_head=shared_head, projections=start)
+        for start in ("random", "fitted")
+    ]
+    random, fitted = (Alignment(each, teacher, student.widths) for each in recipes)
+    before, after = random(images, features), fitted(images, features)
+    assert all(after[name] < before[name] for name in TERMS if shared_head or name != "logits")
+    assert after["stage4"] < before["stage4"] / 100
+    kept = {key: value.clone() for key, value in fitted.learned_state().items()}
+    again = fitted(images.flip(0), features)
+    assert torch.isfinite(torch.stack(list(again.values()))).all()
+    assert all(torch.equal(value, kept[key]) for key, value in fitted.learned_state().items())
+
+
+def test_a_fit_is_the_ridge_regression_in_any_division_into_pairs() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 5, 6, 7), torch.randn(3, 4, 6, 7)
+    whole, parts = torch.nn.Conv2d(5, 4, 1), torch.nn.Conv2d(5, 4, 1)
+    fit_projection(whole, [(student, teacher)])
+    fit_projection(parts, ((student[n : n + 1], teacher[n : n + 1]) for n in range(3)))
+    torch.testing.assert_close(whole.weight, parts.weight)
+    x, y = (each.double().transpose(0, 1).flatten(1).T for each in (student, teacher))
+    x, y = x - x.mean(0), y - y.mean(0)
+    ridge = (0.3 * len(x) * x.var(0, unbiased=False).mean()).sqrt() * torch.eye(5)
+    expected = torch.linalg.lstsq(
+        torch.cat((x, ridge)), torch.cat((y, torch.zeros(5, 4).double()))
+    ).solution.T.float()
+    torch.testing.assert_close(whole.weight.detach()[:, :, 0, 0], expected)
+    residual = whole(student) - teacher
+    torch.testing.assert_close(residual.mean((0, 2, 3)), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_a_constant_student_is_fitted_by_its_bias() -> None:
+    projection = torch.nn.Conv2d(2, 3, 1)
+    teacher = torch.randn(1, 3, 4, 4)
+    fit_projection(projection, [(torch.ones(1, 2, 4, 4), teacher)])
+    expected = teacher.mean((2, 3), keepdim=True).expand(1, 3, 4, 4)
+    torch.testing.assert_close(projection(torch.ones(1, 2, 4, 4)), expected)
 
 
 def test_a_larger_sctnet_can_teach(tmp_path: Path) -> None:

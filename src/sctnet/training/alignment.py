@@ -16,6 +16,7 @@ from sctnet.training.distillation import (
     pixel_wise_divergence,
     squared_distance,
 )
+from sctnet.training.projections import fit_projection
 from sctnet.training.recipe import AlignmentRecipe
 from sctnet.training.shared_head import Moments, Size, through_folded_head
 from sctnet.training.teacher_cache import TeacherCache, digest
@@ -54,14 +55,22 @@ class Alignment(nn.Module):
     classifier; without it (Table 9) the student's decoder feature is projected and its logits are
     compared as they are.
 
+    With ``projections`` fitted, the first batch sets them before they are used
+    (:func:`fit_projection`); else they are random.
+
     The teacher never learns: its parameters need no gradients, it stays in eval mode, and its own
     pass is not recorded. What learns are the projections (and VID's variances); neither they nor
     the teacher are a part of the student.
     """
 
+    fitted: Tensor
+
     def __init__(self, recipe: AlignmentRecipe, teacher: Teacher, student: Widths) -> None:
         super().__init__()
         self.recipe = recipe
+        if recipe.projections == "fitted":
+            # A buffer, so that a run that continues does not fit again.
+            self.register_buffer("fitted", torch.tensor(False))
         self.weights = {
             name: weight
             for name in ("logits", "decoder", "stage4", "stage3")
@@ -104,6 +113,8 @@ class Alignment(nn.Module):
         if answer is None:
             decides = student.logits if student.decoder_input is None else student.decoder_input
             answer = self.ask(images, (decides.shape[2], decides.shape[3]))
+        if self.recipe.projections == "fitted" and not self.fitted:
+            self._fit(images, student, answer)
         pairs = self._pairs(student, answer)
         return {
             name: self._divergence(name, *at_larger_size(*pairs[name])) for name in self.weights
@@ -176,6 +187,31 @@ class Alignment(nn.Module):
                 )
             projections[name] = nn.Conv2d(inside, outside, 1)
         return projections
+
+    @torch.no_grad()
+    def _fit(self, images: Float[Tensor, "n 3 h w"], student: Features, answer: Answer) -> None:
+        """Set every projection to the linear map that explains the teacher's values best."""
+        pairs = {
+            "stage4": [(student.stage4, answer.stage4)],
+            "stage3": [(student.stage3, answer.stage3)],
+            "decoder": [(student.decoder_feature, answer.decoder_feature)],
+        }
+        decoder_input = student.decoder_input
+        for name, projection in self.projections.items():
+            assert isinstance(projection, nn.Conv2d)
+            if name == "decoder" and self.recipe.shared_head:
+                assert decoder_input is not None  # its width is known
+                # One by one: this is the largest map of all.
+                fit_projection(
+                    projection,
+                    (
+                        (decoder_input[one], self.teacher.decoder_input(images[one]))
+                        for one in torch.arange(len(images), device=images.device).split(1)
+                    ),
+                )
+            else:
+                fit_projection(projection, pairs[name])
+        self.fitted.fill_(True)
 
     def _variances(self) -> dict[str, nn.Parameter]:
         """Return VID's variances; those of the start are log(1 + e^5), about 5."""

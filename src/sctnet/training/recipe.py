@@ -125,6 +125,10 @@ class AlignmentRecipe(RecipePart):
     temperature: float = Field(default=4.0, gt=0, description="of cwd and kl")
     decay: float = Field(default=0.0, ge=0)
     """The power of the weights' polynomial decay to zero over the run; 0 keeps them."""
+    projections: Literal["random", "fitted"] = "random"
+    """How the 1x1 convolutions between student and teacher begin. fitted: as the linear maps that
+    explain the teacher's values best in the first batch, so that a student that was trained before
+    keeps what it knows. The released code has random ones."""
     shared_head: bool = True
     """Whether the student's feature goes through the teacher's decoder head; not in Table 9."""
     cache: TeacherCacheRecipe | None = None

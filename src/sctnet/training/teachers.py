@@ -77,6 +77,9 @@ class Teacher(Protocol):
     ) -> tuple[Float[Tensor, "n cf h w"], Float[Tensor, "n k h w"]]:
         """Return the decoder feature and the logits."""
 
+    def decoder_input(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n ci ht wt"]:
+        """Return the map that ``decode`` takes, of which the answer has the moments alone."""
+
     def fusion(self) -> Fusion | None:
         """Return ``decode`` as one linear map, a rectifier and a classifier, if it is that."""
 
@@ -137,6 +140,12 @@ class NetworkTeacher(nn.Module):
         if isinstance(self.network, PyramidNetwork):
             return feature, logits
         return normalised_pixels(feature), logits
+
+    def decoder_input(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n ci ht wt"]:
+        """Return the map that ``decode`` takes."""
+        found = self.network.features(images).decoder_input
+        assert found is not None  # its width is known
+        return found
 
     def fusion(self) -> Fusion | None:
         """Return the end of a SegFormer's head, and None of others."""
@@ -225,6 +234,10 @@ class ForeignTeacher(nn.Module):
     def fusion(self) -> None:
         """Return None: there is no head to share."""
 
+    def decoder_input(self, images: Tensor) -> Tensor:  # noqa: ARG002
+        """Raise :class:`SctnetError`: there is no decoder to share."""
+        raise SctnetError(_NO_DECODER)
+
     def _remember(self, stage: str, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if not isinstance(output, Tensor) or output.ndim != 4:
@@ -298,6 +311,10 @@ class LogitsTeacher(nn.Module):
     def fusion(self) -> None:
         """Return None: there is no head to share."""
 
+    def decoder_input(self, images: Tensor) -> Tensor:  # noqa: ARG002
+        """Raise :class:`SctnetError`: there is no decoder to share."""
+        raise SctnetError(_NO_DECODER)
+
     def extra_repr(self) -> str:
         """Return what tells this teacher from others, beside its tensors."""
         return self._identity
@@ -341,6 +358,10 @@ class MappedTeacher(nn.Module):
         """Return the decoder feature and the mapped logits."""
         feature, logits = self.teacher.decode(decoder_input)
         return feature, self._map.scores(logits)
+
+    def decoder_input(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n ci ht wt"]:
+        """Return what the teacher returns."""
+        return self.teacher.decoder_input(images)
 
     def fusion(self) -> Fusion | None:
         """Return the teacher's, with a classifier of the mapped classes."""
