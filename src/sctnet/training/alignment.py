@@ -1,5 +1,7 @@
 """Semantic information alignment (SIAM): a frozen teacher shapes the student's features."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -191,26 +193,25 @@ class Alignment(nn.Module):
     @torch.no_grad()
     def _fit(self, images: Float[Tensor, "n 3 h w"], student: Features, answer: Answer) -> None:
         """Set every projection to the linear map that explains the teacher's values best."""
+        decoder: Iterable[tuple[Tensor | None, Tensor | None]]
+        if self.recipe.shared_head and student.decoder_input is not None:
+            parts = student.decoder_input.chunk(
+                len(images)
+            )  # the teacher's map is the largest of all
+            decoder = (
+                (part, self.teacher.decoder_input(image))
+                for part, image in zip(parts, images.chunk(len(images)), strict=True)
+            )
+        else:
+            decoder = [(student.decoder_feature, answer.decoder_feature)]
         pairs = {
             "stage4": [(student.stage4, answer.stage4)],
             "stage3": [(student.stage3, answer.stage3)],
-            "decoder": [(student.decoder_feature, answer.decoder_feature)],
+            "decoder": decoder,
         }
-        decoder_input = student.decoder_input
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Conv2d)
-            if name == "decoder" and self.recipe.shared_head:
-                assert decoder_input is not None  # its width is known
-                # One by one: this is the largest map of all.
-                fit_projection(
-                    projection,
-                    (
-                        (decoder_input[one], self.teacher.decoder_input(images[one]))
-                        for one in torch.arange(len(images), device=images.device).split(1)
-                    ),
-                )
-            else:
-                fit_projection(projection, pairs[name])
+            fit_projection(projection, pairs[name])
         self.fitted.fill_(True)
 
     def _variances(self) -> dict[str, nn.Parameter]:

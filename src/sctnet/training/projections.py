@@ -15,7 +15,7 @@ _RIDGE = 0.3
 @torch.no_grad()
 def fit_projection(
     projection: nn.Conv2d,
-    pairs: Iterable[tuple[Float[Tensor, "n cs hs ws"], Float[Tensor, "n ct ht wt"]]],
+    pairs: Iterable[tuple[Float[Tensor, "n cs hs ws"] | None, Float[Tensor, "n ct ht wt"] | None]],
 ) -> None:
     """Set a 1x1 convolution to the linear map from the student's values to the teacher's.
 
@@ -29,6 +29,8 @@ def fit_projection(
     sums = torch.zeros(1 + inside + outside, 1 + inside, dtype=torch.float64, device=device)
     with torch.autocast(device.type, enabled=False):
         for student, teacher in pairs:
+            assert student is not None  # both widths are known
+            assert teacher is not None
             told = resize(teacher.float(), (student.shape[2], student.shape[3]))
             x, y = (each.double().transpose(0, 1).flatten(1) for each in (student, told))
             x = torch.cat((x.new_ones(1, x.shape[1]), x))
