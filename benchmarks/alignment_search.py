@@ -10,12 +10,14 @@ TEACHER is a run of ``camvid/teacher_efficientnet-lite2`` on train. Every trial 
 learns from val, too, and is scored on test alone. A taught run has fewer iterations: an
 iteration of it takes ``--ratio`` times as long, the teacher's answers counted in. So other programs
 on the machine do no harm to the comparison. Runs that are there are kept, one that was begun is
-continued. ``--figure`` draws val's mIoU over time.
+continued. ``--figure`` draws val's mIoU over time. ``results/alignment_search.json`` and
+``results/alignment_equal_time.json`` hold the commands that wrote them.
 """
 
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +186,7 @@ def main() -> None:
             print(rows[-1].get("val", ""), rows[-1].get("test", ""), name, seed, flush=True)
             result = {
                 "what": "SCTNet-S on CamVid: mIoU in % of val and test, at equal wall-clock",
+                "command": shlex.join(["python", "benchmarks/alignment_search.py", *sys.argv[1:]]),
                 "crop": arguments.crop,
                 "ratios": [arguments.ratio, arguments.logits_ratio],
                 "rows": rows,

@@ -205,7 +205,7 @@ def test_a_form_that_fails_is_left_out(monkeypatch):
     monkeypatch.setattr(forms, "_exported", fails)
     found = forms_of("sctnet-tiny", 5, (64, 96), "cpu")
     assert len(found.whole) == 1
-    assert found.left_out == ["sctnet-tiny: differs from PyTorch"]
+    assert found.left_out == ["sctnet-tiny at 64x96: differs from PyTorch"]
 
 
 def test_without_a_runtime_for_files_that_is_told(monkeypatch):
@@ -402,7 +402,7 @@ def test_the_page_tells_where_the_order_differs(monkeypatch):
     assert "in the fastest form: 3 of the 3 pairs" in page
     assert "Faster than SCTNet-B there and slower here: one (1.20 there, 0.80 here)." in page
     assert "Slower there and faster here: two (0.80 there, 1.10 here)." in page
-    assert "Left out: Table 1, three" in page
+    assert "Left out:\n\n- Table 1, three" in page
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def section(found: dict[str, Any]) -> str:
         f"{found['rounds']} rounds, commit {found['commit']}.",
         f"![Accuracy over speed, published and measured]({FIGURE.name})",
         *(_table(name, [row for row in found["rows"] if row["table"] == name]) for name in tables),
-        "Left out: " + "; ".join(found["left_out"]) + "." if found["left_out"] else "",
+        "Left out:\n\n" + "\n".join(f"- {told}." for told in found["left_out"])
+        if found["left_out"]
+        else "",
         "## Where the order differs",
         *(_order(name, [row for row in found["rows"] if row["table"] == name]) for name in tables),
     ]

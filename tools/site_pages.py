@@ -411,6 +411,8 @@ def _benchmark(stem: str) -> str:
             return f"python benchmarks/{path.name}"
     if stem.startswith("deployment_"):
         return "make bench-deploy"
+    if stem == "tables":
+        return "make bench-tables"
     return "see its benchmark"
 
 

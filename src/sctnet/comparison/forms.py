@@ -5,6 +5,7 @@ and no argmax. Ours goes from a picture's bytes to its label map, as predictions
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -95,7 +96,8 @@ def forms_of(variant: str, classes: int, size: tuple[int, int], device: str) -> 
             try:
                 whole.append(way())
             except SctnetError as error:
-                left_out.append(f"{variant}: {error}")
+                told = str(error).removeprefix(f"{folder.parent}{os.sep}")
+                left_out.append(f"{variant} at {size[0]}x{size[1]}: {told}")
     return Forms(eager_form(network, size, device), whole, left_out)
 
 
