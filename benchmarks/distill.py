@@ -1,12 +1,14 @@
 """What distillation is worth on CamVid: few labels, no labels, and suggested pictures.
 
-Teacher and students have the same wall-clock, in minutes of this machine. Options are chosen by
-``--choose`` (learn from train, score on val); without it, train + val teach and the split test is
-read once, with the last weights. Everything is written below --out, results to distill.json there.
+Every student has the same wall-clock on this machine, by the seconds of a step that are measured
+once, before the runs, and kept in --out (nothing else may run meanwhile; afterwards it may: the
+iterations are set). A student's clock has the teacher's answers in it, not the teacher's training:
+that has minutes of its own. Options are chosen by ``--choose`` (learn from train, score on val);
+without it, train + val teach and the split test is read once a run, with the last weights.
 
-    python benchmarks/distill.py CAMVID --out runs/distill --minutes 30 --choose
-    python benchmarks/distill.py CAMVID --out runs/distill --minutes 30 --seeds 0,1
-    python benchmarks/distill.py CAMVID --out /tmp/rehearsal --minutes 0.5 --rehearse
+    python benchmarks/distill.py CAMVID --out runs/distill --measure    # quiet
+    python benchmarks/distill.py CAMVID --out runs/distill
+    python benchmarks/distill.py CAMVID --out /tmp/rehearsal --minutes 0.2 --rehearse
 """
 
 import argparse
@@ -22,14 +24,22 @@ from sctnet.data.registry import open_dataset
 from sctnet.data.unlabelled import list_text
 from sctnet.evaluation.evaluator import evaluate
 from sctnet.provenance import environment
-from sctnet.training.recipe import load_recipe
+from sctnet.training.dry_run import dry_run
+from sctnet.training.recipe import SegmentationRecipe, load_recipe
 from sctnet.training.trainer import train
-from sctnet.unlabelled.distill import distill, for_minutes
+from sctnet.unlabelled.distill import distill, rehearse
 from sctnet.unlabelled.suggest import suggest
+from sctnet.writing import write_text
 
 LABELLED = 37  # of the 367 train pictures
 RECIPE = "camvid/sctnet-s_360x480"
 TEACHER = "camvid/teacher_efficientnet-lite2"
+SIZE = ("preparation.working_size.pixels=240", "augmentation.crop=[240,320]")
+STUDENT = ("model.init=sctnet-s-tiny-imagenet", "loss.class_weights=none", "run.ema_decay=0.99")
+TAUGHT = (  # what the chosen recipe has for a student that was trained before
+    "alignment.projections=fitted", "alignment.logits=0.3", "alignment.decoder=1.5",
+    "alignment.stage4=1.5", "alignment.stage3=1.5", "alignment.cache.views=4",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -37,11 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("camvid")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=5, help="of every student")
+    parser.add_argument("--teacher-minutes", type=float, default=15)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--choose", action="store_true", help="learn from train, score on val")
-    parser.add_argument("--rehearse", action="store_true", help="few pictures, one tiny network")
-    parser.add_argument("--settings", nargs="*", default=[], help="key=value of every student")
+    parser.add_argument("--measure", action="store_true", help="only the seconds of each step")
+    parser.add_argument("--rehearse", action="store_true", help="a tiny network")
+    parser.add_argument("--settings", nargs="*", default=[], help="key=value of every run")
+    parser.add_argument("--distilled", nargs="*", default=[], help="key=value of the distilled")
     options = parser.parse_args()
     Study(options).run()
 
@@ -54,30 +67,87 @@ class Study:
         self.taught = ["train"] if options.choose else ["train", "val"]
         self.scored = open_dataset(options.camvid, ["val" if options.choose else "test"])
         self.pool = open_dataset(options.camvid, self.taught)
-        self.settings = list(options.settings)
+        self.settings = [*SIZE, *options.settings]
+        self.student = [*STUDENT]
         if options.rehearse:
-            self.settings += ["model.variant=sctnet-tiny", "model.init=null"]
+            self.student += ["model.variant=sctnet-tiny", "model.init=null"]
+        self.rates_file = self.out / "rates.json"
+        self.rates: dict[str, float] = (
+            json.loads(self.rates_file.read_text()) if self.rates_file.exists() else {}
+        )
         self.results: dict[str, dict[str, float]] = {}
 
     def run(self) -> None:
         """Run every comparison of every seed; finished ones are read again."""
+        self.measure()
+        if self.options.measure:
+            return
         file = self.out / "distill.json"
+        few, everything = self.few(), self.subset("all", range(len(self.pool)))
+        # One teacher of each kind for all seeds: they cost the most.
+        teacher_few = self.learn("teacher-few", 0, few, teacher=True)
+        teacher_all = self.learn("teacher-all", 0, everything, teacher=True)
         for seed in map(int, self.options.seeds.split(",")):
-            few = list(
-                np.linspace(0, len(open_dataset(self.options.camvid, ["train"])) - 1, LABELLED)
-            )
-            labelled = self.subset("few", [int(place) for place in few])
-            everything = self.subset("all", range(len(self.pool)))
-            teacher_few = self.learn("teacher-few", seed, labelled, TEACHER)
-            teacher_all = self.learn("teacher-all", seed, everything, TEACHER)
-            self.learn("few", seed, labelled)
+            self.learn("few", seed, few)
+            self.distil("few-distilled", seed, teacher_few, few)
             self.learn("all", seed, everything)
-            self.distil("few-distilled", seed, teacher_few, labelled)
             self.distil("no-labels", seed, teacher_all, None)
             self.suggested(seed)
-            report = {"minutes": self.options.minutes, "taught": self.taught, **environment()}
-            file.write_text(json.dumps({**report, "miou": self.results}, indent=2) + "\n")
+            report = {
+                "minutes": self.options.minutes, "teacher_minutes": self.options.teacher_minutes,
+                "seconds_per_step": self.rates, "taught": self.taught,
+                "student": [*self.settings, *self.student],
+                "distilled": [*TAUGHT, *self.options.distilled], **environment(),
+            }  # fmt: skip
+            write_text(file, json.dumps({**report, "miou": self.results}, indent=2) + "\n")
         print(file.read_text())
+
+    def few(self) -> Path:
+        """Return the data set of the few labelled pictures, spread evenly over the train split."""
+        train_pictures = len(open_dataset(self.options.camvid, ["train"]))
+        places = np.linspace(0, train_pictures - 1, LABELLED)
+        return self.subset("few", [int(place) for place in places])
+
+    def measure(self) -> None:
+        """Measure the seconds of a step of each kind of run, once."""
+        if self.rates:
+            return
+        few, pictures = self.few(), self.pictures()
+        begun = self.out / "begun"  # a teacher whose answers mean nothing yet
+        if not (begun / "summary.json").exists():
+            train(self.recipe(few, 0, True, "schedule.iterations=2"), begun)
+        for name, teacher in (("teacher", True), ("student", False)):
+            recipe = self.recipe(few, 0, teacher, "schedule.iterations=1000")
+            self.rates[name] = dry_run(recipe).seconds / 1000
+        for name, data in (("few-distilled", few), ("no-labels", None)):
+            needs = rehearse(
+                begun, pictures, data=data, recipe=RECIPE,
+                settings=self.distilled_settings(0, data, 1000),
+            )  # fmt: skip
+            self.rates[name] = needs.seconds / 1000
+        write_text(self.rates_file, json.dumps(self.rates) + "\n")
+        print(json.dumps(self.rates))
+
+    def iterations(self, kind: str) -> int:
+        """Return how many steps of a kind fit into its minutes."""
+        options = self.options
+        minutes = options.teacher_minutes if kind == "teacher" else options.minutes
+        return max(10, int(60 * minutes / self.rates[kind]))
+
+    def recipe(self, data: Path, seed: int, teacher: bool, *more: str) -> SegmentationRecipe:
+        """Return the recipe of a run that learns from labels."""
+        fields = [*self.settings, *([] if teacher else self.student), f"run.seed={seed}"]
+        fields += ["data.train=[train]", "data.validation=[]", "data.calibrate=false", *more]
+        loaded = load_recipe(TEACHER if teacher else RECIPE, fields, source=str(data))
+        assert isinstance(loaded, SegmentationRecipe)
+        return loaded
+
+    def distilled_settings(self, seed: int, data: Path | None, iterations: int) -> list[str]:
+        """Return the settings of a distilled run."""
+        fields = [*self.settings, *self.student, *TAUGHT, *self.options.distilled]
+        fields += [f"run.seed={seed}", f"schedule.iterations={iterations}"]
+        fields += [f"schedule.warmup_iterations={iterations // 20}", "data.calibrate=false"]
+        return fields if data is None else [*fields, "data.train=[train]", "data.validation=[]"]
 
     def subset(self, name: str, numbers: object) -> Path:
         """Write some pictures of the pool, with their masks, as a data set of one split."""
@@ -106,26 +176,23 @@ class Study:
         file.write_text(list_text(sorted((self.out / "data/all/images").glob("*.png"))))
         return file
 
-    def learn(self, name: str, seed: int, data: Path, recipe: str = RECIPE) -> Path:
+    def learn(self, name: str, seed: int, data: Path, teacher: bool = False) -> Path:
         """Train from labels for the minutes; return the run."""
         out = self.out / f"{name}-{seed}"
         if not (out / "summary.json").exists():
-            fields = [*self.settings, f"run.seed={seed}", "data.train=[train]"]
-            loaded = load_recipe(recipe, [*fields, "data.validation=[]", "data.calibrate=false"],
-                                 source=str(data))  # fmt: skip
-            train(for_minutes(loaded, self.options.minutes, None, print), out)
+            count = self.iterations("teacher" if teacher else "student")
+            more = f"schedule.iterations={count}", f"schedule.warmup_iterations={count // 20}"
+            train(self.recipe(data, seed, teacher, *more), out, resume=out.exists())
         return self.score(name, seed, out)
 
     def distil(self, name: str, seed: int, teacher: Path, data: Path | None) -> Path:
         """Distil for the minutes; return the run."""
         out = self.out / f"{name}-{seed}"
         if not (out / "distilled").exists():
-            fields = [*self.settings, f"run.seed={seed}", "data.calibrate=false"]
-            if data is not None:
-                fields.append("data.validation=[]")
             distill(
-                teacher, self.pictures(), out, data=data, recipe=RECIPE, settings=fields,
-                minutes=self.options.minutes, explain=print,
+                teacher, self.pictures(), out, data=data, recipe=RECIPE,
+                settings=self.distilled_settings(seed, data, self.iterations(name)),
+                resume=(out / "recipe.yaml").exists(), explain=print,
             )  # fmt: skip
             (out / "distilled").touch()
         return self.score(name, seed, out)

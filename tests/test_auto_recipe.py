@@ -162,6 +162,22 @@ def test_the_run_starts_from_the_backbone_in_the_package(tmp_path: Path) -> None
         assert "model.init" not in why
 
 
+def test_a_student_that_was_trained_before_is_taught_so_that_it_keeps_what_it_knows(
+    tmp_path: Path,
+) -> None:
+    source = data_set(tmp_path, (60, 90), 3, 0.5)
+    recipe, why = reasons(source, "alignment.teacher=runs/teacher", "alignment.decoder=0")
+    assert recipe.alignment is not None
+    assert recipe.alignment.projections == "fitted"
+    assert (recipe.alignment.logits, recipe.alignment.stage3) == (0.3, 1.5)
+    assert recipe.alignment.decoder == 0  # the given one
+    assert "trained before" in why["alignment.projections"]
+    recipe, why = reasons(source, "alignment.teacher=runs/teacher", "model.init=null")
+    assert recipe.alignment is not None
+    assert (recipe.alignment.projections, recipe.alignment.logits) == ("random", 3)
+    assert "alignment.projections" not in why
+
+
 def test_the_terms_of_a_start_are_told_and_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -181,12 +181,15 @@ def _fields(source: str, name: str, choices: Sequence[Choice]) -> dict[str, Any]
 def _choose_network(choose: _Choices, survey: _Survey, means: Means) -> None:
     """Choose the network, its start, the size at which it works, and the crops of that."""
     variant = choose("model.variant", BACKBONE_OF, "small enough for a CPU, the paper's fastest")
+    start = choose.used.model.init
     if variant == BACKBONE_OF and not choose.has("model.options"):
         reason = (
             "the backbone in the package, whose terms hold for what starts from it "
             f"({load_config(BACKBONE).terms}); model.init=null starts from random weights"
         )
-        choose("model.init", BACKBONE, reason)
+        start = choose("model.init", BACKBONE, reason)
+    if start is not None and choose.used.alignment is not None:
+        _choose_alignment(choose)
     picture = survey.height, survey.width
     of_median = f"the median picture is {survey.height}x{survey.width} (height x width)"
     side, _ = training_size(picture, means)
@@ -204,6 +207,14 @@ def _choose_network(choose: _Choices, survey: _Survey, means: Means) -> None:
     height, width = rule.apply(*picture)
     reason = f"what fits of {height}x{width}, on {means.name}"
     choose("augmentation.crop", list(crop_of((height, width), means)), reason)
+
+
+def _choose_alignment(choose: _Choices) -> None:
+    """Choose what keeps a student that was trained before from forgetting what it knows."""
+    reason = "best of what was tried on CamVid for a student that was trained before"
+    choose("alignment.projections", "fitted", reason)
+    for term, weight in (("logits", 0.3), ("decoder", 1.5), ("stage4", 1.5), ("stage3", 1.5)):
+        choose(f"alignment.{term}", weight, "a tenth of the paper's, likewise")
 
 
 def _choose_schedule(choose: _Choices, survey: _Survey, means: Means) -> int:
