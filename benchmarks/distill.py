@@ -13,6 +13,7 @@ without it, train + val teach and the split test is read once a run, with the la
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ from sctnet.unlabelled.distill import distill, rehearse
 from sctnet.unlabelled.suggest import suggest
 from sctnet.writing import write_text
 
+BATCH = 8
 LABELLED = 37  # of the 367 train pictures
 RECIPE = "camvid/sctnet-s_360x480"
 TEACHER = "camvid/teacher_efficientnet-lite2"
@@ -38,7 +40,7 @@ SIZE = ("preparation.working_size.pixels=240", "augmentation.crop=[240,320]")
 STUDENT = ("model.init=sctnet-s-tiny-imagenet", "loss.class_weights=none", "run.ema_decay=0.99")
 TAUGHT = (  # what the chosen recipe has for a student that was trained before
     "alignment.projections=fitted", "alignment.logits=0.3", "alignment.decoder=1.5",
-    "alignment.stage4=1.5", "alignment.stage3=1.5", "alignment.cache.views=4",
+    "alignment.stage4=1.5", "alignment.stage3=1.5", "alignment.cache.views=1",
 )  # fmt: skip
 
 
@@ -125,14 +127,38 @@ class Study:
                 settings=self.distilled_settings(0, data, 1000),
             )  # fmt: skip
             self.rates[name] = needs.seconds / 1000
+            self.rates[f"{name}, cached"] = self.cached_seconds(begun, name, data)
         write_text(self.rates_file, json.dumps(self.rates) + "\n")
         print(json.dumps(self.rates))
 
+    def cached_seconds(self, teacher: Path, name: str, data: Path | None) -> float:
+        """Return the seconds of a step whose answers of the teacher are kept: of 40 more steps."""
+        images = sorted((self.out / "data/all/images").glob("*.png"))
+        some = self.out / "some.txt"
+        some.write_text(list_text(images[:: len(images) // 16]))
+        seconds = []
+        for count in (10, 50):
+            out = self.out / "measured" / f"{name}-{count}"
+            began = time.perf_counter()
+            distill(
+                teacher, some, out, data=data, recipe=RECIPE,
+                settings=self.distilled_settings(0, data, count),
+            )  # fmt: skip
+            seconds.append(time.perf_counter() - began)
+        return (seconds[1] - seconds[0]) / 40
+
     def iterations(self, kind: str) -> int:
-        """Return how many steps of a kind fit into its minutes."""
+        """Return how many steps of a kind fit into its minutes.
+
+        A distilled run asks its teacher in the steps of the first pass; then the answers are kept.
+        """
         options = self.options
-        minutes = options.teacher_minutes if kind == "teacher" else options.minutes
-        return max(10, int(60 * minutes / self.rates[kind]))
+        seconds = 60 * (options.teacher_minutes if kind == "teacher" else options.minutes)
+        cached = self.rates.get(f"{kind}, cached")
+        if cached is None:
+            return max(10, int(seconds / self.rates[kind]))
+        asked = min(len(self.pool) / BATCH, seconds / self.rates[kind])
+        return max(10, int(asked + (seconds - asked * self.rates[kind]) / cached))
 
     def recipe(self, data: Path, seed: int, teacher: bool, *more: str) -> SegmentationRecipe:
         """Return the recipe of a run that learns from labels."""

@@ -419,7 +419,10 @@ def written_shards(folder, count=2, size=3):
     return data
 
 
-@pytest.mark.parametrize("source", ["", "part-{000..001}.tar", "part-*.tar"])
+@pytest.mark.parametrize(
+    "source",
+    ["part-{000..001}.tar", *(pytest.param(s, marks=pytest.mark.slow) for s in ("", "part-*.tar"))],
+)
 def test_shards(model, tmp_path, in_process, source):
     folder = tmp_path / "shards"
     folder.mkdir()

@@ -509,7 +509,11 @@ def expected(model: Path, picture, given: bool):
     return labels
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["as chosen", "scales, flip and tile given"])
+@pytest.mark.parametrize(
+    "given",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["as chosen", "scales, flip and tile given"],
+)
 class TestAllThatUseAModel:
     """Offsets, scale and flip are those that were chosen, and the options mean the same."""
 
@@ -557,6 +561,7 @@ class TestAllThatUseAModel:
         assert (found == wanted).mean() > 0.998
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "output",
     [

@@ -126,7 +126,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "legacy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["zip", "legacy"]
+)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_converts_to_the_same_model(
     released, converted, convert, tmp_path, form, legacy

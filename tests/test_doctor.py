@@ -127,7 +127,7 @@ def test_the_version_is_printed():
 # Tables
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [80, pytest.param(120, marks=pytest.mark.slow)])
 def test_names_are_never_cut(width):
     listed = sctnet_command("recipes", width=width).stdout
     assert "…" not in listed

@@ -420,6 +420,7 @@ def test_checkpoints_that_are_no_start(
         assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_pth_file(mmsegmentation: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(mmsegmentation, tmp_path / "mit_b2.pth")
     start = f"model.init={tmp_path}/mit_b2.pth"

@@ -73,7 +73,7 @@ def assert_shapes(variant, size):
     )
 
 
-@each_variant
+@large_when_slow
 def test_every_parameter_learns(variant):
     model = network(variant)
     assert model.training
@@ -89,7 +89,7 @@ def test_every_parameter_learns(variant):
     assert wrong == []
 
 
-@each_variant
+@large_when_slow
 def test_save_and_load_bit_for_bit(variant, tmp_path):
     from sctnet.checkpoints.model_folder import load_model, save_model
 
@@ -105,7 +105,7 @@ def test_save_and_load_bit_for_bit(variant, tmp_path):
         assert torch.equal(loaded(images), model(images))
 
 
-@each_variant
+@large_when_slow
 def test_fused_network_computes_the_same(variant):
     model = trained(variant)
     before = {key: value.clone() for key, value in model.state_dict().items()}

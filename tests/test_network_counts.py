@@ -19,7 +19,9 @@ tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
 VARIANTS = [name for family in FAMILIES for name in family.variants]
-HEAVY = {name for name in VARIANTS if tool.NEEDS.get(name) == "teachers"}
+HEAVY = {name for name in VARIANTS if tool.NEEDS.get(name) == "teachers"} | {
+    "ocrnet-hrnet-w18", "ocrnet-hrnet-w48", "segformer-b3", "segformer-b4", "segformer-b5",
+}  # fmt: skip
 
 
 def test_the_file_has_all_networks_and_no_other():

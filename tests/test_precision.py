@@ -224,6 +224,7 @@ def test_another_precision_than_the_run_was_begun_in_is_refused(tmp_path, machin
         train(other, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_emulated_training_is_told_with_its_cost(tmp_path, machine, caplog):
     machine("AVX2", "FMA")
     train(load_recipe("synthetic/sctnet-tiny", [*SMALL, "run.precision=bf16"]), tmp_path / "run")

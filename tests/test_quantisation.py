@@ -332,6 +332,7 @@ def test_whole_int8_files_label_bytes(tmp_path, request, which):
     check_segmenter(tmp_path / "int8.xml", folder)
 
 
+@pytest.mark.slow
 def test_pictures_are_resized_before_an_int8_graph_as_in_it(tmp_path, resizing_model):
     quantiser = OpenVinoQuantiser(resizing_model.clone())
     floats = quantisation._outside(quantiser.nodes())

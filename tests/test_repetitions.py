@@ -69,6 +69,7 @@ def test_folds_are_trained_and_their_scores_told(source: Path) -> None:
     assert "fold-1: holds a run already; continue with --resume" in str(again.exception)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_finished_runs_are_kept(source: Path) -> None:
     out = source.parent / "runs"
     given = ("run.seed=5", *SETTINGS, "--data", source, "--seeds", 2, "--out", out)

@@ -126,7 +126,11 @@ def test_a_file_gives_what_its_folder_gives(files, plain, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", BY_CLASS)
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"tile": 48}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"flip": True}, marks=pytest.mark.slow), {"tile": 48}],
+    ids=str,
+)
 def test_probabilities_tiles_and_mirrors_are_those_of_the_folder(files, folder, name, options):
     image = street(90, 121)
     found = sctnet.Segmenter(files / name, **options)(image, probabilities=True)

@@ -94,7 +94,8 @@ HELPED = {
     "internimage-t": ("auxiliary",),
 }
 """The losses of heads that help in training."""
-SLOW_TO_EXPORT = {"afformer-b", "ddrnet-23-slim", "internimage-t"}
+QUICK_TO_EXPORT = {"segformer-b0", "seaformer-b", "pidnet-s"}
+RUN_QUICKLY = {"segnext-t", "topformer-b", "pidnet-s", "bisenetv2"}
 each_student = pytest.mark.parametrize("variant", SMALL)
 
 
@@ -219,6 +220,7 @@ def test_multiply_adds(variant, billions):
     assert round(counted / 1e9, 1) == billions
 
 
+@pytest.mark.slow
 def test_every_variant_is_built_without_an_auxiliary_head():
     pytest.importorskip("efficientnet_lite_pytorch")
     for family in FAMILIES:
@@ -408,8 +410,15 @@ def test_every_term_reaches_the_student(variant, term):
         assert all(p.grad is None for p in model.get_submodule(part).parameters()), part
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        torch.float32,
+        *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.bfloat16, torch.float16)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("images", [1, pytest.param(2, marks=pytest.mark.slow)])
 @each_student
 def test_a_taught_step_is_finite(variant, images, precision):
     """Also with one image, whose pooled and smallest maps hold one value a channel."""
@@ -532,7 +541,7 @@ def test_fused_networks_compute_the_same(variant, tmp_path):
 @pytest.mark.parametrize(
     "variant",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_EXPORT else name
+        pytest.param(name, marks=() if name in QUICK_TO_EXPORT else pytest.mark.slow)
         for name in SMALL
     ],
 )
@@ -574,7 +583,10 @@ def test_a_student_takes_the_place_of_a_recipes_model(tmp_path):
     assert (model.options, model.init) == ({"drop_path": 0}, "other")
 
 
-@each_student
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=() if name in RUN_QUICKLY else pytest.mark.slow) for name in SMALL],
+)
 @pytest.mark.parametrize("taught", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_of_another_student(variant, taught, tmp_path):
     from sctnet.data.registry import open_dataset

@@ -63,6 +63,7 @@ def test_all_forms_give_the_same_teacher(
     assert load_teacher(tmp_path / "bare").classes == tuple(CLASSES)
 
 
+@pytest.mark.slow
 def test_the_teacher_of_b_is_a_b3(tmp_path: Path) -> None:
     torch.save(released_checkpoint("B", whole=True), tmp_path / "b.pth")
     assert convert_teacher(tmp_path / "b.pth", tmp_path / "b").variant == "segformer-b3"

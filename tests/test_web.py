@@ -83,6 +83,7 @@ def program(folder, name, text):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_page_is_complete_and_names_nothing_elsewhere(exported):
     page = exported.folder
     files = {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
