@@ -270,8 +270,16 @@ def test_validation_scores_what_eval_scores(tmp_path: Path) -> None:
     assert best.scores.miou == pytest.approx(max(scored), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("class_weights", "remedy"),
+    [("none", "or give rare classes weight"), ("balanced", "or train longer")],
+)
 def test_validation_tells_every_class_and_warns_of_those_never_found(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    class_weights: str,
+    remedy: str,
 ) -> None:
     build = SegmentationTask.build
 
@@ -282,16 +290,18 @@ def test_validation_tells_every_class_and_warns_of_those_never_found(
 
     monkeypatch.setattr(SegmentationTask, "build", biased)
     settings = ["data.validation=[val]", "run.validate_every=1", "optimizer.rate=1e-12"]
+    settings += ["schedule.iterations=3", f"loss.class_weights={class_weights}"]
     train(recipe(*settings), tmp_path)
     records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "miou" in r]
     data = open_dataset("synthetic", ["val"])
     for record in records:
         assert set(record["iou"]) == set(data.classes)  # all occur in the truth
         assert record["miou"] == pytest.approx(np.mean(list(record["iou"].values())))
-    never = [name for name, iou in records[1]["iou"].items() if iou == 0]
+    never = [name for name, iou in records[0]["iou"].items() if iou == 0]
     assert {"Sky", "Bicyclist"} <= {*never}
     told = [each.getMessage() for each in caplog.records if "no pixel of" in each.getMessage()]
-    assert told[0].startswith(f"after 2 of 6 iterations no pixel of {', '.join(never)} is found")
+    assert told[0].startswith(f"after 1 of 3 iterations no pixel of {', '.join(never)} is found")
+    assert remedy in told[0]
     assert all(told[0] != other for other in told[1:]), "each class is told once"
 
 

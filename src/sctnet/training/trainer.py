@@ -22,7 +22,7 @@ from sctnet.training.devices import launch_fabric, resolved_precision
 from sctnet.training.interruption import deferred_interrupt
 from sctnet.training.learner import Learner
 from sctnet.training.meter import Meter
-from sctnet.training.recipe import Recipe
+from sctnet.training.recipe import Recipe, SegmentationRecipe
 from sctnet.training.registry import open_task
 from sctnet.training.remaining_time import RemainingTime
 from sctnet.training.run_folder import RunFolder, model_card
@@ -213,13 +213,19 @@ class _Run:
         new = [name for name in classes if name not in self.missed]
         self.missed.update(new)
         if new and self.processes.is_first:
+            recipe = self.recipe
+            unweighted = (
+                isinstance(recipe, SegmentationRecipe) and recipe.loss.class_weights == "none"
+            )
             _LOG.warning(
                 "after %s of %s iterations no pixel of %s is found (IoU 0): look at their labels "
-                "(sctnet data check), add pictures that show them, or give rare classes weight "
-                "(loss.class_weights=balanced)",
+                "(sctnet data check), add pictures that show them, or %s",
                 self.iteration,
                 self.iterations,
                 ", ".join(new),
+                "give rare classes weight (loss.class_weights=balanced)"
+                if unweighted
+                else "train longer",
             )
 
     # What is kept
