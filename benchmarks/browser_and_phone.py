@@ -5,9 +5,9 @@
     python benchmarks/browser_and_phone.py browser FOLDER                     # under a minute
 
 ``files`` writes, for SCTNet-S (bundled weights), SCTNet-B and SCTNet-tiny (random ones), the files
-of ExecuTorch in fp32 and those of ONNX Runtime in fp32, fp16 and int8, and a page for browsers.
-int8 is calibrated on the pictures, or on drawn streets. ``time`` runs all of them on one core and
-on all cores: each in a process of its own that may use so many, since not every runtime
+of ExecuTorch in fp32 and int8 and those of ONNX Runtime in fp32, fp16 and int8, and a page for
+browsers. int8 is calibrated on the pictures, or on drawn streets. ``time`` runs all of them on one
+core and on all cores: each in a process of its own that may use so many, since not every runtime
 can be told. ``browser`` reads the frames per second that the page shows of a fake camera, in one
 thread and in all; it needs chromium, chromedriver and selenium. ``files`` needs the extras ``onnx``
 and ``executorch``, and npm. Results: ``results/browser_and_phone.json``.
@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "browser_and_phone.json"
 SIZE = 480, 640
 FILES = [
     ("executorch", ".pte", "fp32"),
+    ("executorch", ".pte", "int8"),
     ("onnx", ".onnx", "fp32"),
     ("onnx", ".onnx", "fp16"),
     ("onnx", ".onnx", "int8"),

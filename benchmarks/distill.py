@@ -89,20 +89,27 @@ class Study:
         # One teacher of each kind for all seeds: they cost the most.
         teacher_few = self.learn("teacher-few", 0, few, teacher=True)
         teacher_all = self.learn("teacher-all", 0, everything, teacher=True)
-        for seed in map(int, self.options.seeds.split(",")):
+        seeds = [int(seed) for seed in self.options.seeds.split(",")]
+        for seed in seeds:
             self.learn("few", seed, few)
             self.distil("few-distilled", seed, teacher_few, few)
             self.learn("all", seed, everything)
             self.distil("no-labels", seed, teacher_all, None)
+            self.write(file)
+        for seed in seeds:
             self.suggested(seed)
-            report = {
-                "minutes": self.options.minutes, "teacher_minutes": self.options.teacher_minutes,
-                "seconds_per_step": self.rates, "taught": self.taught,
-                "student": [*self.settings, *self.student],
-                "distilled": [*TAUGHT, *self.options.distilled], **environment(),
-            }  # fmt: skip
-            write_text(file, json.dumps({**report, "miou": self.results}, indent=2) + "\n")
+            self.write(file)
         print(file.read_text())
+
+    def write(self, file: Path) -> None:
+        """Write what is known."""
+        report = {
+            "minutes": self.options.minutes, "teacher_minutes": self.options.teacher_minutes,
+            "seconds_per_step": self.rates, "taught": self.taught,
+            "student": [*self.settings, *self.student],
+            "distilled": [*TAUGHT, *self.options.distilled], **environment(),
+        }  # fmt: skip
+        write_text(file, json.dumps({**report, "miou": self.results}, indent=2) + "\n")
 
     def few(self) -> Path:
         """Return the data set of the few labelled pictures, spread evenly over the train split."""

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import street
+import torch
+from drawn import street, written
+from PIL import Image
 from shared import CLASSES, described, saved
+from torch import nn
 
 from sctnet.checkpoints.exported_file import ExportedConfig
 from sctnet.checkpoints.model_folder import load_model
+from sctnet.data.synthetic.streets import SyntheticStreets
 from sctnet.errors import SctnetError
+from sctnet.export.executorch_format import replace_norms
 from sctnet.export.exporting import export_model
 from sctnet.export.parity import Reference
 from sctnet.pipeline.preprocessing import WorkingSize
@@ -44,12 +49,16 @@ def expected(folder, picture):
     return Reference(load_model(folder), config)(picture[None])[0].numpy()[0]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_wrong_pair_is_one_sentence(folder, tmp_path, precision):
-    with pytest.raises(SctnetError, match=f"{precision} does not go with executorch, which has"):
-        export_model(
-            folder, tmp_path / "a.pte", format="executorch", precision=precision, size=SIZE
-        )
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"precision": "fp16", "size": SIZE}, "fp16 does not go with executorch, which has fp32, "),
+        ({"precision": "int8", "size": SIZE}, "give --calibrate FOLDER"),
+    ],
+)
+def test_a_wrong_pair_is_one_sentence(folder, tmp_path, options, sentence):
+    with pytest.raises(SctnetError, match=sentence):
+        export_model(folder, tmp_path / "a.pte", format="executorch", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -57,6 +66,19 @@ def test_a_wrong_pair_is_one_sentence(folder, tmp_path, precision):
 def test_without_the_package_a_sentence_names_it(folder, tmp_path):
     with pytest.raises(SctnetError, match=r'executorch: pip install "sctnet\[executorch\]"'):
         export_model(folder, tmp_path / "a.pte", format="executorch", size=SIZE, batch=1)
+
+
+def test_norms_become_convolutions_that_compute_the_same():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())).eval()
+    norm = network[1][0]
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(values, 0.5, 2)
+    pictures = torch.randn(2, 3, 16, 16)
+    before = network(pictures)
+    replace_norms(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(pictures), before)
 
 
 @needs_it
@@ -90,6 +112,34 @@ def test_the_file_beside_it_describes_it(exported):
     assert told.model.classes == CLASSES
     assert (told.size, told.batch, told.precision) == (SIZE, 1, "fp32")
     assert json.loads(exported.file.with_suffix(".json").read_text())["output"] == "labels"
+
+
+@needs_it
+@pytest.mark.slow
+def test_int8_is_calibrated_scored_and_refused(tmp_path):
+    data = written(SyntheticStreets(0, 3, (50, 90)), 3, tmp_path)
+    size = WorkingSize(rule="shorter-side", pixels=48)
+    folder = saved(tmp_path / "model", size, data.classes)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(4):
+        Image.fromarray(street(*SIZE, number)).save(pictures / f"{number}.png")
+    said = []
+    out = tmp_path / "int8.pte"
+    report = export_model(
+        folder, out, format="executorch", size=SIZE, batch=1, precision="int8",
+        calibrate=pictures, say=said.append,
+    )  # fmt: skip
+    assert report.parity.equal_labels >= 0.85
+    assert said[0].startswith("calibrating on 4 pictures")
+    assert out.stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size
+    with pytest.raises(SctnetError, match=r"no\.pte: not written, it lost more than -100 points"):
+        export_model(
+            folder, tmp_path / "no.pte", format="executorch", size=SIZE, batch=1,
+            precision="int8", calibrate=pictures, dataset=data, max_drop=-100,
+        )  # fmt: skip
+    assert not (tmp_path / "no.pte").exists()
+    assert not (tmp_path / "no.json").exists()
 
 
 @needs_it
