@@ -315,6 +315,11 @@ def test_folder_yaml_is_checked(tmp_path: Path, text: str, sentence: str) -> Non
             id="missing-mask",
         ),
         pytest.param(
+            lambda root: (root / "masks/train/b.png").rename(root / "masks/train/b_L.png"),
+            r"b\.jpg has no mask, but there is .*masks/train/b_L: set mask_suffix: _L$",
+            id="mask-with-more-in-its-name",
+        ),
+        pytest.param(
             lambda root: write(root / "images/train/b.png", PICTURE),
             r"train/b\.jpg and .*train/b\.png share one stem, and so one mask",
             id="two-images-of-one-stem",

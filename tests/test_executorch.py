@@ -53,6 +53,7 @@ def expected(folder, picture):
     ("options", "sentence"),
     [
         ({"precision": "fp16", "size": SIZE}, "fp16 does not go with executorch, which has fp32, "),
+        ({"precision": "bf16", "size": SIZE}, "bf16 does not go with executorch, which has fp32, "),
         ({"precision": "int8", "size": SIZE}, "give --calibrate FOLDER"),
     ],
 )
@@ -112,6 +113,14 @@ def test_the_file_beside_it_describes_it(exported):
     assert told.model.classes == CLASSES
     assert (told.size, told.batch, told.precision) == (SIZE, 1, "fp32")
     assert json.loads(exported.file.with_suffix(".json").read_text())["output"] == "labels"
+
+
+@needs_it
+@pytest.mark.slow
+def test_logits_are_an_output_too(folder, tmp_path):
+    out = tmp_path / "logits.pte"
+    report = export_model(folder, out, format="executorch", output="logits8", size=SIZE, batch=1)
+    assert report.parity.equal_labels >= 0.9999
 
 
 @needs_it

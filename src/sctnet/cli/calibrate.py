@@ -31,7 +31,8 @@ def calibrate(
         Path | None, typer.Option(help="Write a calibrated copy here, and leave the model.")
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Restore the model to what it was before.")
+        bool,
+        typer.Option("--undo", help="Take the calibration back: the model is as it was trained."),
     ] = False,
     precision: Annotated[str, typer.Option(help=PRECISIONS)] = "auto",
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,

@@ -1,5 +1,6 @@
 """Which mask belongs to which picture, by their names in the folders of a YAML file."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -72,9 +73,11 @@ def find_files(
         )
         complain(Mismatch("no-pictures", sentence))
     unlabelled = 0
+    named = sorted(stem.as_posix() for stem in masks)
     for stem, image in image_of_mask.items():
         if stem not in masks:
-            mismatch = _without_mask(image, mask_folder / stem, suffixes)
+            more = "" if config.mask_suffix else _what_follows(stem.as_posix(), named)
+            mismatch = _without_mask(image, mask_folder / stem, suffixes, more)
             if config.unlabelled == "allowed" and mismatch.cause == "missing-mask":
                 unlabelled += 1
             else:
@@ -231,7 +234,19 @@ def overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Mismatch:
+def _what_follows(stem: str, named: Sequence[str]) -> str:
+    """Return the end of the only mask whose name is a picture's and more, such as ``_L``; or ""."""
+    ends = []
+    for number in range(bisect_left(named, stem), len(named)):
+        if not named[number].startswith(stem):
+            break
+        end = named[number].removeprefix(stem)
+        if end and not end[0].isalnum() and "/" not in end:
+            ends.append(end)
+    return ends[0] if len(ends) == 1 else ""
+
+
+def _without_mask(image: Path, expected: Path, suffixes: Sequence[str], more: str = "") -> Mismatch:
     for suffix in (each for ending in sorted(JPEG_ENDINGS) for each in (ending, ending.upper())):
         lossy = expected.with_name(expected.name + suffix)
         if lossy != image and lossy.is_file():
@@ -240,6 +255,9 @@ def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Misma
                 "export the masks again as PNG"
             )
             return Mismatch("jpeg-mask", sentence)
+    if more:
+        sentence = f"{image} has no mask, but there is {expected}{more}: set mask_suffix: {more}"
+        return Mismatch("missing-mask", sentence)
     sentence = (
         f"{image} has no mask: expected {expected} with one of {', '.join(suffixes)}, or set "
         "unlabelled: allowed"

@@ -164,7 +164,7 @@ def _completed(given: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any
 def _fields(source: str, name: str, choices: Sequence[Choice]) -> dict[str, Any]:
     """Return the fields of a recipe with these choices."""
     fields: dict[str, Any] = {
-        "name": f"chosen for {name}",
+        "name": f"{name}, chosen recipe",
         "description": " ".join(f"{choice.field}: {choice.reason}." for choice in choices),
         "data": {"source": source},
         "augmentation": {"scale": [0.5, 2.0]},

@@ -83,6 +83,11 @@ def _carry_out(
     checkpoint = fabric.broadcast(folder.begin(recipe) if run.processes.is_first else None)
     if checkpoint is not None:
         run.restore(checkpoint)
+        if run.iteration == run.iterations and folder.summary_file.exists():
+            # Its model may have been calibrated since.
+            if run.processes.is_first:
+                _LOG.info("%s: this run is finished; nothing is changed", folder.path)
+            return
     run.loop()
     run.finish()
 
