@@ -227,7 +227,7 @@ def test_a_network_and_its_file_are_measured(monkeypatch, tmp_path):
     assert len(row["first_milliseconds"]) == 2
     assert row["eager"]["milliseconds"]["median"] > 0
     assert row["eager"]["ratio"] == row["prediction"]["ratio"] == 1
-    assert list(tmp_path.rglob("*.xml"))
+    assert not list(tmp_path.rglob("*.xml")), "the files are removed at the end"
 
 
 def test_tensorrt_is_timed_by_trtexec(monkeypatch, tmp_path):

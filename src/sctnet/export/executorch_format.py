@@ -102,7 +102,7 @@ def method_of(content: bytes) -> Callable[[Batch], list[np.ndarray]]:
 
     def run(batch: Batch, _kept: object = (content, program)) -> list[np.ndarray]:  # else freed
         # Copied: the memory belongs to the method, and the next call writes it again.
-        outputs = method.execute([torch.from_numpy(batch)])
+        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(batch))])
         return [output.detach().numpy().copy() for output in outputs]
 
     return run
