@@ -315,9 +315,17 @@ def test_folder_yaml_is_checked(tmp_path: Path, text: str, sentence: str) -> Non
             id="missing-mask",
         ),
         pytest.param(
+            lambda root: [
+                mask.rename(mask.with_stem(f"{mask.stem}_L"))
+                for mask in (root / "masks/train").rglob("*.png")
+            ],
+            r"train/b\.jpg has no mask, but there is .*train/b_L\.png: set mask_suffix: _L$",
+            id="masks-with-more-in-their-names",
+        ),
+        pytest.param(
             lambda root: (root / "masks/train/b.png").rename(root / "masks/train/b_L.png"),
-            r"b\.jpg has no mask, but there is .*masks/train/b_L: set mask_suffix: _L$",
-            id="mask-with-more-in-its-name",
+            r"train/b\.jpg has no mask: expected .*masks/train/b with one of \.png",
+            id="one-mask-with-more-in-its-name",
         ),
         pytest.param(
             lambda root: write(root / "images/train/b.png", PICTURE),

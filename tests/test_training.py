@@ -180,11 +180,11 @@ def test_a_run_is_not_overwritten_and_not_changed(whole_run: Path) -> None:
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(recipe("schedule.iterations=2"), tmp_path)
     (tmp_path / "README.md").write_text("of a model that was calibrated since")
-    before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with caplog.at_level("INFO", "sctnet"):
         train(recipe("schedule.iterations=2"), tmp_path, resume=True)
     assert "this run is finished; nothing is changed" in caplog.text
-    assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

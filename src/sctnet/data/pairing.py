@@ -1,5 +1,6 @@
 """Which mask belongs to which picture, by their names in the folders of a YAML file."""
 
+import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -73,11 +74,14 @@ def find_files(
         )
         complain(Mismatch("no-pictures", sentence))
     unlabelled = 0
-    named = sorted(stem.as_posix() for stem in masks)
+    end = "" if config.mask_suffix else _end_of_masks(image_of_mask, masks)
     for stem, image in image_of_mask.items():
         if stem not in masks:
-            more = "" if config.mask_suffix else _what_follows(stem.as_posix(), named)
-            mismatch = _without_mask(image, mask_folder / stem, suffixes, more)
+            longer = masks.get(stem.with_name(stem.name + end))
+            mismatch = _without_mask(image, mask_folder / stem, suffixes)
+            if longer is not None:
+                sentence = f"{image} has no mask, but there is {longer}: set mask_suffix: {end}"
+                mismatch = Mismatch(mismatch.cause, sentence)
             if config.unlabelled == "allowed" and mismatch.cause == "missing-mask":
                 unlabelled += 1
             else:
@@ -234,19 +238,21 @@ def overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _what_follows(stem: str, named: Sequence[str]) -> str:
-    """Return the end of the only mask whose name is a picture's and more, such as ``_L``; or ""."""
-    ends = []
-    for number in range(bisect_left(named, stem), len(named)):
-        if not named[number].startswith(stem):
-            break
-        end = named[number].removeprefix(stem)
-        if end and not end[0].isalnum() and "/" not in end:
-            ends.append(end)
-    return ends[0] if len(ends) == 1 else ""
+def _end_of_masks(images: Mapping[Path, Path], masks: Mapping[Path, Path]) -> str:
+    """Return what most pictures' masks have at the end of their names, such as ``_L``; or ""."""
+    names = sorted(mask.as_posix() for mask in masks.keys() - images.keys())
+    ends: Counter[str] = Counter()
+    for stem in (image.as_posix() for image in images):
+        last = bisect_left(names, stem + chr(sys.maxunicode))
+        for name in names[bisect_left(names, stem) : last]:  # those that begin like it
+            end = name.removeprefix(stem)
+            if not end[0].isalnum() and "/" not in end:
+                ends[end] += 1
+    end, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
+    return end if 2 * count > len(images) else ""
 
 
-def _without_mask(image: Path, expected: Path, suffixes: Sequence[str], more: str = "") -> Mismatch:
+def _without_mask(image: Path, expected: Path, suffixes: Sequence[str]) -> Mismatch:
     for suffix in (each for ending in sorted(JPEG_ENDINGS) for each in (ending, ending.upper())):
         lossy = expected.with_name(expected.name + suffix)
         if lossy != image and lossy.is_file():
@@ -255,9 +261,6 @@ def _without_mask(image: Path, expected: Path, suffixes: Sequence[str], more: st
                 "export the masks again as PNG"
             )
             return Mismatch("jpeg-mask", sentence)
-    if more:
-        sentence = f"{image} has no mask, but there is {expected}{more}: set mask_suffix: {more}"
-        return Mismatch("missing-mask", sentence)
     sentence = (
         f"{image} has no mask: expected {expected} with one of {', '.join(suffixes)}, or set "
         "unlabelled: allowed"

@@ -124,7 +124,7 @@ def train_repeatedly(
     for repetition in wanted:
         folder = RunFolder(out / repetition.name)
         recipe = recipe_of(repetition, folder.path)
-        if resume and folder.summary_file.is_file():
+        if resume and folder.is_finished():
             kept, _ = resolved_precision(recipe, launched_processes(), folder.precision())
             folder.check(kept, resume=True)
             continue

@@ -33,6 +33,10 @@ class RunFolder:
         """Say whether there is something to resume."""
         return self.checkpoint_file.exists()
 
+    def is_finished(self) -> bool:
+        """Say whether a run has come to its end here."""
+        return self.summary_file.exists()
+
     def precision(self) -> Any:
         """Return the precision by name that the run was begun in."""
         return load_recipe(self.recipe_file).run.precision
@@ -53,7 +57,7 @@ class RunFolder:
         place = next(each for each in (self.path, *self.path.parents) if os.access(each, os.F_OK))
         if not (place.is_dir() and os.access(place, os.W_OK)):
             raise SctnetError(f"{self.path}: cannot be written, because of {place}: choose another")
-        finished, run = self.summary_file.exists(), self.recipe_file.exists()
+        finished, run = self.is_finished(), self.recipe_file.exists()
         if not resume and (self.has_checkpoint() or finished):
             raise SctnetError(
                 f"{self.path}: holds a run already; continue it with --resume "
@@ -76,11 +80,9 @@ class RunFolder:
                 self.metrics_file.write_text("")
             except OSError as error:
                 raise SctnetError(f"{self.path}: cannot be written ({error.strerror})") from error
-            self._open_board(0)
             return None
         checkpoint = self._read_checkpoint()
         self._forget_metrics_after(checkpoint["iteration"], checkpoint["validated"])
-        self._open_board(checkpoint["iteration"])
         return checkpoint
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -122,7 +124,7 @@ class RunFolder:
             self._board.close()
         write_text(self.summary_file, json.dumps(dict(summary), indent=2) + "\n")
 
-    def _open_board(self, iteration: int) -> None:
+    def open_board(self, iteration: int) -> None:
         """Begin a TensorBoard log, and drop the later points of a killed run."""
         from torch.utils.tensorboard import SummaryWriter  # a second of imports
 

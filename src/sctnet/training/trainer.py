@@ -46,9 +46,9 @@ def train(
 
     The randomness of an iteration is a function of the seed and its number, so a resumed run
     continues as if it had never stopped. An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and then
-    raises KeyboardInterrupt. ``teacher`` replaces the teacher of the recipe's alignment; it may be
-    a network of another package. Raises :class:`SctnetError` for mistakes in data, recipe or
-    folder.
+    raises KeyboardInterrupt. A finished run is left as it is. ``teacher`` replaces the teacher of
+    the recipe's alignment; it may be a network of another package. Raises :class:`SctnetError` for
+    mistakes in data, recipe or folder.
     """
     folder, processes = RunFolder(out), launched_processes()
     continues = resume and folder.has_checkpoint()
@@ -83,11 +83,12 @@ def _carry_out(
     checkpoint = fabric.broadcast(folder.begin(recipe) if run.processes.is_first else None)
     if checkpoint is not None:
         run.restore(checkpoint)
-        if run.iteration == run.iterations and folder.summary_file.exists():
-            # Its model may have been calibrated since.
-            if run.processes.is_first:
+        if run.iteration == run.iterations and folder.is_finished():
+            if run.processes.is_first:  # its model may have been calibrated since
                 _LOG.info("%s: this run is finished; nothing is changed", folder.path)
             return
+    if run.processes.is_first:
+        folder.open_board(run.iteration)
     run.loop()
     run.finish()
 
